@@ -1,0 +1,93 @@
+"""The Clustering: what every method ends as, be it a trained head, k-means or HDBSCAN.
+
+Shape suffixes: N samples, C clusters, T the most probable clusters kept per sample (at most 5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.errors import InputError
+from deepclust.files import written_whole
+
+NOISE = -1
+TOP = 5
+
+
+@dataclass
+class Clustering:
+    """N cluster ids with what made them.
+
+    Attributes:
+        labels: (N,) int32 cluster ids, -1 for noise.
+        method: the method's name: `temi`, `kmeans`, `agglomerative`, …
+        n_clusters: how many clusters were asked for (those found are counted by `n_found`).
+        top_ids: (N, T) int32, the T most probable clusters, best first; the first column equals `labels`. Or None.
+        top_probs: (N, T) float32, their probabilities; None for methods that have none.
+        settings: what the method was run with.
+        seconds: wall-clock time of fitting, or of assigning for a split that was not fitted on.
+        notes: sentences that belong under any table this clustering appears in.
+    """
+
+    labels: np.ndarray
+    method: str
+    n_clusters: int | None = None
+    top_ids: np.ndarray | None = None
+    top_probs: np.ndarray | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_found(self) -> int:
+        """How many clusters have at least one member; noise is none."""
+        found = np.unique(self.labels)
+        return int((found != NOISE).sum())
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write a `.npz` with `labels`, `top_ids`, `top_probs` (where there are any) and `meta` (JSON)."""
+        path = Path(path)
+        arrays = {"labels": self.labels.astype(np.int32)}
+        if self.top_ids is not None:
+            arrays["top_ids"] = self.top_ids.astype(np.int32)
+        if self.top_probs is not None:
+            arrays["top_probs"] = self.top_probs.astype(np.float32)
+        meta = {
+            "method": self.method,
+            "n_clusters": self.n_clusters,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+        with written_whole(path) as temporary:
+            np.savez_compressed(temporary, meta=np.array(json.dumps(meta, default=str)), **arrays)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Clustering:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if there is no such file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no clustering at {path}")
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive["meta"]))
+            return cls(
+                labels=archive["labels"],
+                top_ids=archive["top_ids"] if "top_ids" in archive else None,
+                top_probs=archive["top_probs"] if "top_probs" in archive else None,
+                **meta,
+            )

@@ -87,7 +87,7 @@ class Clustering:
             meta = json.loads(str(archive["meta"]))
             return cls(
                 labels=archive["labels"],
-                top_ids=archive["top_ids"] if "top_ids" in archive else None,
-                top_probs=archive["top_probs"] if "top_probs" in archive else None,
+                top_ids=archive.get("top_ids"),
+                top_probs=archive.get("top_probs"),
                 **meta,
             )

@@ -1,0 +1,251 @@
+"""Ready features of a data set by name: what every training run starts from.
+
+Knows arrays and feature folders only. Images become features in `deepclust.features.extract`; the one data set that is
+extracted on demand is `folder`, a user's own photos.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.errors import InputError
+from deepclust.features.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
+from deepclust.features.idx import CLASS_NAMES, fashion_mnist
+from deepclust.features.store import MANIFEST, FeatureSet, load_features
+
+EncoderLike = str | EncoderSpec | Mapping[str, Any]
+
+
+@dataclass
+class Dataset:
+    """The features of one data set, as a run uses them.
+
+    Attributes:
+        name: the data set's name.
+        train: the split that heads and baselines are fitted on.
+        test: the split that they are judged on as well, or None.
+        encoder: name of the encoder that made the features; None for features that came without one.
+    """
+
+    name: str
+    train: FeatureSet
+    test: FeatureSet | None
+    encoder: str | None
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a data set of images before it is read: sizes for messages, and the encoder of the papers."""
+
+    n_train: int
+    n_test: int | None
+    n_classes: int
+    encoder: str
+    needs_path: bool = False
+
+
+# Sizes are those of the splits that `deepclust.features.sources` reads.
+DATASETS: Mapping[str, DatasetFacts] = {
+    "cifar10": DatasetFacts(50_000, 10_000, 10, "dino_vitb16"),
+    "cifar100": DatasetFacts(50_000, 10_000, 100, "dino_vitb16"),
+    "stl10": DatasetFacts(5_000, 8_000, 10, "dino_vitb16"),
+    "mnist": DatasetFacts(60_000, 10_000, 10, "dino_vitb16"),
+    "fashion_mnist": DatasetFacts(60_000, 10_000, 10, "efficientnet_lite0"),
+    "svhn": DatasetFacts(73_257, 26_032, 10, "dino_vitb16"),
+    "flowers102": DatasetFacts(2_040, 6_149, 102, "dino_vitb16"),
+    "fgvc_aircraft": DatasetFacts(6_667, 3_333, 100, "dino_vitb16"),
+    "dtd": DatasetFacts(3_760, 1_880, 47, "dino_vitb16"),
+    "eurosat": DatasetFacts(27_000, None, 10, "dino_vitb16"),
+    "stanford_cars": DatasetFacts(8_144, 8_041, 196, "dino_vitb16", needs_path=True),
+    "inaturalist2021": DatasetFacts(2_686_843, 100_000, 10_000, "dino_vitb16"),
+    "celeba": DatasetFacts(162_770, 19_962, 10_177, "dino_vitb16"),
+    "places365": DatasetFacts(1_803_460, 36_500, 365, "dino_vitb16"),
+    "lsun": DatasetFacts(9_869_333, 3_000, 10, "dino_vitb16", needs_path=True),
+    "imagenet": DatasetFacts(1_281_167, 50_000, 1_000, "mae_refined_vith14", needs_path=True),
+    # Winter 2021, preprocessed (Ridnik et al. 2021).
+    "imagenet21k": DatasetFacts(11_060_223, 522_500, 10_450, "ibot_vitl16", needs_path=True),
+}
+
+
+def load_dataset(
+    name: str,
+    *,
+    encoder: EncoderLike | None = None,
+    features_dir: str | os.PathLike | None = None,
+    train: str | os.PathLike | None = None,
+    train_labels: str | os.PathLike | None = None,
+    test: str | os.PathLike | None = None,
+    test_labels: str | os.PathLike | None = None,
+    path: str | os.PathLike | None = None,
+    labels: str | None = None,
+    on_error: str = "skip",
+) -> Dataset:
+    """Load the features of a data set.
+
+    Args:
+        name: `digits`, `fashion_mnist` (raw pixels unless an encoder is given), `features` (the user's own matrix),
+            `folder` (the user's own images, embedded on demand), or a name whose features lie under `features_dir`.
+        encoder: name, spec or mapping; None for the data set's default. Features that come without one ignore None
+            and refuse any other.
+        features_dir: where extracted features lie, as `<name>/<encoder>/{train,test}`; default
+            `$DEEPCLUST_FEATURES`, else `features`.
+        train, train_labels, test, test_labels: the user's own files, for `features` only.
+        path: folder of images for `folder`, or of raw data for `fashion_mnist` without an encoder.
+        labels: `folders` makes the sub-folders of `folder` its labels.
+        on_error: `skip` or `raise`, for images of `folder` that cannot be read.
+
+    Raises:
+        InputError: if the data set is unknown, its features are missing or of another encoder than asked for, or the
+            splits were made by different encoders.
+    """
+    if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
+        raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
+    if name == "digits":
+        _no_encoder(name, encoder)
+        return Dataset(name, _digits(), None, None)
+    if name == "features":
+        return _own_features(encoder, train, train_labels, test, test_labels)
+    root = Path(features_dir or os.environ.get("DEEPCLUST_FEATURES") or "features").expanduser()
+    if name == "folder":
+        return _own_images(encoder, root, path, labels, on_error)
+    if name == "fashion_mnist" and encoder is None:
+        return Dataset(name, _pixels("train", path), _pixels("test", path), None)
+    return _extracted(name, encoder, root)
+
+
+def _no_encoder(name: str, encoder: EncoderLike | None) -> None:
+    if encoder is not None:
+        raise InputError(f"data={name} comes as features and takes no encoder: leave out encoder=")
+
+
+def _digits() -> FeatureSet:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return FeatureSet.from_arrays(
+        (digits.data / 16).astype(np.float32),
+        digits.target,
+        class_names=[str(digit) for digit in range(10)],
+        manifest={"source": {"kind": "scikit-learn", "name": "digits"}},
+        name="digits",
+    )
+
+
+def _pixels(split: str, path: str | os.PathLike | None) -> FeatureSet:
+    images, labels = fashion_mnist(split, path)
+    return FeatureSet.from_arrays(
+        images.reshape(len(images), -1).astype(np.float32) / 255,
+        labels,
+        class_names=CLASS_NAMES,
+        manifest={"source": {"kind": "fashion_mnist", "split": split}, "transform": "pixels / 255"},
+        name=f"fashion_mnist {split}",
+    )
+
+
+def _own_features(
+    encoder: EncoderLike | None,
+    train: str | os.PathLike | None,
+    train_labels: str | os.PathLike | None,
+    test: str | os.PathLike | None,
+    test_labels: str | os.PathLike | None,
+) -> Dataset:
+    _no_encoder("features", encoder)
+    if train is None:
+        raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
+    if test is None and test_labels is not None:
+        raise InputError("data.test_labels is given without data.test: give both, or neither")
+    fitted = load_features(train, train_labels).check(str(train))
+    if test is None and (Path(train).expanduser() / "test" / MANIFEST).is_file():
+        test = Path(train).expanduser() / "test"
+    judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
+    if judged is not None:
+        check_same_encoder(fitted, judged)
+    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"))
+
+
+def _own_images(
+    encoder: EncoderLike | None, root: Path, path: str | os.PathLike | None, labels: str | None, on_error: str
+) -> Dataset:
+    if path is None:
+        raise InputError("data=folder needs data.path=FOLDER: the folder that holds the images")
+    # Imported here: torch and timm take seconds, and ready features need neither.
+    from deepclust.features.extract import cached_features
+    from deepclust.features.sources import folder_source
+
+    spec = encoder_spec(encoder if encoder is not None else "dinov2_vitb14")
+    features = cached_features(folder_source(path, labels=labels), spec, root / "folder", on_error=on_error)
+    return Dataset("folder", features, None, spec.name)
+
+
+def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
+    facts = DATASETS.get(name)
+    if encoder is None:
+        if facts is None:
+            known = ", ".join(sorted([*DATASETS, "digits", "features", "folder"]))
+            raise InputError(f"unknown data set '{name}': one of {known}, or give encoder= for features of your own")
+        encoder = facts.encoder
+    encoder_name = encoder if isinstance(encoder, str) else encoder_spec(encoder).name
+    folder = root / name / encoder_name
+    if not (folder / "train" / MANIFEST).is_file():
+        raise InputError(_missing(name, encoder_name, folder, facts))
+    train = load_features(folder, split="train")
+    test = None
+    if (folder / "test").is_dir():
+        if not (folder / "test" / MANIFEST).is_file():
+            raise InputError(
+                f"{folder / 'test'} is unfinished, its manifest is missing: go on with `{_command(name, encoder_name)}`"
+            )
+        test = load_features(folder, split="test")
+        check_same_encoder(train, test)
+    return Dataset(name, train, test, encoder_name)
+
+
+def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
+    size = ""
+    if facts is not None:
+        dim = ENCODERS[encoder].dim if encoder in ENCODERS else None
+        size = f" ({facts.n_train:,} × {dim or 'D'} float16 rows)".replace(",", " ")
+    unfinished = "is unfinished" if (folder / "train").is_dir() else "does not exist"
+    return (
+        f"no features of {name} by {encoder}: {folder / 'train'} {unfinished}, it should hold {MANIFEST} and "
+        f"features-*.npy{size}; make them with `{_command(name, encoder)}`"
+    )
+
+
+def _command(name: str, encoder: str) -> str:
+    facts = DATASETS.get(name)
+    path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
+    return f"python extract.py data={name} encoder={encoder}{path}"
+
+
+def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:
+    """Refuse a test split that another encoder, other weights or another transform made than the train split.
+
+    Raises:
+        InputError: naming the two, or the two widths.
+    """
+    for key in ("encoder", "weights", "transform"):
+        ours, theirs = train.manifest.get(key), test.manifest.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise InputError(
+                f"the test split was made by another encoder than the train split: {key} "
+                f"{_differing(ours, theirs)} in {test.root} and {train.root}; extract both splits alike"
+            )
+    if train.dim != test.dim:
+        raise InputError(
+            f"the test split has {test.dim} dimensions and the train split {train.dim} "
+            f"({test.root}, {train.root}): extract both with one encoder"
+        )
+
+
+def _differing(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        return ", ".join(f"{key} is {theirs.get(key)} and {ours.get(key)}" for key in keys[:2])
+    return f"is {theirs} and {ours}"

@@ -1,0 +1,87 @@
+"""Scores of a clustering: agreement with labels, intrinsic quality, and the row of results that holds both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepclust.clustering import Clustering
+from deepclust.errors import InputError
+from deepclust.features.store import Rows
+from deepclust.metrics.agreement import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
+from deepclust.metrics.intrinsic import ClusterUsage, Silhouette, cluster_usage, silhouette, silhouette_samples
+
+# One row of results.json, in this order.
+ROW_KEYS = (
+    "method",
+    "split",
+    "n_clusters",
+    "n_found",
+    "acc",
+    "nmi",
+    "ami",
+    "ari",
+    "silhouette",
+    "seconds",
+    "seed",
+)
+
+
+def score(
+    clustering: Clustering,
+    features: Rows,
+    labels: np.ndarray | None = None,
+    *,
+    split: str = "train",
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """One row of results for one clustering of one split.
+
+    Args:
+        clustering: N cluster ids with the method and the seconds they took.
+        features: the N × D features that were clustered; the silhouette is the exact cosine one on them.
+        labels: N class ids, or None: then the label metrics are None.
+        split: the name of the split.
+        seed: the run's seed; by default the one in the clustering's settings.
+
+    Returns:
+        A dict with the keys of `ROW_KEYS`; metrics are fractions, absent ones None.
+
+    Raises:
+        InputError: if features, labels and clustering differ in length.
+    """
+    if labels is not None and len(labels) != len(clustering):
+        raise InputError(
+            f"there are {len(labels)} labels for the {len(clustering)} samples of split '{split}': "
+            "give one label per sample"
+        )
+    row: dict[str, Any] = {
+        "method": clustering.method,
+        "split": split,
+        "n_clusters": clustering.n_clusters,
+        "n_found": clustering.n_found,
+    }
+    for name, metric in (("acc", cluster_accuracy), ("nmi", nmi), ("ami", ami), ("ari", ari)):
+        row[name] = None if labels is None else metric(labels, clustering.labels)
+    row["silhouette"] = silhouette(features, clustering.labels).value
+    row["seconds"] = round(float(clustering.seconds), 3)
+    row["seed"] = clustering.settings.get("seed") if seed is None else seed
+    return row
+
+
+__all__ = [
+    "ROW_KEYS",
+    "ClusterUsage",
+    "Silhouette",
+    "ami",
+    "ari",
+    "cluster_accuracy",
+    "cluster_usage",
+    "hungarian_map",
+    "nmi",
+    "one_sided_ami",
+    "score",
+    "silhouette",
+    "silhouette_samples",
+]

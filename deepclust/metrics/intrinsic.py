@@ -1,0 +1,246 @@
+"""What can be said about a clustering without labels: its silhouette, and how it uses its clusters.
+
+For squared Euclidean and cosine distance the mean distance of a sample to a cluster follows from the cluster's mean
+and mean squared norm alone, so the silhouette is exact at O(N · C · D) and needs two passes over blocks of rows. The
+Euclidean one needs all pairs and is sampled above `EUCLIDEAN_SAMPLES`.
+
+Shape suffixes: N samples, D feature dimensions, C clusters, B samples in a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+from sklearn.metrics import silhouette_score
+
+from deepclust.clustering import NOISE
+from deepclust.errors import InputError
+from deepclust.features.store import Rows
+
+Metric = Literal["cosine", "sqeuclidean", "euclidean"]
+
+# All pairs of 5000 samples take about a second; more barely move the estimate.
+EUCLIDEAN_SAMPLES = 5000
+BLOCK_ROWS = 16384
+# A block's B × C scores stay below 128 MB.
+BLOCK_SCORES = 1 << 25
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """A mean silhouette and how it was come by.
+
+    Attributes:
+        value: in [-1, 1]; None where it is not defined.
+        metric: the distance.
+        n_used: samples that took part in it.
+        n_clustered: samples that are not noise.
+        reason: why there is no value, or empty.
+    """
+
+    value: float | None
+    metric: str
+    n_used: int
+    n_clustered: int
+    reason: str = ""
+
+    @property
+    def sampled(self) -> bool:
+        return self.n_used < self.n_clustered
+
+    @property
+    def note(self) -> str:
+        """A sentence to stand under a table."""
+        if self.value is None:
+            return f"No silhouette: {self.reason}."
+        if self.sampled:
+            return f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_clustered} samples drawn at random."
+        return f"Silhouette: {self.metric} distance, all {self.n_used} samples."
+
+
+@dataclass(frozen=True)
+class ClusterUsage:
+    """How a clustering uses the clusters it was given.
+
+    Attributes:
+        sizes_C: members of each cluster 0 … C-1.
+        n_noise: samples in no cluster.
+        n_used: clusters with at least one member.
+        entropy: of the cluster sizes, divided by ln C: 1 for equal sizes, 0 for one cluster with everything.
+        largest_share: the largest cluster's share of the clustered samples.
+    """
+
+    sizes_C: np.ndarray
+    n_noise: int
+    n_used: int
+    entropy: float
+    largest_share: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Fewer than half of the clusters are in use."""
+        return 2 * self.n_used < len(self.sizes_C)
+
+
+def cluster_usage(labels_N: np.ndarray, n_clusters: int | None = None) -> ClusterUsage:
+    """Sizes, entropy and collapse of a clustering.
+
+    Args:
+        labels_N: cluster ids, -1 for noise.
+        n_clusters: C; by default the highest id plus one.
+
+    Raises:
+        InputError: if a label is below -1, or not below `n_clusters`.
+    """
+    labels_N = np.asarray(labels_N)
+    highest = int(labels_N.max(initial=NOISE))
+    n_clusters = highest + 1 if n_clusters is None else n_clusters
+    if highest >= n_clusters or labels_N.min(initial=NOISE) < NOISE:
+        raise InputError(
+            f"cluster ids go from {labels_N.min()} to {highest}, but n_clusters is {n_clusters}: "
+            "give ids 0 … n_clusters - 1, and -1 for noise"
+        )
+    sizes_C = np.bincount(labels_N[labels_N != NOISE], minlength=n_clusters)
+    n_clustered = int(sizes_C.sum())
+    shares = sizes_C[sizes_C > 0] / max(1, n_clustered)
+    entropy = float(-(shares * np.log(shares)).sum() / np.log(n_clusters)) if n_clusters > 1 else 0.0
+    return ClusterUsage(
+        sizes_C=sizes_C,
+        n_noise=len(labels_N) - n_clustered,
+        n_used=int((sizes_C > 0).sum()),
+        entropy=max(0.0, entropy),
+        largest_share=float(shares.max(initial=0.0)),
+    )
+
+
+def silhouette(
+    features_ND: Rows, labels_N: np.ndarray, *, metric: Metric = "cosine", seed: int = 0
+) -> Silhouette:
+    """Mean silhouette (Rousseeuw 1987) in the space of the given features; noise takes no part.
+
+    Args:
+        features_ND: the features that were clustered.
+        labels_N: cluster ids, -1 for noise.
+        metric: `cosine` and `sqeuclidean` are exact at any N, `euclidean` is sampled above `EUCLIDEAN_SAMPLES`.
+        seed: of the sample.
+
+    Raises:
+        InputError: if there is not one label per row, or the metric is unknown.
+    """
+    labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean", "euclidean"), metric)
+    kept = np.flatnonzero(labels_N != NOISE)
+    n_found = len(np.unique(labels_N[kept]))
+    if n_found < 2 or n_found == len(kept):
+        reason = f"{n_found} clusters of {len(kept)} samples, it needs at least 2 and fewer than the samples"
+        return Silhouette(None, metric, 0, len(kept), reason)
+    if metric != "euclidean":
+        value = float(np.nanmean(silhouette_samples(features_ND, labels_N, metric=metric)))
+        return Silhouette(value, metric, len(kept), len(kept))
+    if len(kept) > EUCLIDEAN_SAMPLES:
+        rows = np.sort(np.random.default_rng(seed).choice(kept, EUCLIDEAN_SAMPLES, replace=False))
+    else:
+        rows = kept
+    n_drawn = len(np.unique(labels_N[rows]))
+    if n_drawn < 2 or n_drawn == len(rows):
+        return Silhouette(None, metric, 0, len(kept), f"{n_drawn} clusters among {len(rows)} samples drawn")
+    value = silhouette_score(np.asarray(features_ND[rows], dtype=np.float32), labels_N[rows], metric="euclidean")
+    return Silhouette(float(value), metric, len(rows), len(kept))
+
+
+def silhouette_samples(
+    features_ND: Rows, labels_N: np.ndarray, *, metric: Literal["cosine", "sqeuclidean"] = "cosine"
+) -> np.ndarray:
+    """Silhouette of each sample, exactly, from cluster means: O(N · C · D) time, O(C · D) memory beside the result.
+
+    Returns:
+        (N,) float64: NaN for noise, 0 for the only member of a cluster.
+
+    Raises:
+        InputError: if there is not one label per row, the metric is unknown, or there are fewer than 2 clusters.
+    """
+    labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean"), metric)
+    clustered_N = labels_N != NOISE
+    clusters_C, ids = np.unique(labels_N[clustered_N], return_inverse=True)
+    if len(clusters_C) < 2:
+        raise InputError(f"{len(clusters_C)} cluster found: a silhouette compares at least 2")
+    dense_N = np.full(len(labels_N), NOISE)
+    dense_N[clustered_N] = ids
+    sizes_C = np.bincount(ids)
+    # Distances do not change when all samples move together, but their rounding does: center them first.
+    center_D, means_CD, spread_C = _cluster_moments(features_ND, dense_N, sizes_C, metric)
+    means_DC = np.ascontiguousarray(means_CD.T, dtype=np.float32)
+    result_N = np.full(len(labels_N), np.nan)
+    rows_at_once = max(64, min(BLOCK_ROWS, BLOCK_SCORES // len(clusters_C)))
+    for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, rows_at_once):
+        centered_BD = block_BD - center_D.astype(np.float32)
+        # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
+        distances_BC = _squared_norms(centered_BD)[:, None] + spread_C - 2 * (centered_BD @ means_DC)
+        own_B = dense_N[rows]
+        here = np.arange(len(rows))
+        sizes_B = sizes_C[own_B]
+        # The mean over the others: the sample's zero distance to itself is in the sum but not in the count.
+        within_B = np.maximum(distances_BC[here, own_B], 0) * sizes_B / np.maximum(sizes_B - 1, 1)
+        distances_BC[here, own_B] = np.inf
+        between_B = np.maximum(distances_BC.min(axis=1), 0)
+        widest_B = np.maximum(within_B, between_B)
+        values_B = np.divide(between_B - within_B, widest_B, out=np.zeros(len(rows)), where=widest_B > 0)
+        result_N[rows] = np.where(sizes_B > 1, values_B, 0.0)
+    return result_N
+
+
+def _checked_labels(features_ND: Rows, labels_N: np.ndarray, known: tuple[str, ...], metric: str) -> np.ndarray:
+    labels_N = np.asarray(labels_N)
+    if metric not in known:
+        raise InputError(f"silhouette metric '{metric}' is unknown here: choose one of {', '.join(known)}")
+    if labels_N.shape != (features_ND.shape[0],):
+        raise InputError(
+            f"the clustering has shape {labels_N.shape}, but there are {features_ND.shape[0]} rows of features: "
+            "give one cluster id per row"
+        )
+    return labels_N
+
+
+def _cluster_moments(
+    features_ND: Rows, dense_N: np.ndarray, sizes_C: np.ndarray, metric: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of all samples, and each cluster's mean and mean squared norm about it, in float64."""
+    sums_CD = np.zeros((len(sizes_C), features_ND.shape[1]))
+    squares_C = np.zeros(len(sizes_C))
+    for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, BLOCK_ROWS):
+        own_B = dense_N[rows]
+        members_BC = sparse.csr_array(
+            (np.ones(len(rows)), own_B, np.arange(len(rows) + 1)), shape=(len(rows), len(sizes_C))
+        )
+        sums_CD += members_BC.T @ block_BD
+        squares_C += np.bincount(own_B, weights=_squared_norms(block_BD), minlength=len(sizes_C))
+    center_D = sums_CD.sum(axis=0) / sizes_C.sum()
+    means_CD = sums_CD / sizes_C[:, None]
+    spread_C = squares_C / sizes_C - 2 * means_CD @ center_D + center_D @ center_D
+    return center_D, means_CD - center_D, spread_C
+
+
+def _clustered_blocks(
+    features_ND: Rows, dense_N: np.ndarray, metric: str, rows_at_once: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (row ids, float32 block) without noise.
+
+    Cosine distance is half the squared Euclidean distance of the normalized rows, and a silhouette is a ratio of
+    distances: normalizing is all that cosine takes.
+    """
+    for start in range(0, features_ND.shape[0], rows_at_once):
+        rows = start + np.flatnonzero(dense_N[start : start + rows_at_once] != NOISE)
+        if len(rows) == 0:
+            continue
+        block_BD = np.asarray(features_ND[start : start + rows_at_once], dtype=np.float32)[rows - start]
+        if metric == "cosine":
+            norms_B = np.sqrt(_squared_norms(block_BD)).astype(np.float32)
+            block_BD /= np.where(norms_B > 0, norms_B, 1)[:, None]
+        yield rows, block_BD
+
+
+def _squared_norms(block_BD: np.ndarray) -> np.ndarray:
+    return np.einsum("bd,bd->b", block_BD, block_BD).astype(np.float64)

@@ -1,0 +1,156 @@
+"""From features and a recipe to trained heads: one call, in one process or over ranks."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet
+from deepclust.neighbors import Neighbors
+from deepclust.training.callbacks import TrainingProgress, WholeCheckpoint
+from deepclust.training.module import ClusteringModule
+from deepclust.training.pairs import PairDataModule
+from deepclust.training.recipe import Recipe
+from deepclust.training.trained import TrainedHeads
+
+# k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+PRECISIONS = ("32", "32-true", "bf16-mixed")
+
+
+@dataclass
+class FitResult:
+    """Trained heads, and how long mining, initialising and training took in seconds."""
+
+    trained: TrainedHeads
+    seconds: float
+    neighbors: Neighbors
+
+
+def fit_heads(
+    features: FeatureSet,
+    recipe: Recipe,
+    *,
+    neighbors: Neighbors | None = None,
+    cache_dir: str | Path | None = None,
+    mining: dict[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    resume: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = False,
+    progress: bool = False,
+    accelerator: str = "auto",
+    devices: Any = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
+    precision: str | int = "32",
+    **trainer_options: Any,
+) -> FitResult:
+    """Train the heads of a recipe.
+
+    Args:
+        features: the training split.
+        recipe: what to train.
+        neighbors: mined already; None mines them, or reads the cache.
+        cache_dir: where mined neighbours are kept; None keeps them beside the features.
+        mining: options of `mine_neighbors`.
+        checkpoint: keep the newest training state in this file.
+        checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.
+        resume: continue from `checkpoint` if it exists.
+        callbacks: further Lightning callbacks.
+        logger: a Lightning logger, or False.
+        progress: show progress bars where stdout is a terminal.
+        accelerator, devices, strategy, num_nodes, precision: as in `pytorch_lightning.Trainer`.
+        **trainer_options: further options of the Trainer.
+
+    Raises:
+        InputError: if the recipe does not fit the features, or the checkpoint does not fit either.
+    """
+    recipe.check_features(len(features))
+    if str(precision) not in PRECISIONS:
+        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
+    started = time.perf_counter()
+    module = ClusteringModule(recipe, features.dim)
+    data = PairDataModule(
+        features, recipe, neighbors=neighbors, cache_dir=cache_dir, mining={"progress": progress, **(mining or {})}
+    )
+    resume_from = None
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        callbacks = [*callbacks, WholeCheckpoint(checkpoint, checkpoint_seconds)]
+        if resume and checkpoint.is_file():
+            _check_resumable(checkpoint, recipe, features)
+            resume_from = str(checkpoint)
+            module.initialized = True
+            _restore_transform(module, checkpoint)
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            max_epochs=recipe.max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            logger=logger,
+            callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **trainer_options,
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
+    assert data.neighbors is not None
+    heads = module.evaluated_heads
+    trained = TrainedHeads(recipe, module.transform, heads, module.last_loss_H.cpu().numpy())  # type: ignore[arg-type]
+    return FitResult(trained, time.perf_counter() - started, data.neighbors)
+
+
+def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:
+    old = TrainedHeads.load(checkpoint)
+    old.check_features(features)
+    changed = [key for key, value in recipe.as_dict().items() if old.recipe.as_dict().get(key) != value]
+    if changed:
+        raise InputError(
+            f"{checkpoint} was trained with other settings ({', '.join(changed)}): resume with the run's own, or start a "
+            "new run"
+        )
+
+
+def _restore_transform(module: ClusteringModule, checkpoint: Path) -> None:
+    """The bank is filled before Lightning restores the module, and needs the transform as it was fitted."""
+    module.transform.load_state_dict(TrainedHeads.load(checkpoint).transform.state_dict())
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's hints about workers, devices and its own newer features say nothing about this run."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for pattern in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+                warnings.filterwarnings("ignore", pattern)
+            warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

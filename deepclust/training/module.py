@@ -1,0 +1,233 @@
+"""The training step: pairs in, one update of every head, bounded memory, exact over micro-batches and ranks.
+
+Shape suffixes: H heads, B pairs, C clusters, P dimensions that the heads see.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from deepclust.features.store import FeatureSet
+from deepclust.heads import make_heads, make_teacher, update_teacher
+from deepclust.losses import Views, initial_state, make_objective
+from deepclust.neighbors import Neighbors
+from deepclust.preprocess import FeatureTransform
+from deepclust.training.bank import FeatureBank
+from deepclust.training.initialization import initialize_heads
+from deepclust.training.pairs import PairBatch
+from deepclust.training.recipe import Recipe
+
+
+class ClusteringModule(pl.LightningModule):
+    """Multi-head student–teacher training on frozen features.
+
+    Optimisation is manual: the batch that the loss sees may be larger than memory, so a step is one or two passes over
+    micro-batches, one sum of gradients over ranks, one update.
+
+    Args:
+        recipe: what to train.
+        in_dim: D of the features.
+    """
+
+    state_HC: Tensor
+    loss_sum_H: Tensor
+    last_loss_H: Tensor
+
+    def __init__(self, recipe: Recipe, in_dim: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe = recipe
+        self.transform = FeatureTransform(in_dim, recipe.preprocess, recipe.pca_dim)
+        self.student = make_heads(
+            recipe.head,
+            self.transform.out_dim,
+            recipe.n_clusters,
+            recipe.n_heads,
+            hidden_dim=recipe.hidden_dim,
+            embedding_dim=recipe.embedding_dim,
+            seed=recipe.seed,
+        )
+        self.objective = make_objective(recipe.loss, **recipe.loss_options)
+        self.teacher = make_teacher(self.student) if self.objective.uses_teacher else None
+        self.register_buffer("state_HC", initial_state(recipe.n_heads, recipe.n_clusters))
+        self.register_buffer("loss_sum_H", torch.zeros(recipe.n_heads))
+        self.register_buffer("last_loss_H", torch.full((recipe.n_heads,), math.inf))
+        self.steps_done = 0
+        self.initialized = False
+        self.bank: FeatureBank | None = None
+        self._data: tuple[FeatureSet, Neighbors | None] | None = None
+
+    @property
+    def evaluated_heads(self) -> torch.nn.Module:
+        """The network that assigns clusters: the teacher where there is one."""
+        return self.student if self.teacher is None else self.teacher
+
+    # --- before the first step -------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fit the transform, load the feature bank and, on rank 0 of a fresh run, initialise the heads.
+
+        The other ranks receive rank 0's heads when the strategy wraps the module.
+        """
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        features: FeatureSet = datamodule.features
+        if self.initialized:  # resumed: the transform came with the checkpoint
+            self._load_bank(features)
+            return
+        self.transform.fit(features)
+        self._load_bank(features)
+        if self.trainer.is_global_zero:
+            assert self.bank is not None
+            initialize_heads(self.student, self.bank, self.recipe, datamodule.neighbors)
+            if self.teacher is not None:
+                self.teacher.load_state_dict(self.student.state_dict())
+        self.initialized = True
+
+    def _load_bank(self, features: FeatureSet) -> None:
+        device = self.trainer.strategy.root_device
+        half = "bf16" in str(self.trainer.precision)
+        self.bank = FeatureBank(
+            features, self.transform.to(device), device, torch.bfloat16 if half else torch.float32
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        spared = self.student.no_decay()
+        named = list(self.student.named_parameters())
+        groups = [
+            {"params": [p for name, p in named if name not in spared], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for name, p in named if name in spared], "weight_decay": 0.0},
+        ]
+        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        return kind([group for group in groups if group["params"]], lr=self.recipe.learning_rate, fused=True)
+
+    # --- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, pairs: PairBatch, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        self._set_learning_rate(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        loss_H = self._accumulate_gradients(pairs)
+        self._sum_over_ranks(loss_H)
+        if self.current_epoch < self.recipe.freeze_prototypes_epochs:
+            for parameter in self.student.prototype_parameters():
+                parameter.grad = None
+        if self.recipe.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.gradient_clip)
+        optimizer.step()
+        if self.teacher is not None:
+            update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
+        self.steps_done += 1
+        self.loss_sum_H += loss_H
+        self.log("train/loss", loss_H.mean(), prog_bar=False, batch_size=pairs.global_size)
+
+    def _accumulate_gradients(self, pairs: PairBatch) -> Tensor:
+        """Gradients of the whole batch's loss from this rank's pairs; returns their share of the loss per head.
+
+        A batch that fits one micro-batch takes one pass. Otherwise a first pass without gradient gathers the statistic
+        that the loss needs over the whole batch, and a second adds each micro-batch's exact contribution.
+        """
+        local_size = len(pairs.anchors_B)
+        micro = self.recipe.micro_batch_size or max(local_size, 1)
+        parts = [slice(low, low + micro) for low in range(0, local_size, micro)]
+        shares = [len(pairs.anchors_B[part]) / pairs.global_size for part in parts]
+        outputs = None
+        statistic_HC = torch.zeros_like(self.state_HC)
+        if len(parts) == 1:
+            outputs = self._views(pairs, parts[0])
+            with torch.no_grad():
+                statistic_HC += shares[0] * self.objective.statistic(*outputs)
+        else:
+            with torch.no_grad():
+                for part, share in zip(parts, shares):
+                    statistic_HC += share * self.objective.statistic(*self._views(pairs, part))
+        if self.trainer.world_size > 1:
+            dist.all_reduce(statistic_HC)
+        self.state_HC.copy_(self.objective.next_state(self.state_HC, statistic_HC))
+        loss_H = torch.zeros_like(self.loss_sum_H)
+        for part, share in zip(parts, shares):
+            student, teacher = outputs if outputs is not None else self._views(pairs, part)
+            part_loss_H = share * self.objective.loss(student, teacher, self.state_HC)
+            part_loss_H.mean().backward()
+            loss_H += part_loss_H.detach()
+        return loss_H
+
+    def _views(self, pairs: PairBatch, part: slice) -> tuple[Views, Views | None]:
+        """Log-probabilities of both members of each pair under the student and the teacher."""
+        assert self.bank is not None
+        ids_2B = torch.cat([pairs.anchors_B[part], pairs.neighbors_B[part]])
+        inputs = self.bank.gather(ids_2B)
+        if inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type):
+            inputs = inputs.float()
+        student = self._log_probs(self.student(inputs))
+        if self.teacher is None:
+            return student, None
+        with torch.no_grad():
+            return student, self._log_probs(self.teacher(inputs))
+
+    def _log_probs(self, logits_HBC: Tensor) -> Views:
+        log_probs = torch.log_softmax(logits_HBC.float() / self.recipe.temperature, dim=2)
+        half = log_probs.shape[1] // 2
+        return log_probs[:, :half], log_probs[:, half:]
+
+    def _sum_over_ranks(self, loss_H: Tensor) -> None:
+        """One collective for all gradients and the losses: the batch mean was divided by its global size already."""
+        if self.trainer.world_size == 1:
+            return
+        for parameter in self.student.parameters():
+            if parameter.grad is None:  # a rank without pairs in a tiny batch
+                parameter.grad = torch.zeros_like(parameter)
+        tensors = [loss_H, *(p.grad for p in self.student.parameters() if p.grad is not None)]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(summed.view_as(tensor))
+
+    def _set_learning_rate(self, optimizer: Any) -> None:
+        """Linear warm-up, then constant or cosine: a function of the step alone, so a resumed run needs no state."""
+        total = self.trainer.max_epochs * self.trainer.num_training_batches  # type: ignore[operator]
+        factor = schedule_factor(self.steps_done, int(total), self.recipe.warmup_fraction, self.recipe.lr_schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self.recipe.batch_size / 256 * factor
+
+    # --- the end of an epoch ---------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self) -> None:
+        self.last_loss_H.copy_(self.loss_sum_H / self.trainer.num_training_batches)
+        self.loss_sum_H.zero_()
+        losses = self.last_loss_H.tolist()
+        self.log_dict({f"train/loss_head_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
+
+    @property
+    def best_head(self) -> int:
+        """The head with the lowest training loss over the last epoch."""
+        return int(self.last_loss_H.argmin())
+
+    # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["deepclust"] = {
+            "recipe": self.recipe.as_dict(),
+            "in_dim": self.transform.in_dim,
+            "steps_done": self.steps_done,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps_done = checkpoint["deepclust"]["steps_done"]
+
+
+def schedule_factor(step: int, total_steps: int, warmup_fraction: float, schedule: str) -> float:
+    """What the base learning rate is multiplied with at a step: linear warm-up from near 0, then the schedule."""
+    warmup = math.floor(total_steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,0 +1,160 @@
+"""The pairs a head learns from: every epoch each sample once, with one neighbour drawn anew.
+
+A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step alone,
+so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
+
+Shape suffixes: N samples, K neighbours, B pairs of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from deepclust.features.store import FeatureSet
+from deepclust.losses import gaussian_neighbor_weights, make_objective
+from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.training.recipe import Recipe
+
+
+class PairBatch(NamedTuple):
+    """This rank's share of one global batch."""
+
+    anchors_B: Tensor
+    neighbors_B: Tensor
+    global_size: int
+
+
+def batch_bounds(n_samples: int, batch_size: int) -> list[int]:
+    """Boundaries that cut an epoch into batches of nearly equal size, none above `batch_size` and none left over.
+
+    A short last batch would give SCAN's entropy and TEMI's marginal a noisy estimate once an epoch.
+    """
+    n_batches = -(-n_samples // batch_size)
+    return [round(n_samples * i / n_batches) for i in range(n_batches + 1)]
+
+
+class PairBatches(IterableDataset):
+    """One epoch of `PairBatch`es for one rank.
+
+    Args:
+        neighbor_ids_NK: mined neighbours.
+        batch_size: over all ranks.
+        seed: of the shuffle and of the draws.
+        epoch: called at the start of an epoch, gives its number.
+        rank: which share of each batch is this process's.
+        world_size: number of processes.
+        weights_NK: probabilities with which a sample's neighbours are drawn; None draws uniformly.
+    """
+
+    def __init__(
+        self,
+        neighbor_ids_NK: np.ndarray,
+        batch_size: int,
+        seed: int,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+        weights_NK: np.ndarray | None = None,
+    ) -> None:
+        self.neighbor_ids_NK = torch.from_numpy(np.ascontiguousarray(neighbor_ids_NK))
+        self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
+        self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
+        self.seed, self.epoch = seed, epoch
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        n_samples, k = self.neighbor_ids_NK.shape
+        # A large odd stride keeps the streams of neighbouring seeds and epochs apart.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
+        order_N = torch.randperm(n_samples, generator=generator)
+        draws_N = torch.rand(n_samples, generator=generator)
+        for low, high in zip(self.bounds[:-1], self.bounds[1:]):
+            mine = slice(low + self.rank, high, self.world_size)
+            anchors_B, draws_B = order_N[mine], draws_N[mine]
+            if self.cumulative_NK is None:
+                columns_B = (draws_B * k).long().clamp_max(k - 1)
+            else:
+                cumulative_BK = self.cumulative_NK[anchors_B]
+                # Scaling by the last sum keeps a draw of 1 - ε inside the row despite rounding.
+                scaled_B1 = (draws_B * cumulative_BK[:, -1])[:, None]
+                columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
+            yield PairBatch(anchors_B, self.neighbor_ids_NK[anchors_B, columns_B].long(), high - low)
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Mines (or loads) the neighbours and serves the pairs.
+
+    Mining happens in `prepare_data`, on rank 0 alone and behind a barrier without time limit; the other ranks read
+    the cache.
+
+    Args:
+        features: the training split.
+        recipe: its loss, neighbours, batch size and seed.
+        neighbors: mined already; None mines them, with a cache in `cache_dir` or beside the features.
+        cache_dir: where the neighbours are kept.
+        mining: options of `mine_neighbors`.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        recipe: Recipe,
+        *,
+        neighbors: Neighbors | None = None,
+        cache_dir: Path | str | None = None,
+        mining: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.features, self.recipe = features, recipe
+        self.neighbors = neighbors
+        self.cache_dir, self.mining = cache_dir, mining or {}
+        # One node mines for all: nodes are expected to share the folder of the features.
+        self.prepare_data_per_node = False
+
+    def prepare_data(self) -> None:
+        if self.neighbors is None:
+            self.neighbors = self._mine()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.neighbors is None:
+            self.neighbors = self._mine()
+
+    def _mine(self) -> Neighbors:
+        return cached_neighbors(self.features, self.recipe.n_neighbors, cache_dir=self.cache_dir, **self.mining)
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.neighbors is not None, "setup() mines the neighbors first"
+        neighbors = self.neighbors.first(self.recipe.n_neighbors)
+        weights_NK = None
+        if make_objective(self.recipe.loss, **self.recipe.loss_options).gaussian_pairs:
+            weights_NK = gaussian_neighbor_weights(squared_distances(self.features, neighbors))
+        trainer = self.trainer
+        pairs = PairBatches(
+            neighbors.ids,
+            self.recipe.batch_size,
+            self.recipe.seed,
+            epoch=(lambda: trainer.current_epoch) if trainer else (lambda: 0),
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            weights_NK=weights_NK,
+        )
+        return DataLoader(pairs, batch_size=None)
+
+
+def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+    """(N, K) squared Euclidean distances of each row to its neighbours, from cosines and norms: no second gather."""
+    norms_N = np.concatenate([np.linalg.norm(block, axis=1) for _, block in features.blocks()])
+    own_N1, other_NK = norms_N[:, None], norms_N[neighbors.ids]
+    squared_NK = own_N1**2 + other_NK**2 - 2 * neighbors.similarities * own_N1 * other_NK
+    return np.maximum(squared_NK, 0)

@@ -1,0 +1,208 @@
+"""Trained heads: what remains of training, usable without Lightning.
+
+Shape suffixes: H heads, N samples, B a block of samples, C clusters, T most probable clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepclust.clustering import TOP, Clustering
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet
+from deepclust.files import written_whole
+from deepclust.heads import Heads, make_heads
+from deepclust.preprocess import FeatureTransform
+from deepclust.training.bank import FeatureBank
+from deepclust.training.recipe import Recipe
+
+BLOCK_LOGITS = 1 << 24
+
+
+class TrainedHeads:
+    """All heads of a run, the transform before them, and which head is the best.
+
+    Args:
+        recipe: how they were trained.
+        transform: fitted on the training split.
+        heads: the network that assigns: the teacher where there was one.
+        losses_H: training loss of each head over the last epoch.
+    """
+
+    def __init__(self, recipe: Recipe, transform: FeatureTransform, heads: Heads, losses_H: np.ndarray) -> None:
+        self.recipe = recipe
+        self.transform = transform.eval()
+        self.heads = heads.eval()
+        self.losses_H = np.asarray(losses_H)
+        self.best_head = int(self.losses_H.argmin())
+
+    @property
+    def in_dim(self) -> int:
+        return self.transform.in_dim
+
+    def check_features(self, features: FeatureSet) -> None:
+        """Raises InputError unless the features have the dimension that the heads were trained on."""
+        if features.dim != self.in_dim:
+            raise InputError(
+                f"the features have {features.dim} dimensions, but the heads were trained on {self.in_dim}: "
+                "use features of the same encoder"
+            )
+
+    @torch.no_grad()
+    def logits(self, features: FeatureSet, head: int | None = None) -> np.ndarray:
+        """(N, C) float32 logits of one head, the best by default, before the temperature."""
+        self.check_features(features)
+        one = self.heads.single(self.best_head if head is None else head).to(self._device())
+        bank = FeatureBank(features, self.transform, self._device())
+        out = np.empty((len(features), self.recipe.n_clusters), np.float32)
+        for start, block in bank.blocks(self._block_rows()):
+            out[start : start + len(block)] = one(block)[0].float().cpu().numpy()
+        return out
+
+    @torch.no_grad()
+    def assign(self, features: FeatureSet, head: int | None = None) -> Clustering:
+        """Clusters of one head, the best by default, with the 5 most probable of each sample."""
+        self.check_features(features)
+        started = time.perf_counter()
+        head = self.best_head if head is None else head
+        one = self.heads.single(head).to(self._device())
+        bank = FeatureBank(features, self.transform, self._device())
+        top = min(TOP, self.recipe.n_clusters)
+        ids_NT = np.empty((len(features), top), np.int32)
+        probs_NT = np.empty((len(features), top), np.float32)
+        for start, block in bank.blocks(self._block_rows()):
+            probs_BC = torch.softmax(one(block)[0].float() / self.recipe.temperature, dim=1)
+            best = probs_BC.topk(top, dim=1)
+            ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
+            probs_NT[start : start + len(block)] = best.values.cpu().numpy()
+        return Clustering(
+            labels=ids_NT[:, 0].copy(),
+            method=self.recipe.loss,
+            n_clusters=self.recipe.n_clusters,
+            top_ids=ids_NT,
+            top_probs=probs_NT,
+            settings={**self.recipe.as_dict(), "best_head": head, "head_losses": self.losses_H.tolist()},
+            seconds=time.perf_counter() - started,
+        )
+
+    @torch.no_grad()
+    def clusters_used(self, features: FeatureSet, rows: int | None = None) -> np.ndarray:
+        """(H,) how many clusters each head assigns at least one of the first `rows` samples of a seeded sample to."""
+        rows = rows or max(10_000, 20 * self.recipe.n_clusters)
+        if len(features) > rows:
+            features = features.select(np.sort(np.random.default_rng(0).choice(len(features), rows, replace=False)))
+        bank = FeatureBank(features, self.transform, self._device())
+        seen_HC = torch.zeros(self.heads.n_heads, self.recipe.n_clusters, dtype=torch.bool, device=self._device())
+        for _, block in bank.blocks(self._block_rows(self.heads.n_heads)):
+            seen_HC.scatter_(1, self.heads(block).argmax(dim=2), True)
+        return seen_HC.sum(dim=1).cpu().numpy()
+
+    def warn_of_collapse(self, features: FeatureSet) -> list[str]:
+        """One warning for each head that uses fewer than half of its clusters."""
+        messages = []
+        for head, used in enumerate(self.clusters_used(features)):
+            if used < self.recipe.n_clusters / 2:
+                which = f"{self.recipe.loss} head {head}" + (" (the best)" if head == self.best_head else "")
+                messages.append(
+                    f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}"
+                )
+                warnings.warn(messages[-1], stacklevel=2)
+        return messages
+
+    def _device(self) -> torch.device:
+        return next(self.heads.parameters()).device
+
+    def _block_rows(self, n_heads: int = 1) -> int:
+        """Rows per block such that the logits stay near 64 MB."""
+        return max(64, min(8192, BLOCK_LOGITS // (self.recipe.n_clusters * n_heads)))
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Plain tensors and values: everything `from_state` needs."""
+        return {
+            "recipe": self.recipe.as_dict(),
+            "in_dim": self.in_dim,
+            "transform": {name: value.cpu() for name, value in self.transform.state_dict().items()},
+            "heads": {name: value.cpu() for name, value in self.heads.state_dict().items()},
+            "losses": torch.from_numpy(self.losses_H),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> TrainedHeads:
+        recipe = Recipe(**state["recipe"])
+        transform = FeatureTransform(state["in_dim"], recipe.preprocess, recipe.pca_dim)
+        transform.load_state_dict(state["transform"])
+        heads = make_heads(
+            recipe.head,
+            transform.out_dim,
+            recipe.n_clusters,
+            recipe.n_heads,
+            hidden_dim=recipe.hidden_dim,
+            embedding_dim=recipe.embedding_dim,
+        )
+        heads.load_state_dict(state["heads"])
+        return cls(recipe, transform, heads, state["losses"].numpy())
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Export to a `.pt` file that needs no Lightning to load."""
+        with written_whole(path) as temporary:
+            torch.save(self.state(), temporary)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainedHeads:
+        """Read an export, or a training checkpoint.
+
+        Raises:
+            InputError: if the file is missing or is neither.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no checkpoint at {path}: train first, or name another run folder")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle, zip and torch each raise their own on a broken file
+            raise InputError(f"{path} is no readable checkpoint ({str(error).splitlines()[0][:200]})") from None
+        if "deepclust" in content:
+            content = _state_of_checkpoint(content)
+        if "recipe" not in content or "heads" not in content:
+            raise InputError(f"{path} is no checkpoint of deepclust")
+        return cls.from_state(content)
+
+
+def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    weights: dict[str, Tensor] = checkpoint["state_dict"]
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+
+    return {
+        "recipe": checkpoint["deepclust"]["recipe"],
+        "in_dim": checkpoint["deepclust"]["in_dim"],
+        "transform": part("transform."),
+        "heads": part("teacher.") or part("student."),
+        "losses": weights["last_loss_H"],
+    }
+
+
+def _remedy(recipe: Recipe) -> str:
+    tries = []
+    if recipe.init == "random":
+        tries.append("init=kmeans")
+    if recipe.loss == "temi":
+        tries.append("a smaller beta")
+    else:
+        tries.append("a larger entropy_weight")
+    if recipe.batch_size < 4 * recipe.n_clusters:
+        tries.append(f"a batch above {4 * recipe.n_clusters}")
+    tries.append("more epochs")
+    return "try " + ", ".join(tries)

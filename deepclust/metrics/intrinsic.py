@@ -58,7 +58,9 @@ class Silhouette:
         if self.value is None:
             return f"No silhouette: {self.reason}."
         if self.sampled:
-            return f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_clustered} samples drawn at random."
+            return (
+                f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_clustered} samples drawn at random."
+            )
         return f"Silhouette: {self.metric} distance, all {self.n_used} samples."
 
 
@@ -117,9 +119,7 @@ def cluster_usage(labels_N: np.ndarray, n_clusters: int | None = None) -> Cluste
     )
 
 
-def silhouette(
-    features_ND: Rows, labels_N: np.ndarray, *, metric: Metric = "cosine", seed: int = 0
-) -> Silhouette:
+def silhouette(features_ND: Rows, labels_N: np.ndarray, *, metric: Metric = "cosine", seed: int = 0) -> Silhouette:
     """Mean silhouette (Rousseeuw 1987) in the space of the given features; noise takes no part.
 
     Args:

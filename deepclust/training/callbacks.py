@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
+from deepclust.features.store import FeatureSet
 from deepclust.files import written_whole
+from deepclust.metrics import score
 from deepclust.report.progress import progress_bar
+from deepclust.training.module import ClusteringModule
 
 
 class TrainingProgress(pl.Callback):
@@ -18,7 +21,7 @@ class TrainingProgress(pl.Callback):
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self._bar = None
+        self._bar: Any = None
         self._last = self._samples = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,19 +77,27 @@ class WholeCheckpoint(pl.Callback):
         self._saved_at = time.monotonic()
 
 
-class EveryEpochs(pl.Callback):
-    """Calls `evaluate` on rank 0 every so many epochs and logs what it returns; training never looks at it.
+class LogValidation(pl.Callback):
+    """Logs `val/acc`, `val/nmi`, … of the best head so far, on rank 0 by row number, so that no sample counts twice.
+
+    Training never looks at these numbers.
 
     Args:
-        evaluate: takes the module, returns metrics by name.
+        features: the split; without labels only `val/silhouette` and `val/n_found` are logged.
         n_epochs: how often.
     """
 
-    def __init__(self, evaluate: Callable[[pl.LightningModule], dict[str, float]], n_epochs: int) -> None:
-        self.evaluate, self.n_epochs = evaluate, n_epochs
+    def __init__(self, features: FeatureSet, n_epochs: int) -> None:
+        self.features, self.n_epochs = features, n_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and (trainer.current_epoch + 1) % self.n_epochs == 0 and trainer.logger is not None:
-            trainer.logger.log_metrics(
-                {**self.evaluate(pl_module), "epoch": trainer.current_epoch}, step=trainer.global_step
-            )
+        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.n_epochs or trainer.logger is None:
+            return
+        assert isinstance(pl_module, ClusteringModule)
+        row = score(pl_module.trained().assign(self.features), self.features.features, self.features.labels)
+        metrics = {
+            f"{pl_module.log_prefix}val/{key}": float(row[key])
+            for key in ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
+            if row[key] is not None
+        }
+        trainer.logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)

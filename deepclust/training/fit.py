@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
-from deepclust.training.callbacks import TrainingProgress, WholeCheckpoint
+from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
 from deepclust.training.module import ClusteringModule
 from deepclust.training.pairs import PairDataModule
 from deepclust.training.recipe import Recipe
@@ -50,7 +49,10 @@ def fit_heads(
     checkpoint_seconds: float = 60.0,
     resume: bool = False,
     callbacks: Sequence[pl.Callback] = (),
+    validation: FeatureSet | None = None,
+    val_every_n_epochs: int = 1,
     logger: Any = False,
+    log_prefix: str = "",
     progress: bool = False,
     accelerator: str = "auto",
     devices: Any = 1,
@@ -71,7 +73,10 @@ def fit_heads(
         checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.
         resume: continue from `checkpoint` if it exists.
         callbacks: further Lightning callbacks.
+        validation: a split whose `val/…` metrics are logged along the way; training never looks at them.
+        val_every_n_epochs: how often.
         logger: a Lightning logger, or False.
+        log_prefix: put before the name of every logged metric.
         progress: show progress bars where stdout is a terminal.
         accelerator, devices, strategy, num_nodes, precision: as in `pytorch_lightning.Trainer`.
         **trainer_options: further options of the Trainer.
@@ -83,10 +88,12 @@ def fit_heads(
     if str(precision) not in PRECISIONS:
         raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
     started = time.perf_counter()
-    module = ClusteringModule(recipe, features.dim)
+    module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
     data = PairDataModule(
         features, recipe, neighbors=neighbors, cache_dir=cache_dir, mining={"progress": progress, **(mining or {})}
     )
+    if validation is not None and logger:
+        callbacks = [*callbacks, LogValidation(validation, val_every_n_epochs)]
     resume_from = None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -115,9 +122,8 @@ def fit_heads(
         )
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
-    heads = module.evaluated_heads
-    trained = TrainedHeads(recipe, module.transform, heads, module.last_loss_H.cpu().numpy())  # type: ignore[arg-type]
-    return FitResult(trained, time.perf_counter() - started, data.neighbors)
+    seconds = time.perf_counter() - started
+    return FitResult(module.trained(), seconds, data.neighbors)
 
 
 def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:
@@ -150,7 +156,3 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,6 +22,7 @@ from deepclust.training.bank import FeatureBank
 from deepclust.training.initialization import initialize_heads
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
+from deepclust.training.trained import TrainedHeads
 
 
 class ClusteringModule(pl.LightningModule):
@@ -33,14 +34,16 @@ class ClusteringModule(pl.LightningModule):
     Args:
         recipe: what to train.
         in_dim: D of the features.
+        log_prefix: put before the name of every logged metric.
     """
 
     state_HC: Tensor
     loss_sum_H: Tensor
     last_loss_H: Tensor
 
-    def __init__(self, recipe: Recipe, in_dim: int) -> None:
+    def __init__(self, recipe: Recipe, in_dim: int, *, log_prefix: str = "") -> None:
         super().__init__()
+        self.log_prefix = log_prefix
         self.automatic_optimization = False
         self.recipe = recipe
         self.transform = FeatureTransform(in_dim, recipe.preprocess, recipe.pca_dim)
@@ -63,10 +66,10 @@ class ClusteringModule(pl.LightningModule):
         self.bank: FeatureBank | None = None
         self._data: tuple[FeatureSet, Neighbors | None] | None = None
 
-    @property
-    def evaluated_heads(self) -> torch.nn.Module:
-        """The network that assigns clusters: the teacher where there is one."""
-        return self.student if self.teacher is None else self.teacher
+    def trained(self) -> TrainedHeads:
+        """What has been trained so far. The teacher assigns clusters where there is one."""
+        heads = self.student if self.teacher is None else self.teacher
+        return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy())
 
     # --- before the first step -------------------------------------------------------------------------------------
 
@@ -125,7 +128,7 @@ class ClusteringModule(pl.LightningModule):
             update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
         self.steps_done += 1
         self.loss_sum_H += loss_H
-        self.log("train/loss", loss_H.mean(), prog_bar=False, batch_size=pairs.global_size)
+        self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
 
     def _accumulate_gradients(self, pairs: PairBatch) -> Tensor:
         """Gradients of the whole batch's loss from this rank's pairs; returns their share of the loss per head.
@@ -202,12 +205,8 @@ class ClusteringModule(pl.LightningModule):
         self.last_loss_H.copy_(self.loss_sum_H / self.trainer.num_training_batches)
         self.loss_sum_H.zero_()
         losses = self.last_loss_H.tolist()
-        self.log_dict({f"train/loss_head_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
-
-    @property
-    def best_head(self) -> int:
-        """The head with the lowest training loss over the last epoch."""
-        return int(self.last_loss_H.argmin())
+        name = f"{self.log_prefix}train/loss_head"
+        self.log_dict({f"{name}_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
 
     # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------
 

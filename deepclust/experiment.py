@@ -1,0 +1,281 @@
+"""One experiment: train heads, run the baselines beside them, score everything the same way, keep it in a run folder.
+
+    run folder/
+      config.yaml                 what was asked for (written by the entry point)
+      checkpoints/<method>.ckpt   newest training state of each loss
+      clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
+      results.json, results.md    one row per (method, split)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from deepclust.baselines import make_baseline
+from deepclust.clustering import Clustering
+from deepclust.errors import InputError
+from deepclust.features.datasets import Dataset
+from deepclust.features.store import FeatureSet
+from deepclust.metrics import score
+from deepclust.neighbors import Neighbors
+from deepclust.report.tables import write_results
+from deepclust.training.fit import fit_heads
+from deepclust.training.recipe import Recipe
+from deepclust.training.trained import TrainedHeads
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the artefacts of one run lie."""
+
+    path: Path
+
+    def checkpoint(self, method: str) -> Path:
+        return self.path / "checkpoints" / f"{method}.ckpt"
+
+    def clustering(self, method: str, split: str = "train") -> Path:
+        return self.path / "clusterings" / (f"{method}.npz" if split == "train" else f"{method}_{split}.npz")
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def trained_methods(self) -> list[str]:
+        """The losses that left a checkpoint, in alphabetical order."""
+        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.ckpt"))
+
+
+@dataclass
+class Results:
+    """Rows of results, and the sentences that belong under their table."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
+def splits_of(dataset: Dataset) -> dict[str, FeatureSet]:
+    """The splits that are scored, the one that was fitted on first."""
+    return {"train": dataset.train, **({"test": dataset.test} if dataset.test is not None else {})}
+
+
+def check_inputs(dataset: Dataset, recipes: Sequence[Recipe]) -> None:
+    """Everything that can be refused before anything is written.
+
+    Raises:
+        InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
+            dimensions, or labels on one split only being of another length.
+    """
+    for recipe in recipes:
+        recipe.check_features(len(dataset.train))
+    for name, split in splits_of(dataset).items():
+        split.check(f"{dataset.name} ({name} split)")
+        if split.dim != dataset.train.dim:
+            raise InputError(
+                f"the {name} split has {split.dim} dimensions, the train split {dataset.train.dim}: "
+                "make both with the same encoder"
+            )
+
+
+def run_experiment(
+    dataset: Dataset,
+    recipes: Sequence[Recipe],
+    run: RunFolder,
+    *,
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    n_clusters: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    logger: Any = False,
+    val_every_n_epochs: int = 0,
+    **fit_options: Any,
+) -> Results | None:
+    """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
+
+    Args:
+        dataset: features of the splits.
+        recipes: one per loss, at most one of each.
+        run: the run folder; made here, after the inputs were checked.
+        baselines: options by name of baseline.
+        n_clusters: C of the baselines.
+        seed: of the baselines, and in the rows of results.
+        resume: continue a killed run.
+        logger: a Lightning logger, or False.
+        val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
+        **fit_options: of `fit_heads`.
+
+    Returns:
+        The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
+
+    Raises:
+        InputError: see `check_inputs`.
+    """
+    check_inputs(dataset, recipes)
+    several = len(recipes) > 1
+    splits = splits_of(dataset)
+    notes: list[str] = []
+    finished: list[dict[str, Clustering]] = []
+    neighbors = None
+    for recipe in sorted(recipes, key=lambda recipe: -recipe.n_neighbors):
+        # The largest neighbourhood is mined first and serves the smaller ones.
+        if _is_finished(run, recipe.loss, splits):
+            continue
+        found = _train(
+            recipe, dataset, run, neighbors, resume, logger, f"{recipe.loss}/" if several else "",
+            val_every_n_epochs, fit_options,
+        )  # fmt: skip
+        neighbors = found or neighbors
+    if rank_zero_only.rank != 0:
+        return None
+    for recipe in recipes:
+        finished.append({split: Clustering.load(run.clustering(recipe.loss, split)) for split in splits})
+    for name, options in (baselines or {}).items():
+        if not _is_finished(run, name, splits):
+            _run_baseline(name, options, n_clusters, seed, splits, run)
+        finished.append({split: Clustering.load(run.clustering(name, split)) for split in splits})
+    rows = []
+    for clusterings in finished:
+        for split, clustering in clusterings.items():
+            rows.append(score(clustering, splits[split].features, splits[split].labels, split=split, seed=seed))
+            notes.extend(note for note in clustering.notes if note not in notes)
+    write_results(run.path, rows, notes)
+    _log_final(rows, logger, several)
+    return Results(rows, notes)
+
+
+def _is_finished(run: RunFolder, method: str, splits: Mapping[str, FeatureSet]) -> bool:
+    return all(run.clustering(method, split).is_file() for split in splits)
+
+
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: RunFolder,
+    neighbors: Neighbors | None,
+    resume: bool,
+    logger: Any,
+    log_prefix: str,
+    val_every_n_epochs: int,
+    fit_options: dict[str, Any],
+) -> Neighbors | None:
+    """Train one recipe and save its clusterings, the training split's last: it marks the method as finished."""
+    result = fit_heads(
+        dataset.train,
+        recipe,
+        neighbors=neighbors,
+        checkpoint=run.checkpoint(recipe.loss),
+        resume=resume,
+        logger=logger,
+        log_prefix=log_prefix,
+        validation=(dataset.test or dataset.train) if val_every_n_epochs else None,
+        val_every_n_epochs=val_every_n_epochs,
+        **fit_options,
+    )
+    if rank_zero_only.rank != 0:
+        return result.neighbors
+    notes = result.trained.warn_of_collapse(dataset.train)
+    for split, features in reversed(splits_of(dataset).items()):
+        clustering = result.trained.assign(features)
+        clustering = replace(clustering, seconds=result.seconds, notes=notes)
+        clustering.save(run.clustering(recipe.loss, split))
+    return result.neighbors
+
+
+def _run_baseline(
+    name: str,
+    options: Mapping[str, Any],
+    n_clusters: int | None,
+    seed: int,
+    splits: Mapping[str, FeatureSet],
+    run: RunFolder,
+) -> None:
+    baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
+    fitted = baseline.fit(splits["train"].features)
+    for split in reversed(splits):
+        clustering = fitted if split == "train" else baseline.predict(splits[split].features)
+        replace(clustering, seconds=fitted.seconds).save(run.clustering(name, split))
+
+
+def evaluate_run(run: RunFolder, dataset: Dataset, seed: int = 0) -> Results:
+    """Score every trained head of a run again, from its checkpoint alone.
+
+    Raises:
+        InputError: if the folder holds no checkpoint, or the features have other dimensions.
+    """
+    methods = run.trained_methods()
+    if not methods:
+        raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
+    rows, notes = [], []
+    for method in methods:
+        trained = TrainedHeads.load(run.checkpoint(method))
+        for split, features in splits_of(dataset).items():
+            trained.check_features(features)
+            clustering = trained.assign(features)
+            rows.append(score(clustering, features.features, features.labels, split=split, seed=trained.recipe.seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            notes.extend(trained.warn_of_collapse(dataset.train))
+    return Results(rows, notes)
+
+
+def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
+    """A Lightning logger by name, writing into the run folder.
+
+    The id of a Weights & Biases run is kept in the run folder, so that a resumed run continues it.
+
+    Args:
+        name: `none`, `csv`, `tensorboard` or `wandb`.
+        **options: of the logger; for `wandb` for example `project`, `entity`, `mode`.
+
+    Raises:
+        InputError: if the name is unknown or the logger's package is missing.
+    """
+    if name == "none":
+        return False
+    if name == "csv":
+        from pytorch_lightning.loggers import CSVLogger
+
+        return CSVLogger(run.path, name="logs", version="", **options)
+    if name == "tensorboard":
+        try:
+            from pytorch_lightning.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(str(run.path), name="logs", version="", **options)
+        except ModuleNotFoundError:
+            raise InputError("logger=tensorboard needs tensorboard: pip install 'deepclust[tensorboard]'") from None
+    if name == "wandb":
+        from pytorch_lightning.loggers import WandbLogger
+
+        id_file = run.path / "wandb_id.txt"
+        run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
+        if rank_zero_only.rank == 0:
+            run.path.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(run_id + "\n")
+        mode = options.pop("mode", None)
+        return WandbLogger(
+            name=run.path.name, save_dir=str(run.path), id=run_id, resume="allow", offline=mode == "offline", **options
+        )
+    raise InputError(f"unknown logger '{name}': choose one of none, csv, tensorboard, wandb")
+
+
+def _log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:
+    """`<split>/<metric>` of a single loss, `<method>/<split>/<metric>` of everything else, and the whole table."""
+    if not logger:
+        return
+    metrics = {}
+    first = rows[0]["method"] if rows else None
+    for row in rows:
+        prefix = "" if row["method"] == first and not several else f"{row['method']}/"
+        for key, value in row.items():
+            if key not in ("method", "split", "seed") and value is not None:
+                metrics[f"{prefix}{row['split']}/{key}"] = float(value)
+    logger.log_metrics(metrics)
+    if hasattr(logger, "log_table") and rows:
+        logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    logger.save()

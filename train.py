@@ -1,0 +1,148 @@
+"""Train clustering heads on frozen features and score them beside classical clustering.
+
+python train.py                                              digits, every loss, every default baseline
+python train.py loss=temi data=fashion_mnist init=kmeans     one loss, another data set
+python train.py data=features data.train=X.npy n_clusters=100
+python train.py -m loss=temi,scan,tsp seed=0,1,2             a sweep
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from deepclust.errors import InputError, one_line_errors
+
+# Settings at the top level that apply to every loss of the run.
+SHARED = ("n_clusters", "head", "init", "n_heads", "n_neighbors", "max_epochs", "learning_rate", "preprocess", "pca_dim")
+RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        run(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+
+
+def run(config: dict[str, Any]) -> None:
+    # Imported here: `--help` and a mistyped option answer at once.
+    from pytorch_lightning.utilities import rank_zero_only
+    from rich.console import Console
+
+    from deepclust.experiment import RunFolder, make_logger, run_experiment
+    from deepclust.files import written_whole
+    from deepclust.report.tables import results_table
+
+    trainer = dict(config["trainer"])
+    if HydraConfig.get().mode == RunMode.MULTIRUN and trainer["strategy"] == "ddp":
+        raise InputError(
+            "a sweep (-m) cannot train with strategy=ddp, as every rank would start the sweep again: "
+            "run the sweep on one device per job, or start the runs one by one"
+        )
+    resume = config["resume"] is not None
+    folder = RunFolder(resumed_folder(config["resume"]) if resume else new_folder(config))
+    dataset = load_data(config)
+    n_clusters = config["n_clusters"] or config["data"]["n_clusters"]
+    if n_clusters is None:
+        raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
+    recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
+    logger_options = dict(config["logger"])
+    val_every_n_epochs = trainer.pop("val_every_n_epochs")
+    logger = make_logger(logger_options.pop("name"), folder, **logger_options)
+    if rank_zero_only.rank == 0:
+        with written_whole(folder.path / "config.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    if logger:
+        logger.log_hyperparams(config)
+    try:
+        results = run_experiment(
+            dataset,
+            recipes,
+            folder,
+            baselines=config["baselines"],
+            n_clusters=n_clusters,
+            seed=config["seed"],
+            resume=resume,
+            logger=logger,
+            val_every_n_epochs=val_every_n_epochs,
+            cache_dir=cache_folder(config),
+            progress=True,
+            **trainer,
+        )
+    finally:
+        if logger_options and config["logger"]["name"] == "wandb":
+            import wandb
+
+            # Without this the next job of a sweep would continue this run.
+            wandb.finish()
+    if results is not None:
+        console = Console()
+        console.print(results_table(results.rows, notes=results.notes))
+        console.print(f"run folder: {folder.path}", soft_wrap=True)
+
+
+def load_data(config: dict[str, Any]) -> Any:
+    from deepclust.features.datasets import load_dataset
+
+    data = {key: value for key, value in config["data"].items() if key not in NOT_LOADED}
+    encoder = config.get("encoder") or data.pop("encoder")
+    data.pop("encoder", None)
+    return load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+
+
+NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size")
+
+
+def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_clusters: int) -> Any:
+    """The recipe of one loss: its own settings, then those of the whole run."""
+    from deepclust.training.recipe import Recipe
+
+    shared = {key: config[key] for key in SHARED if config[key] is not None}
+    batch = {key: config["data"][key] for key in ("batch_size", "micro_batch_size") if config["data"][key] is not None}
+    return Recipe(**{**settings, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]})
+
+
+def new_folder(config: dict[str, Any]) -> Path:
+    """The folder of a fresh run, the same on every rank: the first process names it, its children inherit the name."""
+    if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    job = HydraConfig.get().job
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    methods = "-".join([*config["loss"], *([] if config["loss"] else config["baselines"])])
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['data']['name']}_{methods}"
+    if config["run_dir"] is not None:
+        path = Path(config["run_dir"]).expanduser()
+        if sweep:
+            path = path / (job.override_dirname or str(job.num))
+    else:
+        path = Path("runs") / (f"{name}_{job.num}" if sweep else name)
+    if (path / "config.yaml").exists():
+        raise InputError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir")
+    os.environ[RUN_DIR_VARIABLE] = str(path.resolve())
+    return path
+
+
+def resumed_folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"resume={path}: no run there (config.yaml is missing): name a run folder of train.py")
+    return folder
+
+
+def cache_folder(config: dict[str, Any]) -> Path | None:
+    """Neighbours of features that have no folder of their own are kept here; others lie beside their features."""
+    if config["data"]["name"] in ("digits", "fashion_mnist"):
+        root = config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features"
+        return Path(root) / config["data"]["name"] / "neighbors"
+    return None
+
+
+if __name__ == "__main__":
+    main()

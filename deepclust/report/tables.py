@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -184,8 +185,16 @@ def _rich(
     title: str | None,
 ) -> Table:
     caption = "\n".join(dict.fromkeys(notes))
+    # No vertical rules: mean ± deviation of five metrics must fit 100 columns.
     table = Table(
-        title=title, caption=escape(caption) or None, caption_justify="left", title_justify="left", padding=(0, 1)
+        title=title,
+        caption=escape(caption) or None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for name in header:
         table.add_column(name, justify="left" if name in ("Method", "Split") else "right", no_wrap=True)

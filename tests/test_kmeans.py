@@ -133,7 +133,24 @@ def test_predict_refuses_features_of_another_dimension():
         kmeans_predict(np.eye(3), np.eye(2, dtype=np.float32))
 
 
-@parametrize_with_checks([SphericalKMeans(n_clusters=3, n_init=2)])
+def test_batches_are_assigned_as_the_whole(digits):
+    centers = spherical_kmeans(digits, 10, n_init=1).centroids_CD
+    parts = [kmeans_predict(digits[start : start + 7], centers)[0] for start in range(0, len(digits), 7)]
+    np.testing.assert_array_equal(np.concatenate(parts), kmeans_predict(digits, centers)[0])
+
+
+ONE_CLUSTER = "asks for one cluster, which is refused"
+EXPECTED_FAILURES = {
+    "check_dont_overwrite_parameters": ONE_CLUSTER,
+    "check_methods_subset_invariance": ONE_CLUSTER,
+    "check_fit2d_predict1d": ONE_CLUSTER,
+    "check_estimators_dtypes": "holds an all-zero row, which has no direction",
+}
+
+
+@parametrize_with_checks(
+    [SphericalKMeans(n_clusters=3, n_init=2)], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 

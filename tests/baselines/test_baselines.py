@@ -87,7 +87,7 @@ def test_bad_input_is_refused(digits):
     features = digits[0]
     with pytest.raises(InputError, match="no baseline is called 'dbscan': choose from kmeans, agglomerative"):
         make_baseline("dbscan")
-    with pytest.raises(InputError, match="baseline kmeans: .*'colour'.*its options are n_clusters, seed"):
+    with pytest.raises(InputError, match=r"baseline kmeans: .*'colour'.*its options are n_clusters, seed"):
         make_baseline("kmeans", n_clusters=3, colour=1)
     with pytest.raises(InputError, match="missing a required argument: 'n_clusters'"):
         make_baseline("agglomerative")

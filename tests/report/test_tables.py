@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -26,7 +27,7 @@ ROWS = [
 
 
 def printed(table, width=100):
-    console = Console(width=width, record=True, force_terminal=True, file=open("/dev/null", "w"))
+    console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
     console.print(table)
     return console.export_text(styles=True)
 
@@ -47,6 +48,12 @@ def test_terminal_table_shows_the_same_figures_with_the_best_in_bold():
         assert shown in text
     assert "\x1b[1m70.0" in text
     assert "\x1b[1m60.0" not in text
+
+
+def test_rows_of_one_split_stand_together():
+    mixed = [row("temi", "train"), row("temi", "test"), row("tsp", "train"), row("tsp", "test")]
+    splits = [line.split("|")[2].strip() for line in results_markdown(mixed).splitlines()[2:]]
+    assert splits == ["train", "train", "test", "test"]
 
 
 def test_mean_and_sample_deviation_over_seeds():

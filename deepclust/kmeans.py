@@ -85,6 +85,8 @@ def spherical_kmeans(
     """
     _check_settings(n_init, max_iter, init)
     unit = _UnitRows(features_ND)
+    if len(unit) < 2:
+        raise InputError("features have n_samples=1: k-means needs at least 2, give more samples")
     if n_clusters < 2:
         raise InputError(f"n_clusters is {n_clusters}: k-means needs at least 2")
     if n_clusters > len(unit):
@@ -136,7 +138,7 @@ class _UnitRows:
     def __init__(self, features_ND: Rows) -> None:
         _check_matrix(features_ND)
         self.shape: tuple[int, int] = features_ND.shape[0], features_ND.shape[1]
-        self._features_ND: Rows | None = features_ND
+        self._features_ND = features_ND
         resident = self.shape[0] * self.shape[1] * 4 <= RESIDENT_BYTES
         self._unit_ND = np.empty(self.shape, np.float32) if resident else None
         for start, block_BD in _unit_blocks(features_ND):  # one pass in any case: it refuses bad rows
@@ -361,12 +363,12 @@ class SphericalKMeans(TransformerMixin, ClusterMixin, BaseEstimator):
         return kmeans_predict(self._validated(X), self.cluster_centers_, top=1)[0]
 
     def transform(self, X: Any) -> np.ndarray:
-        """(N, C) float32 cosine similarities to the centers."""
+        """(N, C) cosine similarities to the centers, float64 for float64 input, otherwise float32."""
         features_ND = self._validated(X)
         similarities_NC = np.empty((len(features_ND), len(self.cluster_centers_)), np.float32)
         for start, block_BD in _unit_blocks(features_ND):
             similarities_NC[start : start + len(block_BD)] = block_BD @ self.cluster_centers_.T
-        return similarities_NC
+        return similarities_NC.astype(np.float64) if features_ND.dtype == np.float64 else similarities_NC
 
     def _validated(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -170,15 +170,13 @@ def silhouette_samples(
     dense_N = np.full(len(labels_N), NOISE)
     dense_N[clustered_N] = ids
     sizes_C = np.bincount(ids)
-    # Distances do not change when all samples move together, but their rounding does: center them first.
-    center_D, means_CD, spread_C = _cluster_moments(features_ND, dense_N, sizes_C, metric)
+    means_CD, spread_C = _cluster_moments(features_ND, dense_N, sizes_C, metric)
     means_DC = np.ascontiguousarray(means_CD.T, dtype=np.float32)
     result_N = np.full(len(labels_N), np.nan)
     rows_at_once = max(64, min(BLOCK_ROWS, BLOCK_SCORES // len(clusters_C)))
     for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, rows_at_once):
-        centered_BD = block_BD - center_D.astype(np.float32)
         # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
-        distances_BC = _squared_norms(centered_BD)[:, None] + spread_C - 2 * (centered_BD @ means_DC)
+        distances_BC = _squared_norms(block_BD)[:, None] + spread_C - 2 * (block_BD @ means_DC)
         own_B = dense_N[rows]
         here = np.arange(len(rows))
         sizes_B = sizes_C[own_B]
@@ -206,8 +204,8 @@ def _checked_labels(features_ND: Rows, labels_N: np.ndarray, known: tuple[str, .
 
 def _cluster_moments(
     features_ND: Rows, dense_N: np.ndarray, sizes_C: np.ndarray, metric: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of all samples, and each cluster's mean and mean squared norm about it, in float64."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each cluster's mean and mean squared norm, in float64, of the rows as `_clustered_blocks` gives them."""
     sums_CD = np.zeros((len(sizes_C), features_ND.shape[1]))
     squares_C = np.zeros(len(sizes_C))
     for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, BLOCK_ROWS):
@@ -217,10 +215,7 @@ def _cluster_moments(
         )
         sums_CD += members_BC.T @ block_BD
         squares_C += np.bincount(own_B, weights=_squared_norms(block_BD), minlength=len(sizes_C))
-    center_D = sums_CD.sum(axis=0) / sizes_C.sum()
-    means_CD = sums_CD / sizes_C[:, None]
-    spread_C = squares_C / sizes_C - 2 * means_CD @ center_D + center_D @ center_D
-    return center_D, means_CD - center_D, spread_C
+    return sums_CD / sizes_C[:, None], squares_C / sizes_C
 
 
 def _clustered_blocks(
@@ -229,17 +224,23 @@ def _clustered_blocks(
     """Yield (row ids, float32 block) without noise.
 
     Cosine distance is half the squared Euclidean distance of the normalized rows, and a silhouette is a ratio of
-    distances: normalizing is all that cosine takes.
+    distances: normalizing is all that cosine takes. Distances do not change when all rows move together, but their
+    rounding does: the mean of the first rows becomes the origin.
     """
+    origin_D = _rows(features_ND, slice(0, BLOCK_ROWS), metric).mean(axis=0)
     for start in range(0, features_ND.shape[0], rows_at_once):
         rows = start + np.flatnonzero(dense_N[start : start + rows_at_once] != NOISE)
         if len(rows) == 0:
             continue
-        block_BD = np.asarray(features_ND[start : start + rows_at_once], dtype=np.float32)[rows - start]
-        if metric == "cosine":
-            norms_B = np.sqrt(_squared_norms(block_BD)).astype(np.float32)
-            block_BD /= np.where(norms_B > 0, norms_B, 1)[:, None]
-        yield rows, block_BD
+        yield rows, _rows(features_ND, slice(start, start + rows_at_once), metric)[rows - start] - origin_D
+
+
+def _rows(features_ND: Rows, where: slice, metric: str) -> np.ndarray:
+    block_BD = np.asarray(features_ND[where], dtype=np.float32)
+    if metric != "cosine":
+        return block_BD
+    norms_B = np.linalg.norm(block_BD, axis=1)
+    return block_BD / np.where(norms_B > 0, norms_B, 1)[:, None]
 
 
 def _squared_norms(block_BD: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -37,11 +38,13 @@ def display_name(method: str) -> str:
 
 def results_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:
     """Methods × metrics for the terminal: percent with one decimal, the best of each split in bold, notes below."""
+    rows = _by_split(rows)
     return _rich(_header(), _cells(rows), _best(rows), [row["split"] for row in rows], notes, title)
 
 
 def results_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     """The same table in Markdown."""
+    rows = _by_split(rows)
     return _markdown(_header(), _cells(rows), _best(rows), notes)
 
 
@@ -82,16 +85,23 @@ def mean_std(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def mean_std_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:
     """Mean ± standard deviation over seeds per method and split, for the terminal."""
-    groups = mean_std(rows)
-    means = _means(groups)
+    groups = _by_split(mean_std(rows))
     splits = [group["split"] for group in groups]
-    return _rich(_header(), _spread_cells(groups), _best(means), splits, _with_seeds(groups, notes), title)
+    # Without spaces, so that five such columns fit a terminal of 100.
+    cells = [[cell.replace(" ± ", "±") for cell in line] for line in _spread_cells(groups)]
+    return _rich(_header(), cells, _best(_means(groups)), splits, _with_seeds(groups, notes), title)
 
 
 def mean_std_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     """Mean ± standard deviation over seeds per method and split, in Markdown."""
-    groups = mean_std(rows)
+    groups = _by_split(mean_std(rows))
     return _markdown(_header(), _spread_cells(groups), _best(_means(groups)), _with_seeds(groups, notes))
+
+
+def _by_split(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one split together, splits and rows in order of appearance."""
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    return sorted(rows, key=lambda row: splits.index(row["split"]))
 
 
 def _header() -> list[str]:
@@ -184,8 +194,16 @@ def _rich(
     title: str | None,
 ) -> Table:
     caption = "\n".join(dict.fromkeys(notes))
+    # No vertical rules: mean ± deviation of five metrics must fit 100 columns.
     table = Table(
-        title=title, caption=escape(caption) or None, caption_justify="left", title_justify="left", padding=(0, 1)
+        title=title,
+        caption=escape(caption) or None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for name in header:
         table.add_column(name, justify="left" if name in ("Method", "Split") else "right", no_wrap=True)

@@ -1,0 +1,87 @@
+"""Silhouettes against scikit-learn, and the account of how clusters are used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import silhouette_samples as reference_samples
+from sklearn.metrics import silhouette_score
+
+from deepclust.errors import InputError
+from deepclust.metrics import cluster_usage, intrinsic, silhouette, silhouette_samples
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([rng.integers(7, size=590), np.full(10, -1), [7]])  # cluster 7 has one member
+    features = 5 + 2 * rng.standard_normal((9, 20))[labels] + rng.standard_normal((601, 20))
+    return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean", "euclidean"])
+def test_silhouette_equals_scikit_learns_without_the_noise(blobs, metric):
+    features, labels = blobs
+    kept = labels != -1
+    expected = silhouette_score(features[kept].astype(float), labels[kept], metric=metric)
+    result = silhouette(features, labels, metric=metric)
+    assert result.value == pytest.approx(expected, abs=1e-5)
+    assert (result.n_used, result.n_clustered, result.sampled) == (591, 591, False)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_closed_form_holds_per_sample_and_in_any_blocks(blobs, metric, monkeypatch):
+    features, labels = blobs
+    kept = labels != -1
+    expected = reference_samples(features[kept].astype(float), labels[kept], metric=metric)
+    monkeypatch.setattr(intrinsic, "BLOCK_ROWS", 37)
+    ours = silhouette_samples(features.astype(np.float16).astype(np.float32), labels, metric=metric)
+    assert np.isnan(ours[~kept]).all()
+    np.testing.assert_allclose(ours[kept], expected, atol=2e-3)
+    np.testing.assert_allclose(silhouette_samples(features, labels, metric=metric)[kept], expected, atol=1e-5)
+
+
+def test_a_far_away_origin_does_not_spoil_the_closed_form(blobs):
+    features, labels = blobs
+    kept = labels != -1
+    moved = (features + 1000).astype(np.float32)
+    expected = silhouette_score(moved[kept].astype(float), labels[kept], metric="sqeuclidean")
+    assert silhouette(moved, labels, metric="sqeuclidean").value == pytest.approx(expected, abs=1e-4)
+
+
+def test_euclidean_is_sampled_above_the_limit_and_says_so(blobs, monkeypatch):
+    features, labels = blobs
+    exact = silhouette(features, labels, metric="euclidean").value
+    monkeypatch.setattr(intrinsic, "EUCLIDEAN_SAMPLES", 300)
+    sampled, again, other = (silhouette(features, labels, metric="euclidean", seed=s) for s in (0, 0, 1))
+    assert sampled.sampled
+    assert "300 of 591" in sampled.note
+    assert sampled.value == again.value != other.value
+    assert sampled.value == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(20, int), np.arange(20), np.full(20, -1), np.r_[0, [-1] * 19]])
+def test_one_cluster_or_only_singletons_have_no_silhouette_and_a_reason(labels):
+    result = silhouette(np.random.default_rng(0).standard_normal((20, 4)), labels)
+    assert result.value is None
+    assert "at least 2" in result.note
+
+
+def test_bad_input_is_refused(blobs):
+    features, labels = blobs
+    with pytest.raises(InputError, match="one cluster id per row"):
+        silhouette(features, labels[:-1])
+    with pytest.raises(InputError, match="metric 'manhattan' is unknown"):
+        silhouette(features, labels, metric="manhattan")
+
+
+def test_usage_counts_sizes_noise_and_collapse():
+    usage = cluster_usage(np.array([0, 0, 0, 2, -1]), n_clusters=5)
+    np.testing.assert_array_equal(usage.sizes_C, [3, 0, 1, 0, 0])
+    assert (usage.n_used, usage.n_noise, usage.largest_share, usage.collapsed) == (2, 1, 0.75, True)
+    even = cluster_usage(np.arange(12) % 4)
+    assert even.entropy == pytest.approx(1)
+    assert not even.collapsed
+    assert cluster_usage(np.zeros(9, int), 4).entropy == 0
+    with pytest.raises(InputError, match="n_clusters is 2"):
+        cluster_usage(np.array([0, 2]), n_clusters=2)

@@ -21,7 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from deepclust.errors import InputError, one_line_errors
 
 # Settings at the top level that apply to every loss of the run.
-SHARED = ("n_clusters", "head", "init", "n_heads", "n_neighbors", "max_epochs", "learning_rate", "preprocess", "pca_dim")
+SHARED = (
+    "n_clusters",
+    "head",
+    "init",
+    "n_heads",
+    "n_neighbors",
+    "max_epochs",
+    "learning_rate",
+    "preprocess",
+    "pca_dim",
+)
 RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
 
 

@@ -1,10 +1,10 @@
 """One experiment: train heads, run the baselines beside them, score everything the same way, keep it in a run folder.
 
-    run folder/
-      config.yaml                 what was asked for (written by the entry point)
-      checkpoints/<method>.ckpt   newest training state of each loss
-      clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
-      results.json, results.md    one row per (method, split)
+run folder/
+  config.yaml                 what was asked for (written by the entry point)
+  checkpoints/<method>.ckpt   newest training state of each loss
+  clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
+  results.json, results.md    one row per (method, split)
 """
 
 from __future__ import annotations

@@ -112,9 +112,7 @@ class MLPHeads(Heads):
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) * length)
 
     def single(self, head: int) -> MLPHeads:
-        one = MLPHeads(
-            self.in_dim, self.n_clusters, 1, hidden_dim=self.hidden_dim, embedding_dim=self.embedding_dim
-        )
+        one = MLPHeads(self.in_dim, self.n_clusters, 1, hidden_dim=self.hidden_dim, embedding_dim=self.embedding_dim)
         one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
         return one
 

@@ -80,9 +80,7 @@ def label_consistency(neighbors: Neighbors, labels: np.ndarray, k: int | None = 
     return float((labels[ids] == labels[:, None]).mean())
 
 
-def mine_neighbors(
-    features: FeatureSet | Rows, k: int, *, method: str = "exact", progress: bool = False
-) -> Neighbors:
+def mine_neighbors(features: FeatureSet | Rows, k: int, *, method: str = "exact", progress: bool = False) -> Neighbors:
     """Mine the k nearest neighbours of every row.
 
     Args:
@@ -189,7 +187,10 @@ def _search_exact(rows: Rows, k: int) -> Candidates:
     for start in range(0, n_rows, QUERY_ROWS):
         stop = min(start + QUERY_ROWS, n_rows)
         query_QD = whole[start:stop] if whole is not None else _normalized(rows, start, stop)
-        best_similarities, best_ids = query_QD.new_empty((stop - start, 0)), torch.empty((stop - start, 0), dtype=torch.long)
+        best_similarities, best_ids = (
+            query_QD.new_empty((stop - start, 0)),
+            torch.empty((stop - start, 0), dtype=torch.long),
+        )
         for low in range(0, n_rows, DATABASE_ROWS):
             high = min(low + DATABASE_ROWS, n_rows)
             database = whole if whole is not None else _normalized(rows, low, high)

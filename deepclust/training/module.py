@@ -95,9 +95,7 @@ class ClusteringModule(pl.LightningModule):
     def _load_bank(self, features: FeatureSet) -> None:
         device = self.trainer.strategy.root_device
         half = "bf16" in str(self.trainer.precision)
-        self.bank = FeatureBank(
-            features, self.transform.to(device), device, torch.bfloat16 if half else torch.float32
-        )
+        self.bank = FeatureBank(features, self.transform.to(device), device, torch.bfloat16 if half else torch.float32)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         spared = self.student.no_decay()

@@ -111,9 +111,7 @@ class TrainedHeads:
         for head, used in enumerate(self.clusters_used(features)):
             if used < self.recipe.n_clusters / 2:
                 which = f"{self.recipe.loss} head {head}" + (" (the best)" if head == self.best_head else "")
-                messages.append(
-                    f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}"
-                )
+                messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}")
                 warnings.warn(messages[-1], stacklevel=2)
         return messages
 

@@ -1,0 +1,40 @@
+"""deepclust: cluster large image collections without labels, on frozen features, measured honestly.
+
+The names below are imported when first used: `import deepclust` alone stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from deepclust.clustering import Clustering
+    from deepclust.estimators import SCAN, TEMI, TSP
+    from deepclust.features.store import FeatureSet, load_features
+    from deepclust.kmeans import SphericalKMeans
+
+_HOMES = {
+    "TEMI": "deepclust.estimators",
+    "SCAN": "deepclust.estimators",
+    "TSP": "deepclust.estimators",
+    "SphericalKMeans": "deepclust.kmeans",
+    "FeatureSet": "deepclust.features.store",
+    "load_features": "deepclust.features.store",
+    "Clustering": "deepclust.clustering",
+}
+
+__all__ = ["SCAN", "TEMI", "TSP", "Clustering", "FeatureSet", "SphericalKMeans", "load_features"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'deepclust' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

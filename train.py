@@ -43,10 +43,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
-    from pytorch_lightning.utilities import rank_zero_only
     from rich.console import Console
 
-    from deepclust.experiment import RunFolder, make_logger, run_experiment
+    from deepclust.experiment import RunFolder, is_rank_zero, make_logger, run_experiment
     from deepclust.files import written_whole
     from deepclust.report.tables import results_table
 
@@ -66,7 +65,7 @@ def run(config: dict[str, Any]) -> None:
     logger_options = dict(config["logger"])
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder, **logger_options)
-    if rank_zero_only.rank == 0:
+    if is_rank_zero():
         with written_whole(folder.path / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:

@@ -48,7 +48,7 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
             features,
             self._recipe(),
             progress=self.verbose,
-            accelerator={"auto": "auto", "cuda": "gpu"}.get(self.device, self.device),
+            accelerator="gpu" if self.device == "cuda" else self.device,
             precision=self.precision,
         )
         self.trained_ = result.trained

@@ -31,6 +31,11 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
 
+def is_rank_zero() -> bool:
+    """Whether this process writes: rank 0 of a distributed run, or the only process."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where the artefacts of one run lie."""
@@ -131,7 +136,7 @@ def run_experiment(
             val_every_n_epochs, fit_options,
         )  # fmt: skip
         neighbors = found or neighbors
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return None
     for recipe in recipes:
         finished.append({split: Clustering.load(run.clustering(recipe.loss, split)) for split in splits})
@@ -177,7 +182,7 @@ def _train(
         val_every_n_epochs=val_every_n_epochs,
         **fit_options,
     )
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return result.neighbors
     notes = result.trained.warn_of_collapse(dataset.train)
     for split, features in reversed(splits_of(dataset).items()):
@@ -192,7 +197,7 @@ def _run_baseline(
     options: Mapping[str, Any],
     n_clusters: int | None,
     seed: int,
-    splits: Mapping[str, FeatureSet],
+    splits: dict[str, FeatureSet],
     run: RunFolder,
 ) -> None:
     baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
@@ -254,7 +259,7 @@ def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
 
         id_file = run.path / "wandb_id.txt"
         run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
-        if rank_zero_only.rank == 0:
+        if is_rank_zero():
             run.path.mkdir(parents=True, exist_ok=True)
             id_file.write_text(run_id + "\n")
         mode = options.pop("mode", None)

@@ -132,8 +132,8 @@ def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> 
     changed = [key for key, value in recipe.as_dict().items() if old.recipe.as_dict().get(key) != value]
     if changed:
         raise InputError(
-            f"{checkpoint} was trained with other settings ({', '.join(changed)}): resume with the run's own, or start a "
-            "new run"
+            f"{checkpoint} was trained with other settings ({', '.join(changed)}): "
+            "resume with the run's own, or start a new run"
         )
 
 

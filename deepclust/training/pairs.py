@@ -1,7 +1,7 @@
 """The pairs a head learns from: every epoch each sample once, with one neighbour drawn anew.
 
-A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step alone,
-so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
+A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step
+alone, so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
 
 Shape suffixes: N samples, K neighbours, B pairs of this rank.
 """

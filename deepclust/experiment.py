@@ -127,7 +127,7 @@ def run_experiment(
     notes: list[str] = []
     finished: list[dict[str, Clustering]] = []
     neighbors = None
-    for recipe in sorted(recipes, key=lambda recipe: -recipe.n_neighbors):
+    for recipe in sorted(recipes, key=lambda recipe: -recipe.mined_neighbors(len(dataset.train))):
         # The largest neighbourhood is mined first and serves the smaller ones.
         if _is_finished(run, recipe.loss, splits):
             continue

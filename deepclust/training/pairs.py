@@ -131,7 +131,9 @@ class PairDataModule(pl.LightningDataModule):
             self.neighbors = self._mine()
 
     def _mine(self) -> Neighbors:
-        return cached_neighbors(self.features, self.recipe.n_neighbors, cache_dir=self.cache_dir, **self.mining)
+        return cached_neighbors(
+            self.features, self.recipe.mined_neighbors(len(self.features)), cache_dir=self.cache_dir, **self.mining
+        )
 
     def train_dataloader(self) -> DataLoader:
         assert self.neighbors is not None, "setup() mines the neighbors first"

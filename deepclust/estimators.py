@@ -265,7 +265,7 @@ class TSP(_HeadsEstimator):
         self,
         n_clusters: int = 10,
         *,
-        n_heads: int = 1,
+        n_heads: int = 16,
         n_neighbors: int = 20,
         entropy_weight: float = 3.0,
         head: str = "linear",

@@ -48,8 +48,9 @@ class RunFolder:
         return self.path / "results.json"
 
     def trained_methods(self) -> list[str]:
-        """The losses that left a checkpoint, in alphabetical order."""
-        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.ckpt"))
+        """The losses that left a checkpoint, in alphabetical order; what a killed process left half-written has a dot."""
+        found = (self.path / "checkpoints").glob("*.ckpt")
+        return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
 @dataclass

@@ -46,7 +46,7 @@ def run(config: dict[str, Any]) -> None:
     from pytorch_lightning.utilities import rank_zero_only
     from rich.console import Console
 
-    from deepclust.experiment import RunFolder, make_logger, run_experiment
+    from deepclust.experiment import RunFolder, check_inputs, make_logger, run_experiment
     from deepclust.files import written_whole
     from deepclust.report.tables import results_table
 
@@ -59,14 +59,16 @@ def run(config: dict[str, Any]) -> None:
     resume = config["resume"] is not None
     folder = RunFolder(resumed_folder(config["resume"]) if resume else new_folder(config))
     dataset = load_data(config)
-    n_clusters = config["n_clusters"] or config["data"]["n_clusters"]
+    n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
     if n_clusters is None:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
+    baselines = config["baselines"]
+    check_inputs(dataset, recipes, baselines=baselines, n_clusters=n_clusters, precision=trainer["precision"])
     logger_options = dict(config["logger"])
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder, **logger_options)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0 and not resume:
         with written_whole(folder.path / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:
@@ -76,7 +78,7 @@ def run(config: dict[str, Any]) -> None:
             dataset,
             recipes,
             folder,
-            baselines=config["baselines"],
+            baselines=baselines,
             n_clusters=n_clusters,
             seed=config["seed"],
             resume=resume,

@@ -85,8 +85,7 @@ def fit_heads(
         InputError: if the recipe does not fit the features, or the checkpoint does not fit either.
     """
     recipe.check_features(len(features))
-    if str(precision) not in PRECISIONS:
-        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     started = time.perf_counter()
     module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
     data = PairDataModule(
@@ -124,6 +123,12 @@ def fit_heads(
     assert data.neighbors is not None
     seconds = time.perf_counter() - started
     return FitResult(module.trained(), seconds, data.neighbors)
+
+
+def check_precision(precision: str | int) -> None:
+    """Raises InputError for a precision that training does not support."""
+    if str(precision) not in PRECISIONS:
+        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
 
 
 def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:

@@ -169,5 +169,5 @@ def test_log_probabilities_of_other_shapes_are_refused(shapes):
 def test_unknown_losses_and_options_are_refused():
     with pytest.raises(InputError, match="unknown loss 'dec': choose one of temi, scan, tsp"):
         make_objective("dec")
-    with pytest.raises(InputError, match="loss 'scan': .*beta"):
+    with pytest.raises(InputError, match=r"loss 'scan': .*beta"):
         make_objective("scan", beta=0.6)

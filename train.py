@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
 
 def run(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
-    from deepclust.experiment import RunFolder, is_rank_zero, make_logger, run_experiment
+    from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, make_logger, run_experiment
     from deepclust.files import written_whole
     from deepclust.report.tables import report_console, results_table
 
@@ -59,14 +59,16 @@ def run(config: dict[str, Any]) -> None:
         print(f"{path} is finished already: {folder.results}")
         return
     dataset = load_data(config)
-    n_clusters = config["n_clusters"] or config["data"]["n_clusters"]
+    n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
     if n_clusters is None:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
+    baselines = config["baselines"]
+    check_inputs(dataset, recipes, baselines=baselines, n_clusters=n_clusters, precision=trainer["precision"])
     logger_options = dict(config["logger"])
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder, **logger_options)
-    if is_rank_zero():
+    if is_rank_zero() and not resume:
         with written_whole(folder.path / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:
@@ -76,7 +78,7 @@ def run(config: dict[str, Any]) -> None:
             dataset,
             recipes,
             folder,
-            baselines=config["baselines"],
+            baselines=baselines,
             n_clusters=n_clusters,
             seed=config["seed"],
             resume=resume,

@@ -25,8 +25,9 @@ from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 from deepclust.metrics import score
 from deepclust.neighbors import Neighbors
+from deepclust.preprocess import FeatureTransform
 from deepclust.report.tables import write_results
-from deepclust.training.fit import fit_heads
+from deepclust.training.fit import check_precision, fit_heads
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
@@ -53,8 +54,9 @@ class RunFolder:
         return self.path / "results.json"
 
     def trained_methods(self) -> list[str]:
-        """The losses that left a checkpoint, in alphabetical order."""
-        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.ckpt"))
+        """The losses that left a checkpoint, in alphabetical order; what a killed process left half-written has a dot."""
+        found = (self.path / "checkpoints").glob("*.ckpt")
+        return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
 @dataclass
@@ -70,15 +72,30 @@ def splits_of(dataset: Dataset) -> dict[str, FeatureSet]:
     return {"train": dataset.train, **({"test": dataset.test} if dataset.test is not None else {})}
 
 
-def check_inputs(dataset: Dataset, recipes: Sequence[Recipe]) -> None:
-    """Everything that can be refused before anything is written.
+def check_inputs(
+    dataset: Dataset,
+    recipes: Sequence[Recipe],
+    *,
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    n_clusters: int | None = None,
+    precision: str | int = "32",
+) -> None:
+    """Everything that can be refused before anything is written; the arguments are those of `run_experiment`.
 
     Raises:
         InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
-            dimensions, or labels on one split only being of another length.
+            dimensions, labels on one split only being of another length, or options that no baseline has.
     """
+    check_precision(precision)
     for recipe in recipes:
         recipe.check_features(len(dataset.train))
+        FeatureTransform(dataset.train.dim, recipe.preprocess, recipe.pca_dim)
+    if n_clusters is not None and not 2 <= n_clusters <= len(dataset.train):
+        raise InputError(
+            f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: it must be between 2 and their number"
+        )
+    for name, options in (baselines or {}).items():
+        make_baseline(name, n_clusters=n_clusters, seed=0, **options)
     for name, split in splits_of(dataset).items():
         split.check(f"{dataset.name} ({name} split)")
         if split.dim != dataset.train.dim:
@@ -104,9 +121,9 @@ def run_experiment(
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
 
     Args:
-        dataset: features of the splits.
+        dataset: features of the splits; `check_inputs` has looked at them.
         recipes: one per loss, at most one of each.
-        run: the run folder; made here, after the inputs were checked.
+        run: the run folder.
         baselines: options by name of baseline.
         n_clusters: C of the baselines.
         seed: of the baselines, and in the rows of results.
@@ -119,9 +136,8 @@ def run_experiment(
         The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
 
     Raises:
-        InputError: see `check_inputs`.
+        InputError: if a checkpoint to resume from does not fit.
     """
-    check_inputs(dataset, recipes)
     several = len(recipes) > 1
     splits = splits_of(dataset)
     notes: list[str] = []

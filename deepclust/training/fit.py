@@ -87,8 +87,7 @@ def fit_heads(
         InputError: if the recipe does not fit the features, or the checkpoint does not fit either.
     """
     recipe.check_features(len(features))
-    if str(precision) not in PRECISIONS:
-        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     started = time.perf_counter()
     module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
     data = PairDataModule(
@@ -140,6 +139,12 @@ def resolve_precision(precision: str, accelerator: str = "auto") -> str:
     else:
         native = False
     return "bf16-mixed" if native else "32"
+
+
+def check_precision(precision: str | int) -> None:
+    """Raises InputError for a precision that training does not support."""
+    if str(precision) not in PRECISIONS:
+        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
 
 
 def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:

@@ -199,9 +199,13 @@ class ClusteringModule(pl.LightningModule):
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Not at the epoch's end: callbacks are called before the module there, and a checkpoint must hold this epoch's.
+        if batch_idx + 1 == self.trainer.num_training_batches:
+            self.last_loss_H.copy_(self.loss_sum_H / self.trainer.num_training_batches)
+            self.loss_sum_H.zero_()
+
     def on_train_epoch_end(self) -> None:
-        self.last_loss_H.copy_(self.loss_sum_H / self.trainer.num_training_batches)
-        self.loss_sum_H.zero_()
         losses = self.last_loss_H.tolist()
         name = f"{self.log_prefix}train/loss_head"
         self.log_dict({f"{name}_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)

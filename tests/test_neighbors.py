@@ -1,0 +1,220 @@
+"""Mined neighbors are the true nearest ones, never the sample itself, and are mined once.
+
+Shape suffixes: N samples, D feature dimensions, K neighbors.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import deepclust.neighbors as neighbors_module
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet, ShardedRows, load_features
+from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors
+
+METHODS = ("exact", "faiss")
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    """Lengths differ widely: only directions may count."""
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal((150, 12)) * rng.uniform(0.1, 10, (150, 1))).astype(np.float32)
+
+
+def brute_force(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    similarities = unit @ unit.T
+    np.fill_diagonal(similarities, -np.inf)
+    ids = np.argsort(-similarities, axis=1)[:, :k]
+    return ids, np.take_along_axis(similarities, ids, axis=1)
+
+
+@every_method
+@pytest.mark.parametrize("k", [1, 10, 149])
+def test_neighbors_are_those_of_brute_force(method, k, rows):
+    found = mine_neighbors(rows, k, method=method)
+    ids, similarities = brute_force(rows, k)
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.similarities, similarities, atol=1e-5)
+    assert (found.ids.dtype, found.similarities.dtype) == (np.int32, np.float32)
+    assert (len(found), found.k) == (150, k)
+
+
+@every_method
+def test_blocks_of_queries_and_of_the_database_change_nothing(method, rows, monkeypatch):
+    expected = mine_neighbors(rows, 7, method=method)
+    monkeypatch.setattr(neighbors_module, "QUERY_ROWS", 32)
+    monkeypatch.setattr(neighbors_module, "DATABASE_ROWS", 40)
+    found = mine_neighbors(rows, 7, method=method)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
+
+
+@every_method
+@pytest.mark.parametrize("copies", [2, 5, 20], ids=["a pair", "K + 1", "more than K + 1"])
+def test_duplicates_are_legal_neighbors_and_the_sample_itself_is_not(method, copies, rows):
+    k = 4
+    duplicated = np.concatenate([np.repeat(rows[:1], copies, axis=0), rows[1:60]])
+    found = mine_neighbors(duplicated, k, method=method)
+    assert not (found.ids == np.arange(len(duplicated))[:, None]).any()
+    assert all(len(set(row)) == k for row in found.ids.tolist())
+    legal = min(k, copies - 1)
+    assert (found.ids[:copies, :legal] < copies).all()
+    np.testing.assert_allclose(found.similarities[:copies, :legal], 1, atol=1e-6)
+
+
+@every_method
+def test_opposite_features_stay_neighbors_of_last_resort(method):
+    rows = np.array([[1, 0], [-1, 0], [1, 0.1]], dtype=np.float32)
+    assert mine_neighbors(rows, 2, method=method).ids.tolist() == [[2, 1], [2, 0], [0, 1]]
+
+
+@every_method
+@pytest.mark.parametrize("kind", ["float16", "float64", "sharded", "mapped", "FeatureSet"])
+def test_every_kind_of_matrix_gives_the_same_neighbors(method, kind, rows, tmp_path):
+    half = rows.astype(np.float16)
+    expected = mine_neighbors(half.astype(np.float32), 5, method=method)
+    np.save(tmp_path / "X.npy", half)
+    given = {
+        "float16": lambda: half,
+        "float64": lambda: half.astype(np.float64),
+        "sharded": lambda: ShardedRows([half[:40], half[40:41], half[41:]]),
+        "mapped": lambda: np.load(tmp_path / "X.npy", mmap_mode="r"),
+        "FeatureSet": lambda: FeatureSet.from_arrays(half),
+    }[kind]()
+    np.testing.assert_array_equal(mine_neighbors(given, 5, method=method).ids, expected.ids)
+
+
+@pytest.mark.parametrize("k", [0, -1, 150, 151])
+def test_more_neighbors_than_other_samples_are_refused(k, rows):
+    with pytest.raises(InputError, match=r"there are 150 samples.*between 1 and 149"):
+        mine_neighbors(rows, k)
+    with pytest.raises(InputError, match=r"between 1 and 149"):
+        cached_neighbors(FeatureSet.from_arrays(rows), k)
+
+
+def test_an_unknown_method_is_refused(rows):
+    with pytest.raises(InputError, match="unknown neighbor mining method 'lsh': choose one of exact, faiss"):
+        mine_neighbors(rows, 3, method="lsh")
+
+
+def test_the_first_k_are_the_nearest(rows):
+    found = mine_neighbors(rows, 9)
+    np.testing.assert_array_equal(found.first(4).ids, mine_neighbors(rows, 4).ids)
+    with pytest.raises(InputError, match="10 neighbors asked for, but only 9 were mined"):
+        found.first(10)
+
+
+def test_saved_neighbors_come_back(rows, tmp_path):
+    found = mine_neighbors(rows, 3)
+    found.save(tmp_path / "n.npz")
+    loaded = Neighbors.load(tmp_path / "n.npz")
+    np.testing.assert_array_equal(loaded.ids, found.ids)
+    np.testing.assert_array_equal(loaded.similarities, found.similarities)
+    assert loaded.settings == found.settings == {"method": "exact", "k": 3, "n": 150, "version": 1}
+
+
+def test_label_consistency_is_the_share_of_neighbors_with_the_samples_label():
+    found = Neighbors(np.array([[1, 2], [0, 2], [1, 0]], np.int32), np.ones((3, 2), np.float32))
+    labels = np.array([0, 0, 1])
+    assert label_consistency(found, labels) == pytest.approx(2 / 6)
+    assert label_consistency(found, labels, k=1) == pytest.approx(2 / 3)
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mined(monkeypatch) -> list[int]:
+    """How many neighbors each call that really mined was asked for."""
+    calls: list[int] = []
+    original = neighbors_module.mine_neighbors
+
+    def spy(features, k, **options):
+        calls.append(k)
+        return original(features, k, **options)
+
+    monkeypatch.setattr(neighbors_module, "mine_neighbors", spy)
+    return calls
+
+
+@pytest.fixture(params=["file", "folder", "cache_dir"])
+def reopened(request, rows, tmp_path):
+    """Opens the same features anew, as a second run would; gives the options of `cached_neighbors` too."""
+    if request.param == "folder":
+        FeatureSet.from_arrays(rows).save(tmp_path / "X")
+        return lambda: (load_features(tmp_path / "X"), {})
+    np.save(tmp_path / "X.npy", rows)
+    if request.param == "file":
+        return lambda: (load_features(tmp_path / "X.npy"), {})
+    return lambda: (FeatureSet.from_arrays(rows), {"cache_dir": tmp_path / "cache"})
+
+
+def test_a_second_run_does_not_mine_again(reopened, mined):
+    for k in (6, 6, 3):  # a cache of more neighbors serves fewer
+        features, options = reopened()
+        found = cached_neighbors(features, k, **options)
+        np.testing.assert_array_equal(found.ids, mine_neighbors(features, k).ids)
+    assert mined == [6]
+    features, options = reopened()
+    assert cached_neighbors(features, 8, **options).k == 8
+    assert mined == [6, 8]
+
+
+def test_another_method_does_not_meet_the_cache(reopened, mined):
+    for method in ("exact", "faiss", "exact", "faiss"):
+        features, options = reopened()
+        cached_neighbors(features, 4, method=method, **options)
+    assert len(mined) == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_changed_content_never_meets_an_old_cache(kind, rows, tmp_path, mined):
+    path = tmp_path / ("X.npy" if kind == "file" else "X")
+
+    def write(content):
+        if kind == "file":
+            np.save(path, content)
+        else:
+            FeatureSet.from_arrays(content).save(path)
+
+    write(rows)
+    cached_neighbors(load_features(path), 5)
+    changed = rows.copy()
+    changed[3] = -changed[3]  # same shape, one row different
+    write(changed)
+    found = cached_neighbors(load_features(path), 5)
+    np.testing.assert_array_equal(found.ids, brute_force(changed, 5)[0])
+    assert mined == [5, 5]
+
+
+def test_features_in_memory_are_mined_anew(rows, mined):
+    features = FeatureSet.from_arrays(rows)
+    cached_neighbors(features, 4)
+    cached_neighbors(features, 4)
+    assert mined == [4, 4]
+
+
+def test_a_place_that_cannot_be_written_is_no_obstacle(rows, tmp_path, mined):
+    np.save(tmp_path / "X.npy", rows)
+    (tmp_path / "X.npy.neighbors").write_text("a file stands where the cache would be")
+    for _ in range(2):
+        found = cached_neighbors(load_features(tmp_path / "X.npy"), 4)
+        np.testing.assert_array_equal(found.ids, brute_force(rows, 4)[0])
+    assert mined == [4, 4]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_no_obstacle(rows, tmp_path):
+    FeatureSet.from_arrays(rows).save(tmp_path / "X")
+    (tmp_path / "X").chmod(0o500)
+    try:
+        found = cached_neighbors(load_features(tmp_path / "X"), 4)
+    finally:
+        (tmp_path / "X").chmod(0o700)
+    np.testing.assert_array_equal(found.ids, brute_force(rows, 4)[0])

@@ -1,0 +1,296 @@
+"""Training: exact over micro-batches, true to its settings, and right on data whose clusters are known.
+
+Shape suffixes: H heads, N samples.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from sklearn.metrics import adjusted_rand_score
+
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet
+from deepclust.heads import make_heads
+from deepclust.losses import OBJECTIVES
+from deepclust.training.fit import fit_heads
+from deepclust.training.module import ClusteringModule, schedule_factor
+from deepclust.training.recipe import Recipe
+from deepclust.training.trained import TrainedHeads
+
+every_loss = pytest.mark.parametrize("loss", OBJECTIVES)
+
+
+def recipe_of(loss: str, **settings: Any) -> Recipe:
+    """Small and quick: 300 samples make 3 batches of 100."""
+    small: dict[str, Any] = {
+        "n_clusters": 5,
+        "n_heads": 2,
+        "hidden_dim": 16,
+        "embedding_dim": 8,
+        "n_neighbors": 10,
+        "max_epochs": 3,
+        "batch_size": 100,
+        "learning_rate": 5e-3,
+        "head": "linear" if loss == "tsp" else "mlp",
+        "temperature": 0.1,
+    }
+    return Recipe(**{**small, "loss": loss, **settings})
+
+
+def fit(features: FeatureSet, recipe: Recipe, **options: Any) -> TrainedHeads:
+    return fit_heads(features, recipe, accelerator="cpu", **options).trained
+
+
+def assert_same_heads(first: TrainedHeads, second: TrainedHeads, atol: float = 0.0) -> None:
+    for (name, value), other in zip(first.heads.state_dict().items(), second.heads.state_dict().values()):
+        np.testing.assert_allclose(value, other, atol=atol, rtol=0, err_msg=name)
+    np.testing.assert_allclose(first.losses_H, second.losses_H, atol=atol, rtol=0)
+
+
+@every_loss
+@pytest.mark.parametrize("micro_batch_size", [100, 34, 41, 7], ids=["one", "three", "uneven", "many"])
+def test_micro_batches_change_memory_and_nothing_else(loss, micro_batch_size, planted):
+    whole = fit(planted, recipe_of(loss))
+    parts = fit(planted, recipe_of(loss, micro_batch_size=micro_batch_size))
+    assert_same_heads(parts, whole, atol=1e-4)
+
+
+@every_loss
+def test_equal_seeds_give_equal_heads(loss, planted):
+    torch.manual_seed(1)
+    first = fit(planted, recipe_of(loss, seed=4))
+    torch.manual_seed(2)  # the global generator has no say
+    second = fit(planted, recipe_of(loss, seed=4))
+    assert_same_heads(first, second)
+    assert not np.allclose(first.losses_H, fit(planted, recipe_of(loss, seed=5)).losses_H)
+
+
+@every_loss
+def test_prototypes_stay_while_they_are_frozen(loss, planted):
+    start = recipe_of(loss, init="random", max_epochs=1, freeze_prototypes_epochs=1, weight_decay=0.5)
+    drawn = make_heads(start.head, 16, 5, 2, hidden_dim=16, embedding_dim=8, seed=start.seed)
+    frozen = fit(planted, start).heads
+    thawed = fit(planted, recipe_of(loss, init="random", max_epochs=2, freeze_prototypes_epochs=1)).heads
+    free = fit(planted, recipe_of(loss, init="random", max_epochs=1, freeze_prototypes_epochs=0)).heads
+    # The teacher's moving average of equal numbers may round.
+    np.testing.assert_allclose(frozen.prototypes.detach(), drawn.prototypes.detach(), atol=1e-7)
+    for moved in (thawed, free):
+        assert (moved.prototypes - drawn.prototypes).abs().max() > 1e-5
+    if start.head == "mlp":
+        assert (frozen.hidden_weight - drawn.hidden_weight).abs().max() > 1e-5
+
+
+def test_weight_decay_spares_biases_and_gains():
+    module = ClusteringModule(recipe_of("temi", weight_decay=0.3), in_dim=16)
+    decay = {
+        name: group["weight_decay"]
+        for group in module.configure_optimizers().param_groups
+        for name, parameter in module.student.named_parameters()
+        if any(parameter is member for member in group["params"])
+    }
+    assert decay == {
+        "hidden_weight": 0.3,
+        "embedding_weight": 0.3,
+        "prototypes": 0.3,
+        "hidden_bias": 0.0,
+        "embedding_bias": 0.0,
+        "gain": 0.0,
+    }
+
+
+def test_the_schedule_warms_up_then_stays_or_falls_to_zero():
+    constant = [schedule_factor(step, 10, 0.4, "constant") for step in range(10)]
+    np.testing.assert_allclose(constant, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1])
+    cosine = [schedule_factor(step, 10, 0.4, "cosine") for step in range(10)]
+    falling = [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+    np.testing.assert_allclose(cosine, [0.25, 0.5, 0.75, 1, *falling])
+    assert schedule_factor(10, 10, 0.4, "cosine") == pytest.approx(0)
+    assert schedule_factor(0, 10, 0.0, "cosine") == 1
+
+
+class Recorder(pl.Callback):
+    """What happened at each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses_H: list[np.ndarray] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.rates.append(pl_module.optimizers().param_groups[0]["lr"])
+
+
+def test_the_learning_rate_is_that_of_a_batch_of_256_scaled(planted):
+    recorder = Recorder()
+    recipe = recipe_of("temi", learning_rate=0.01, warmup_fraction=0.5, lr_schedule="constant", max_epochs=2)
+    fit(planted, recipe, callbacks=[recorder])
+    expected = 0.01 * 100 / 256 * np.array([1 / 3, 2 / 3, 1, 1, 1, 1])
+    np.testing.assert_allclose(recorder.rates, expected)
+
+
+def test_a_clipped_gradient_moves_the_heads_otherwise(planted):
+    free = fit(planted, recipe_of("scan", optimizer="adam", init="random"))
+    clipped = fit(planted, recipe_of("scan", optimizer="adam", init="random", gradient_clip=1e-6))
+    assert not np.allclose(free.losses_H, clipped.losses_H, atol=1e-5)
+
+
+@every_loss
+def test_the_best_head_has_the_lowest_loss_of_the_last_epoch(loss, planted, tmp_path):
+    logger = CSVLogger(tmp_path, name="logs", version="")
+    recipe = recipe_of(loss, n_heads=4, init="random")
+    trained = fit(planted, recipe, logger=logger, log_every_n_steps=1)
+    logger.save()
+    lines = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    last = [line.split(",") for line in lines[1:] if line.split(",")[columns.index("train/loss_head_00")]][-1]
+    logged_H = [float(last[columns.index(f"train/loss_head_{head:02d}")]) for head in range(4)]
+    np.testing.assert_allclose(trained.losses_H, logged_H, rtol=1e-4)
+    assert trained.best_head == int(np.argmin(logged_H))
+    np.testing.assert_array_equal(
+        trained.assign(planted).labels, trained.logits(planted, head=trained.best_head).argmax(axis=1)
+    )
+
+
+@every_loss
+def test_a_checkpoint_holds_plain_values_and_assigns_as_the_trained_heads_do(loss, planted, tmp_path):
+    checkpoint = tmp_path / "one.ckpt"
+    trained = fit(planted, recipe_of(loss, n_heads=3, init="random"), checkpoint=checkpoint, checkpoint_seconds=0)
+    torch.load(checkpoint, weights_only=True)
+    loaded = TrainedHeads.load(checkpoint)
+    assert_same_heads(loaded, trained)
+    assert (loaded.best_head, loaded.recipe) == (trained.best_head, trained.recipe)
+    np.testing.assert_array_equal(loaded.assign(planted).top_ids, trained.assign(planted).top_ids)
+    exported = TrainedHeads.load(trained.save(tmp_path / "export.pt"))
+    assert_same_heads(exported, trained)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(pl.Callback):
+    """Dies after so many steps, as a killed process does: nothing is said to anybody."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise Stop
+
+
+@every_loss
+@pytest.mark.parametrize("step", [4, 6, 8], ids=["in an epoch", "after the last step of an epoch", "in the last epoch"])
+def test_a_run_that_died_resumes_to_the_same_heads(loss, step, planted, tmp_path):
+    recipe = recipe_of(loss, n_heads=3, init="random")
+    expected = fit(planted, recipe)
+    checkpoint = tmp_path / "one.ckpt"
+    with pytest.raises(Stop):
+        fit(planted, recipe, checkpoint=checkpoint, checkpoint_seconds=0, callbacks=[StopAt(step)])
+    resumed = fit(planted, recipe, checkpoint=checkpoint, resume=True)
+    assert_same_heads(resumed, expected)
+    again = fit(planted, recipe, checkpoint=checkpoint, resume=True)  # nothing is left to do
+    assert_same_heads(again, expected)
+
+
+def test_resuming_with_other_settings_or_features_is_refused(planted, tmp_path):
+    checkpoint = tmp_path / "one.ckpt"
+    fit(planted, recipe_of("temi", max_epochs=1), checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"trained with other settings \(max_epochs\)"):
+        fit(planted, recipe_of("temi", max_epochs=2), checkpoint=checkpoint, resume=True)
+    narrow = FeatureSet.from_arrays(np.asarray(planted.features)[:, :9])
+    with pytest.raises(InputError, match="the features have 9 dimensions, but the heads were trained on 16"):
+        fit(narrow, recipe_of("temi", max_epochs=1), checkpoint=checkpoint, resume=True)
+
+
+@every_loss
+@pytest.mark.parametrize("preprocess", ["standardize", "none"])
+def test_planted_clusters_are_recovered(loss, preprocess, planted):
+    recipe = recipe_of(loss, n_heads=4, init="kmeans", max_epochs=15, preprocess=preprocess)
+    clustering = fit(planted, recipe).assign(planted)
+    assert adjusted_rand_score(planted.labels, clustering.labels) > 0.99
+    assert (clustering.method, clustering.n_clusters, clustering.n_found) == (loss, 5, 5)
+
+
+@every_loss
+def test_clusterings_hold_the_five_most_probable_clusters(loss, planted):
+    clustering = fit(planted, recipe_of(loss, n_clusters=8)).assign(planted)
+    assert clustering.top_ids.shape == clustering.top_probs.shape == (300, 5)
+    np.testing.assert_array_equal(clustering.labels, clustering.top_ids[:, 0])
+    assert (np.diff(clustering.top_probs, axis=1) <= 0).all()
+    assert fit(planted, recipe_of(loss, n_clusters=2)).assign(planted).top_ids.shape == (300, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "loss_options", "remedy"),
+    [
+        ("temi", {"beta": 1.0}, "init=kmeans, a smaller beta, a batch above 160, more epochs"),
+        ("scan", {"entropy_weight": 0.0}, "init=kmeans, a larger entropy_weight, a batch above 160, more epochs"),
+        ("tsp", {"entropy_weight": 0.0}, "init=kmeans, a larger entropy_weight, a batch above 160, more epochs"),
+    ],
+)
+def test_a_collapse_is_named_with_head_number_and_remedy(loss, loss_options, remedy, planted):
+    # More clusters than the data has, at random, and nothing that spreads them: most stay empty.
+    recipe = recipe_of(loss, loss_options=loss_options, n_clusters=40, init="random", n_heads=2, max_epochs=20)
+    trained = fit(planted, recipe)
+    with pytest.warns(UserWarning, match="of its 40 clusters") as caught:
+        messages = trained.warn_of_collapse(planted)
+    assert messages == [str(warning.message) for warning in caught]
+    for message in messages:
+        head = int(message.split("head ")[1].split()[0])
+        used = len(np.unique(trained.logits(planted, head=head).argmax(axis=1)))
+        best = " (the best)" if head == trained.best_head else ""
+        assert message == f"{loss} head {head}{best} uses {used} of its 40 clusters: try {remedy}"
+        assert used < 20
+
+
+def test_heads_that_use_their_clusters_raise_no_warning(planted):
+    trained = fit(planted, recipe_of("temi", init="kmeans"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trained.warn_of_collapse(planted) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_clusters": 301}, "n_clusters=301, but there are only 300 samples"),
+        ({"n_neighbors": 300}, "n_neighbors=300, but there are only 300 samples.* at most 299 neighbors"),
+        ({"n_clusters": 1}, "n_clusters is 1: it must be 2 or more"),
+        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"init": "magic"}, "unknown init 'magic': choose one of random, kmeans"),
+        ({"head": "deep"}, "unknown head 'deep'"),
+        ({"preprocess": "pca"}, "unknown preprocess 'pca'"),
+        ({"lr_schedule": "step"}, "unknown lr_schedule 'step'"),
+        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
+        ({"learning_rate": 0}, "learning_rate is 0: it must be above 0"),
+        ({"temperature": -1}, "temperature is -1: it must be above 0"),
+        ({"warmup_fraction": 1.5}, "warmup_fraction is 1.5: it must be between 0 and 1"),
+        ({"teacher_momentum": -0.1}, "teacher_momentum is -0.1"),
+        ({"pca_dim": 17}, "PCA to 17 dimensions, but the features have 16"),
+        ({"loss_options": {"beta": 2}}, "beta is 2"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message, planted):
+    with pytest.raises(InputError, match=message):
+        fit(planted, recipe_of("temi", **settings))
+
+
+def test_an_unknown_precision_is_refused(planted):
+    with pytest.raises(InputError, match="precision 16 is not supported: choose one of 32"):
+        fit(planted, recipe_of("temi"), precision=16)
+
+
+@every_loss
+def test_bfloat16_finds_the_same_clusters(loss, planted):
+    recipe = recipe_of(loss, init="kmeans", max_epochs=10)
+    clustering = fit(planted, recipe, precision="bf16-mixed").assign(planted)
+    assert adjusted_rand_score(planted.labels, clustering.labels) > 0.99

@@ -1,0 +1,136 @@
+"""The pairs of an epoch: every sample once, with one of its neighbors, the same whoever asks.
+
+Shape suffixes: N samples, K neighbors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepclust.features.store import FeatureSet
+from deepclust.losses import gaussian_neighbor_weights
+from deepclust.neighbors import mine_neighbors
+from deepclust.training.pairs import PairBatches, PairDataModule, batch_bounds, squared_distances
+from deepclust.training.recipe import Recipe
+
+N, K = 103, 6
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    """Neighbors of row i are drawn from the other rows."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.choice(np.delete(np.arange(N), row), K, replace=False) for row in range(N)]).astype(np.int32)
+
+
+def epoch_of(ids, **options):
+    return list(PairBatches(ids, **{"batch_size": 20, "seed": 0, **options}))
+
+
+def flat(batches, part):
+    return torch.cat([getattr(batch, part) for batch in batches]).numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 20, 103, 1000])
+def test_an_epoch_holds_each_sample_once_with_a_neighbor_of_its_own(batch_size, ids):
+    batches = epoch_of(ids, batch_size=batch_size)
+    anchors, partners = flat(batches, "anchors_B"), flat(batches, "neighbors_B")
+    np.testing.assert_array_equal(np.sort(anchors), np.arange(N))
+    assert (ids[anchors] == partners[:, None]).any(axis=1).all()
+    assert [len(batch.anchors_B) for batch in batches] == [batch.global_size for batch in batches]
+    assert len(PairBatches(ids, batch_size, 0)) == len(batches)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ranks_share_out_the_batches_of_one_device(world_size, weighted, ids):
+    weights = np.random.default_rng(1).dirichlet(np.ones(K), N).astype(np.float32) if weighted else None
+    alone = epoch_of(ids, weights_NK=weights)
+    ranks = [epoch_of(ids, weights_NK=weights, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step, batch in enumerate(alone):
+        shares = [rank[step] for rank in ranks]
+        pairs = [pair for share in shares for pair in zip(share.anchors_B.tolist(), share.neighbors_B.tolist())]
+        assert sorted(pairs) == sorted(zip(batch.anchors_B.tolist(), batch.neighbors_B.tolist()))
+        assert {share.global_size for share in shares} == {batch.global_size}
+        sizes = [len(share.anchors_B) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_batches_are_a_function_of_seed_and_epoch(ids):
+    def anchors_of(seed, epoch):
+        return flat(epoch_of(ids, seed=seed, epoch=lambda: epoch), "anchors_B").tolist()
+
+    torch.manual_seed(1)
+    first = anchors_of(3, 5)
+    torch.manual_seed(2)  # the global generator has no say
+    assert anchors_of(3, 5) == first
+    seen = [anchors_of(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(order) for order in seen}) == 9
+
+
+def test_a_new_epoch_draws_new_neighbors(ids):
+    epoch = [0]
+    batches = PairBatches(ids, 20, 0, epoch=lambda: epoch[0])
+    partners = []
+    for epoch[0] in range(300):
+        drawn = list(batches)
+        partners.append(flat(drawn, "neighbors_B")[np.argsort(flat(drawn, "anchors_B"))])
+    columns = np.argmax(ids[None] == np.stack(partners)[..., None], axis=2)
+    counts = np.stack([(columns == column).sum(axis=0) for column in range(K)], axis=1)
+    # 300 draws of 6 equally likely neighbors: 50 each, give or take 6 standard deviations.
+    assert (abs(counts - 50) < 6 * np.sqrt(300 / 6 * 5 / 6)).all()
+
+
+def test_gaussian_draws_follow_the_weights(ids):
+    weights = np.tile(np.array([0.5, 0.3, 0.15, 0.05, 0, 0], np.float32), (N, 1))
+    draws = [epoch_of(ids, weights_NK=weights, epoch=lambda epoch=epoch: epoch) for epoch in range(100)]
+    anchors = np.concatenate([flat(batches, "anchors_B") for batches in draws])
+    partners = np.concatenate([flat(batches, "neighbors_B") for batches in draws])
+    columns = np.argmax(ids[anchors] == partners[:, None], axis=1)
+    shares = np.bincount(columns, minlength=K) / len(columns)
+    np.testing.assert_allclose(shares, weights[0], atol=0.02)
+    assert shares[4] == shares[5] == 0
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "batch_size", "expected"),
+    [(10, 5, [0, 5, 10]), (11, 5, [0, 4, 7, 11]), (3, 10, [0, 3]), (4, 1, [0, 1, 2, 3, 4]), (1797, 512, None)],
+)
+def test_batches_are_nearly_equal_and_none_is_left_over(n_samples, batch_size, expected):
+    bounds = batch_bounds(n_samples, batch_size)
+    sizes = np.diff(bounds)
+    assert (bounds[0], bounds[-1]) == (0, n_samples)
+    assert sizes.max() <= batch_size
+    assert sizes.max() - sizes.min() <= 1
+    assert expected is None or bounds == expected
+
+
+def test_squared_distances_come_from_cosines_and_norms():
+    rows = np.random.default_rng(3).standard_normal((50, 7)).astype(np.float32)
+    neighbors = mine_neighbors(rows, 5)
+    expected = np.square(rows[:, None] - rows[neighbors.ids]).sum(axis=2)
+    np.testing.assert_allclose(squared_distances(FeatureSet.from_arrays(rows), neighbors), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "weighted"), [("temi", False), ("scan", False), ("tsp", True)])
+def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
+    recipe = Recipe(n_clusters=5, loss=loss, n_neighbors=8, batch_size=64)
+    data = PairDataModule(planted, recipe)
+    data.prepare_data()
+    data.setup()
+    batches = data.train_dataloader().dataset
+    assert (batches.cumulative_NK is not None) == weighted
+    if weighted:
+        expected = gaussian_neighbor_weights(squared_distances(planted, mine_neighbors(planted, 8)))
+        np.testing.assert_allclose(batches.cumulative_NK, expected.cumsum(axis=1), atol=1e-5)
+
+
+def test_more_neighbors_than_needed_are_cut_to_the_nearest(planted):
+    recipe = Recipe(n_clusters=5, loss="temi", n_neighbors=3, batch_size=64)
+    data = PairDataModule(planted, recipe, neighbors=mine_neighbors(planted, 9))
+    data.setup()
+    nearest = mine_neighbors(planted, 3).ids
+    for batch in data.train_dataloader():
+        assert (nearest[batch.anchors_B] == batch.neighbors_B.numpy()[:, None]).any(axis=1).all()

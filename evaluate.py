@@ -24,11 +24,9 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from deepclust.experiment import RunFolder, evaluate_run
     from deepclust.files import write_json
-    from deepclust.report.tables import results_table
+    from deepclust.report.tables import report_console, results_table
     from train import load_data
 
     folder = RunFolder(Path(config["run"]).expanduser())
@@ -43,7 +41,7 @@ def evaluate(config: dict[str, Any]) -> None:
         config["features_dir"] = config["features_dir"] or trained_on.get("features_dir")
     results = evaluate_run(folder, load_data(config))
     write_json(folder.path / "evaluation.json", results.rows)
-    console = Console()
+    console = report_console()
     console.print(results_table(results.rows, notes=results.notes))
     console.print(f"written to {folder.path / 'evaluation.json'}", soft_wrap=True)
 

@@ -43,12 +43,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
-    from pytorch_lightning.utilities import rank_zero_only
-    from rich.console import Console
-
-    from deepclust.experiment import RunFolder, check_inputs, make_logger, run_experiment
+    from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, make_logger, run_experiment
     from deepclust.files import written_whole
-    from deepclust.report.tables import results_table
+    from deepclust.report.tables import report_console, results_table
 
     trainer = dict(config["trainer"])
     if HydraConfig.get().mode == RunMode.MULTIRUN and trainer["strategy"] == "ddp":
@@ -56,8 +53,11 @@ def run(config: dict[str, Any]) -> None:
             "a sweep (-m) cannot train with strategy=ddp, as every rank would start the sweep again: "
             "run the sweep on one device per job, or start the runs one by one"
         )
-    resume = config["resume"] is not None
-    folder = RunFolder(resumed_folder(config["resume"]) if resume else new_folder(config))
+    path, resume = run_folder(config)
+    folder = RunFolder(path)
+    if resume and folder.results.is_file():
+        print(f"{path} is finished already: {folder.results}")
+        return
     dataset = load_data(config)
     n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
     if n_clusters is None:
@@ -68,7 +68,7 @@ def run(config: dict[str, Any]) -> None:
     logger_options = dict(config["logger"])
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder, **logger_options)
-    if rank_zero_only.rank == 0 and not resume:
+    if is_rank_zero() and not resume:
         with written_whole(folder.path / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:
@@ -95,7 +95,7 @@ def run(config: dict[str, Any]) -> None:
             # Without this the next job of a sweep would continue this run.
             wandb.finish()
     if results is not None:
-        console = Console()
+        console = report_console()
         console.print(results_table(results.rows, notes=results.notes))
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
@@ -109,22 +109,32 @@ def load_data(config: dict[str, Any]) -> Any:
     return load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
 
 
-NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size")
+# Keys of conf/data/ that are about training on the data, not about loading it.
+NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "recipe")
 
 
 def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_clusters: int) -> Any:
-    """The recipe of one loss: its own settings, then those of the whole run."""
+    """The recipe of one loss: its own settings, then those for a data set of this size, then those of the run."""
     from deepclust.training.recipe import Recipe
 
     shared = {key: config[key] for key in SHARED if config[key] is not None}
     batch = {key: config["data"][key] for key in ("batch_size", "micro_batch_size") if config["data"][key] is not None}
-    return Recipe(**{**settings, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]})
+    sized = config["data"].get("recipe") or {}
+    return Recipe(
+        **{**settings, **sized, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]}
+    )
 
 
-def new_folder(config: dict[str, Any]) -> Path:
-    """The folder of a fresh run, the same on every rank: the first process names it, its children inherit the name."""
+def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
+    """The run's folder, and whether it continues a run that is there already.
+
+    The folder is the same on every rank: the first process names it, its children inherit the name. A job of a sweep
+    whose folder exists is continued, so that a killed sweep is resumed by the same command.
+    """
+    if config["resume"] is not None:
+        return resumed_folder(config["resume"]), True
     if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
-        return Path(os.environ[RUN_DIR_VARIABLE])
+        return Path(os.environ[RUN_DIR_VARIABLE]), False
     job = HydraConfig.get().job
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     methods = "-".join([*config["loss"], *([] if config["loss"] else config["baselines"])])
@@ -132,13 +142,15 @@ def new_folder(config: dict[str, Any]) -> Path:
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:
-            path = path / (job.override_dirname or str(job.num))
+            path = path / (job.override_dirname.replace("/", "_") or str(job.num))
     else:
         path = Path("runs") / (f"{name}_{job.num}" if sweep else name)
     if (path / "config.yaml").exists():
+        if sweep:
+            return path, True
         raise InputError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir")
     os.environ[RUN_DIR_VARIABLE] = str(path.resolve())
-    return path
+    return path, False
 
 
 def resumed_folder(path: str) -> Path:

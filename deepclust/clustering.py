@@ -57,7 +57,7 @@ class Clustering:
     def save(self, path: str | os.PathLike) -> Path:
         """Write a `.npz` with `labels`, `top_ids`, `top_probs` (where there are any) and `meta` (JSON)."""
         path = Path(path)
-        arrays = {"labels": self.labels.astype(np.int32)}
+        arrays: dict[str, Any] = {"labels": self.labels.astype(np.int32)}
         if self.top_ids is not None:
             arrays["top_ids"] = self.top_ids.astype(np.int32)
         if self.top_probs is not None:

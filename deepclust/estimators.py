@@ -44,18 +44,19 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
                 clusters or the neighbours.
         """
         features = self._features(X, reset=True)
+        recipe = self._recipe()
         result = fit_heads(
             features,
-            self._recipe(),
+            recipe,
             progress=self.verbose,
-            accelerator={"auto": "auto", "cuda": "gpu"}.get(self.device, self.device),
+            accelerator="gpu" if self.device == "cuda" else self.device,
             precision=self.precision,
         )
         self.trained_ = result.trained
         self.trained_.warn_of_collapse(features)
         self.best_head_ = self.trained_.best_head
         self.head_losses_ = self.trained_.losses_H
-        self.n_iter_ = self.max_epochs
+        self.n_iter_ = recipe.epochs(len(features))
         self.labels_ = self.trained_.assign(features).labels
         return self
 
@@ -107,7 +108,7 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
     def _adopt(self, trained: TrainedHeads, labels: np.ndarray) -> None:
         self.trained_, self.labels_ = trained, labels
         self.best_head_, self.head_losses_ = trained.best_head, trained.losses_H
-        self.n_features_in_, self.n_iter_ = trained.in_dim, self.max_epochs
+        self.n_features_in_, self.n_iter_ = trained.in_dim, trained.recipe.epochs(len(labels))
 
     def _recipe(self) -> Recipe:
         params = self.get_params()
@@ -141,13 +142,13 @@ _SHARED_DOC = """
         n_heads: H heads trained at once; the one with the lowest training loss is kept.
         n_neighbors: K mined neighbours, from which pairs are drawn.
         head: `mlp` or `linear`.
-        init: `kmeans` or `random`, see `deepclust.training.recipe.Recipe`, as for everything below.
-        max_epochs, batch_size, micro_batch_size, learning_rate, lr_schedule, warmup_fraction, weight_decay, optimizer,
-        teacher_momentum, freeze_prototypes_epochs, gradient_clip, temperature, hidden_dim, embedding_dim, preprocess,
-        pca_dim: as in `Recipe`.
+        init: `spectral`, `kmeans` or `random`; see `Recipe`, as for everything below.
+        warm_start_epochs, max_epochs, batch_size, micro_batch_size, learning_rate, lr_schedule, warmup_fraction,
+        weight_decay, optimizer, teacher_momentum, freeze_prototypes_epochs, gradient_clip, temperature, hidden_dim,
+        embedding_dim, preprocess, pca_dim: as in `deepclust.training.recipe.Recipe`.
         random_state: seed, `RandomState` or None.
         device: `auto`, `cpu` or `cuda`.
-        precision: `32` or `bf16-mixed`.
+        precision: `auto`, `32` or `bf16-mixed`.
         verbose: show progress bars on a terminal.
 
     Attributes:
@@ -176,21 +177,22 @@ class TEMI(_HeadsEstimator):
         n_clusters: int = 10,
         *,
         n_heads: int = 16,
-        n_neighbors: int = 50,
+        n_neighbors: int = 20,
         beta: float = 0.6,
         marginal_momentum: float = 0.9,
         head: str = "mlp",
         hidden_dim: int = 512,
         embedding_dim: int = 256,
         temperature: float = 0.1,
-        init: str = "kmeans",
+        init: str = "spectral",
+        warm_start_epochs: int = 1,
         preprocess: str = "standardize",
         pca_dim: int | None = None,
-        max_epochs: int = 30,
+        max_epochs: int | None = None,
         batch_size: int = 512,
         micro_batch_size: int | None = None,
         optimizer: str = "adamw",
-        learning_rate: float = 5e-4,
+        learning_rate: float = 1e-3,
         lr_schedule: str = "cosine",
         warmup_fraction: float = 0.1,
         weight_decay: float = 1e-4,
@@ -199,7 +201,7 @@ class TEMI(_HeadsEstimator):
         gradient_clip: float | None = None,
         random_state: Any = None,
         device: str = "auto",
-        precision: str = "32",
+        precision: str = "auto",
         verbose: bool = False,
     ) -> None:
         _store(self, locals())
@@ -220,20 +222,21 @@ class SCAN(_HeadsEstimator):
         n_clusters: int = 10,
         *,
         n_heads: int = 16,
-        n_neighbors: int = 50,
+        n_neighbors: int = 20,
         entropy_weight: float = 5.0,
         head: str = "mlp",
         hidden_dim: int = 512,
         embedding_dim: int = 256,
         temperature: float = 0.1,
-        init: str = "kmeans",
+        init: str = "spectral",
+        warm_start_epochs: int = 1,
         preprocess: str = "standardize",
         pca_dim: int | None = None,
-        max_epochs: int = 30,
+        max_epochs: int | None = None,
         batch_size: int = 512,
         micro_batch_size: int | None = None,
         optimizer: str = "adamw",
-        learning_rate: float = 5e-4,
+        learning_rate: float = 1e-3,
         lr_schedule: str = "cosine",
         warmup_fraction: float = 0.1,
         weight_decay: float = 1e-4,
@@ -242,7 +245,7 @@ class SCAN(_HeadsEstimator):
         gradient_clip: float | None = None,
         random_state: Any = None,
         device: str = "auto",
-        precision: str = "32",
+        precision: str = "auto",
         verbose: bool = False,
     ) -> None:
         _store(self, locals())
@@ -262,17 +265,18 @@ class TSP(_HeadsEstimator):
         self,
         n_clusters: int = 10,
         *,
-        n_heads: int = 1,
+        n_heads: int = 16,
         n_neighbors: int = 20,
         entropy_weight: float = 3.0,
         head: str = "linear",
         hidden_dim: int = 512,
         embedding_dim: int = 256,
         temperature: float = 1.0,
-        init: str = "kmeans",
+        init: str = "spectral",
+        warm_start_epochs: int = 1,
         preprocess: str = "standardize",
         pca_dim: int | None = None,
-        max_epochs: int = 30,
+        max_epochs: int | None = None,
         batch_size: int = 256,
         micro_batch_size: int | None = None,
         optimizer: str = "adam",
@@ -285,7 +289,7 @@ class TSP(_HeadsEstimator):
         gradient_clip: float | None = None,
         random_state: Any = None,
         device: str = "auto",
-        precision: str = "32",
+        precision: str = "auto",
         verbose: bool = False,
     ) -> None:
         _store(self, locals())

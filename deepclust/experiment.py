@@ -32,6 +32,11 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
 
+def is_rank_zero() -> bool:
+    """Whether this process writes: rank 0 of a distributed run, or the only process."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where the artefacts of one run lie."""
@@ -49,7 +54,8 @@ class RunFolder:
         return self.path / "results.json"
 
     def trained_methods(self) -> list[str]:
-        """The losses that left a checkpoint, in alphabetical order; what a killed process left half-written has a dot."""
+        """The losses that left a checkpoint, in alphabetical order."""
+        # What a killed process left half-written starts with a dot.
         found = (self.path / "checkpoints").glob("*.ckpt")
         return sorted(path.stem for path in found if not path.name.startswith("."))
 
@@ -87,7 +93,8 @@ def check_inputs(
         FeatureTransform(dataset.train.dim, recipe.preprocess, recipe.pca_dim)
     if n_clusters is not None and not 2 <= n_clusters <= len(dataset.train):
         raise InputError(
-            f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: it must be between 2 and their number"
+            f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: "
+            "it must be between 2 and their number"
         )
     for name, options in (baselines or {}).items():
         make_baseline(name, n_clusters=n_clusters, seed=0, **options)
@@ -138,7 +145,7 @@ def run_experiment(
     notes: list[str] = []
     finished: list[dict[str, Clustering]] = []
     neighbors = None
-    for recipe in sorted(recipes, key=lambda recipe: -recipe.n_neighbors):
+    for recipe in sorted(recipes, key=lambda recipe: -recipe.mined_neighbors(len(dataset.train))):
         # The largest neighbourhood is mined first and serves the smaller ones.
         if _is_finished(run, recipe.loss, splits):
             continue
@@ -147,7 +154,7 @@ def run_experiment(
             val_every_n_epochs, fit_options,
         )  # fmt: skip
         neighbors = found or neighbors
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return None
     for recipe in recipes:
         finished.append({split: Clustering.load(run.clustering(recipe.loss, split)) for split in splits})
@@ -193,7 +200,7 @@ def _train(
         val_every_n_epochs=val_every_n_epochs,
         **fit_options,
     )
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return result.neighbors
     notes = result.trained.warn_of_collapse(dataset.train)
     for split, features in reversed(splits_of(dataset).items()):
@@ -208,7 +215,7 @@ def _run_baseline(
     options: Mapping[str, Any],
     n_clusters: int | None,
     seed: int,
-    splits: Mapping[str, FeatureSet],
+    splits: dict[str, FeatureSet],
     run: RunFolder,
 ) -> None:
     baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
@@ -270,7 +277,7 @@ def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
 
         id_file = run.path / "wandb_id.txt"
         run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
-        if rank_zero_only.rank == 0:
+        if is_rank_zero():
             run.path.mkdir(parents=True, exist_ok=True)
             id_file.write_text(run_id + "\n")
         mode = options.pop("mode", None)

@@ -206,7 +206,7 @@ def _search_exact(rows: Rows, k: int) -> Candidates:
 
 def _search_faiss(rows: Rows, k: int) -> Candidates:
     """faiss' flat inner-product index, on all GPUs where there are any."""
-    index = faiss.IndexFlatIP(rows.shape[1])
+    index: Any = faiss.IndexFlatIP(rows.shape[1])
     if _faiss_gpu_works():
         index = faiss.index_cpu_to_all_gpus(index)
     for start in range(0, len(rows), DATABASE_ROWS):

@@ -82,7 +82,7 @@ def spectral_labels(
     """
     rows = embedding_NM[:, :n_components]
     # A sample in a component of its own may be zero in every kept eigenvector; give it a direction nobody shares.
-    lonely = ~rows.any(axis=1)
+    lonely = np.logical_not(np.any(rows, axis=1))
     if lonely.any():
         rows = np.concatenate([rows, lonely[:, None].astype(rows.dtype)], axis=1)
     return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,6 +30,12 @@ DISPLAY_NAMES = {
 }
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"
+
+
+def report_console() -> Console:
+    """A console that is wide enough for every table here where stdout is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
 
 
 def display_name(method: str) -> str:

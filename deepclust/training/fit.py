@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from deepclust.errors import InputError
@@ -26,7 +27,7 @@ from deepclust.training.trained import TrainedHeads
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
-PRECISIONS = ("32", "32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
 
 
 @dataclass
@@ -58,7 +59,7 @@ def fit_heads(
     devices: Any = 1,
     strategy: str = "auto",
     num_nodes: int = 1,
-    precision: str | int = "32",
+    precision: str | int = "auto",
     **trainer_options: Any,
 ) -> FitResult:
     """Train the heads of a recipe.
@@ -78,7 +79,8 @@ def fit_heads(
         logger: a Lightning logger, or False.
         log_prefix: put before the name of every logged metric.
         progress: show progress bars where stdout is a terminal.
-        accelerator, devices, strategy, num_nodes, precision: as in `pytorch_lightning.Trainer`.
+        accelerator, devices, strategy, num_nodes: as in `pytorch_lightning.Trainer`.
+        precision: `32`, `bf16-mixed`, or `auto`: bf16-mixed where the device multiplies bfloat16 natively.
         **trainer_options: further options of the Trainer.
 
     Raises:
@@ -104,12 +106,12 @@ def fit_heads(
             _restore_transform(module, checkpoint)
     with _quiet_lightning():
         trainer = pl.Trainer(
-            max_epochs=recipe.max_epochs,
+            max_epochs=recipe.epochs(len(features)),
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
             strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
-            precision=precision,  # type: ignore[arg-type]
+            precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
             logger=logger,
             callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
             enable_checkpointing=False,
@@ -131,14 +133,28 @@ def check_precision(precision: str | int) -> None:
         raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
 
 
+def resolve_precision(precision: str, accelerator: str = "auto") -> str:
+    """`auto` as bf16-mixed on GPUs and CPUs with bfloat16 matrix instructions, else 32; other names as they are."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "cpu"):
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    else:
+        native = False
+    return "bf16-mixed" if native else "32"
+
+
 def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:
     old = TrainedHeads.load(checkpoint)
     old.check_features(features)
     changed = [key for key, value in recipe.as_dict().items() if old.recipe.as_dict().get(key) != value]
     if changed:
         raise InputError(
-            f"{checkpoint} was trained with other settings ({', '.join(changed)}): resume with the run's own, or start a "
-            "new run"
+            f"{checkpoint} was trained with other settings ({', '.join(changed)}): "
+            "resume with the run's own, or start a new run"
         )
 
 

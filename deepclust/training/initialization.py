@@ -1,42 +1,149 @@
-"""How heads start: at random, or with prototypes at the clusters of a k-means run of their own.
+"""How heads start: at random, at clusters of k-means, or at clusters of the neighbour graph.
 
-Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, B a block of samples.
+Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighbours, B a block of samples.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from deepclust.heads import Heads, LinearHeads
+from deepclust.heads import Heads, LinearHeads, MLPHeads
 from deepclust.kmeans import spherical_kmeans
 from deepclust.neighbors import Neighbors
+from deepclust.spectral import spectral_embedding, spectral_labels
 from deepclust.training.bank import FeatureBank
-from deepclust.training.recipe import Recipe
+from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighbouring recipe seeds do not coincide.
 SEED_STRIDE = 1009
+# Candidate partitions of `spectral`: graphs of so many neighbours, times so many eigenvectors per cluster. Which of
+# them suits a data set differs; the pairs' mutual information tells without labels (docs/initialization.md).
+GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
+COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
+# Eigenvectors beyond this cost more than they tell at a thousand clusters and above.
+MAX_COMPONENTS = 192
+# Pairs per sample over which the mutual information is measured.
+PAIR_NEIGHBORS = 20
+# One map has to turn further than three layers together.
+WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
+WARM_START_BATCH = 512
+WARM_START_STEPS = 100
 
 
-def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors | None = None) -> None:
-    """Set the prototypes as the recipe asks; `random` leaves the heads as they were drawn.
+def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors) -> None:
+    """Set the heads as the recipe asks; `random` leaves them as they were drawn.
 
-    `kmeans` on a linear head is TSP's formula with the spherical k-means centres of the head's inputs; on an mlp head
-    each prototype is the normalised mean of its cluster's members under the head's own, still random, embedding.
+    `kmeans` on a linear head is TSP's formula with the spherical k-means centres of the head's inputs (appendix A); on
+    an mlp head each prototype is the normalised mean of its cluster's members under the head's own, still random,
+    embedding. Every head has a k-means run of its own.
+
+    `spectral` clusters the neighbour graph in many ways, gives each head one of the best by `pair_information`, sets
+    the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
     """
     if recipe.init == "random":
         return
-    runs = [
-        spherical_kmeans(_rows(bank), recipe.n_clusters, n_init=1, seed=recipe.seed + SEED_STRIDE * head)
-        for head in range(heads.n_heads)
-    ]
-    if isinstance(heads, LinearHeads):
-        heads.set_prototypes(torch.from_numpy(np.stack([run.centroids_CD for run in runs])).to(bank.device))
+    if recipe.init == "kmeans":
+        runs = [
+            spherical_kmeans(_rows(bank), recipe.n_clusters, n_init=1, seed=recipe.seed + SEED_STRIDE * head)
+            for head in range(heads.n_heads)
+        ]
+        if isinstance(heads, LinearHeads):
+            heads.set_prototypes(torch.from_numpy(np.stack([run.centroids_CD for run in runs])).to(bank.device))
+            return
+        labels_HN = np.stack([run.labels_N for run in runs])
     else:
-        labels_HN = torch.from_numpy(np.stack([run.labels_N for run in runs])).long().to(bank.device)
-        heads.set_prototypes(cluster_means(heads, bank, labels_HN, recipe.n_clusters))
+        labels_HN = spectral_partitions(neighbors, recipe.n_clusters, heads.n_heads, seed=recipe.seed)
+    labels = torch.from_numpy(labels_HN).long().to(bank.device)
+    heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
+    if recipe.init == "spectral":
+        warm_start(heads, bank, labels, recipe)
+
+
+def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0) -> np.ndarray:
+    """(H, N) the partitions of the neighbour graph with the highest `pair_information`, best first.
+
+    Args:
+        neighbors: mined neighbours.
+        n_clusters: C.
+        n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
+        seed: of Lanczos and k-means.
+    """
+    n_samples = len(neighbors)
+    limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
+    sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
+    graphs = sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
+    rounds = -(-n_partitions // (len(graphs) * len(sizes)))
+    kept: list[tuple[float, np.ndarray]] = []
+    for index, k in enumerate(graphs):
+        embedding_NM = spectral_embedding(neighbors, sizes[-1], k=k, seed=seed)
+        for draw, (_, size) in enumerate(itertools.product(range(rounds), sizes)):
+            run_seed = seed * SEED_STRIDE + 101 * index + draw
+            labels_N = spectral_labels(embedding_NM, n_clusters, n_components=size, n_init=1, seed=run_seed)
+            kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
+            kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
+    return np.stack([labels_N for _, labels_N in kept])
+
+
+def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:
+    """Mutual information, in nats, between the cluster of a sample and that of its neighbour.
+
+    It is what TEMI's objective estimates, here exactly, for hard clusters: large when neighbours share their cluster
+    (low conditional entropy) and clusters are many and even (high entropy). It needs no labels, so it can choose among
+    partitions.
+
+    Args:
+        labels_N: cluster ids in [0, C).
+        neighbors: mined neighbours; the 20 nearest count.
+        n_clusters: C.
+    """
+    one_hot_NC = _one_hot(labels_N, n_clusters)
+    # One neighbour column at a time: the joint counts stay sparse (at most N entries a column), never N × K × C.
+    joint_CC = sparse.csr_matrix((n_clusters, n_clusters))
+    for column in neighbors.ids[:, :PAIR_NEIGHBORS].T:
+        joint_CC = joint_CC + one_hot_NC.T @ _one_hot(labels_N[column], n_clusters)
+    joint = joint_CC.tocoo()
+    share = joint.data / joint.data.sum()
+    p_first = np.bincount(joint.row, share, n_clusters)
+    p_second = np.bincount(joint.col, share, n_clusters)
+    return float((share * np.log(share / (p_first[joint.row] * p_second[joint.col]))).sum())
+
+
+def _one_hot(labels_N: np.ndarray, n_clusters: int) -> sparse.csr_matrix:
+    n_samples = len(labels_N)
+    return sparse.csr_matrix((np.ones(n_samples), labels_N, np.arange(n_samples + 1)), shape=(n_samples, n_clusters))
+
+
+def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recipe) -> None:
+    """Train each head by cross-entropy to tell its own clusters apart, so that training starts from them.
+
+    Runs where the heads are initialised, on one device; the batch is small and the epochs are few, but no fewer than
+    100 steps unless `warm_start_epochs` is 0.
+    """
+    learning_rate = WARM_START_LEARNING_RATE[type(heads)]
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    device_type = bank.device.type
+    half = bank.dtype == torch.bfloat16
+    generator = torch.Generator().manual_seed(recipe.seed)
+    steps_per_epoch = -(-len(bank) // WARM_START_BATCH)
+    epochs = max(recipe.warm_start_epochs, -(-WARM_START_STEPS // steps_per_epoch)) if recipe.warm_start_epochs else 0
+    for _ in range(epochs):
+        for ids_B in torch.randperm(len(bank), generator=generator).split(WARM_START_BATCH):
+            with torch.autocast(device_type, torch.bfloat16, enabled=half):
+                logits_HBC = heads(bank.gather(ids_B))
+            log_odds_HBC = logits_HBC.float() / recipe.temperature
+            targets_HB = labels_HN[:, ids_B.to(labels_HN.device)]
+            # Summed over heads, so that each learns as if it were alone.
+            loss = functional.cross_entropy(log_odds_HBC.flatten(0, 1), targets_HB.flatten()) * heads.n_heads
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The pairs a head learns from: every epoch each sample once, with one neighbour drawn anew.
 
-A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step alone,
-so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
+A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step
+alone, so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
 
 Shape suffixes: N samples, K neighbours, B pairs of this rank.
 """
@@ -131,7 +131,9 @@ class PairDataModule(pl.LightningDataModule):
             self.neighbors = self._mine()
 
     def _mine(self) -> Neighbors:
-        return cached_neighbors(self.features, self.recipe.n_neighbors, cache_dir=self.cache_dir, **self.mining)
+        return cached_neighbors(
+            self.features, self.recipe.mined_neighbors(len(self.features)), cache_dir=self.cache_dir, **self.mining
+        )
 
     def train_dataloader(self) -> DataLoader:
         assert self.neighbors is not None, "setup() mines the neighbors first"

@@ -10,9 +10,12 @@ from deepclust.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
 from deepclust.losses import make_objective
 from deepclust.preprocess import PREPROCESSINGS
 
-INITIALIZATIONS = ("random", "kmeans")
+INITIALIZATIONS = ("random", "kmeans", "spectral")
 SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "adam")
+DEFAULT_EPOCHS, DEFAULT_STEPS = 10, 120
+# The widest graph that `init="spectral"` looks at.
+SPECTRAL_NEIGHBORS = 30
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,12 @@ class Recipe:
         embedding_dim: width of the `mlp` head's embedding.
         temperature: softmax temperature of student and teacher.
         n_neighbors: K, from which each epoch draws one positive per sample.
-        init: `random`, or `kmeans`: each head's prototypes start from a k-means run of its own.
+        init: `random`; `kmeans`: each head's prototypes start from a k-means run of its own; `spectral`: each head
+            starts from a partition of the neighbour graph.
+        warm_start_epochs: after `spectral`, epochs of cross-entropy on the partition before training begins.
         preprocess: `standardize`, `l2` or `none`, fitted on the training split.
         pca_dim: project the features to so many principal directions first; None keeps all.
-        max_epochs: passes over the samples.
+        max_epochs: passes over the samples; None: 10, or as many as make 120 steps where the data are small.
         batch_size: B, the batch that the loss sees, over all devices.
         micro_batch_size: the pairs that memory sees at a time on one device; None takes the batch whole. It changes
             memory and speed, never the result beyond float order.
@@ -55,19 +60,20 @@ class Recipe:
     hidden_dim: int = HIDDEN_DIM
     embedding_dim: int = EMBEDDING_DIM
     temperature: float = 0.1
-    n_neighbors: int = 50
-    init: str = "random"
+    n_neighbors: int = 20
+    init: str = "spectral"
+    warm_start_epochs: int = 1
     preprocess: str = "standardize"
     pca_dim: int | None = None
-    max_epochs: int = 100
+    max_epochs: int | None = None
     batch_size: int = 512
     micro_batch_size: int | None = None
     optimizer: str = "adamw"
-    learning_rate: float = 1e-4
-    lr_schedule: str = "constant"
-    warmup_fraction: float = 0.2
+    learning_rate: float = 1e-3
+    lr_schedule: str = "cosine"
+    warmup_fraction: float = 0.1
     weight_decay: float = 1e-4
-    teacher_momentum: float = 0.996
+    teacher_momentum: float = 0.99
     freeze_prototypes_epochs: int = 1
     gradient_clip: float | None = None
     seed: int = 0
@@ -84,8 +90,9 @@ class Recipe:
             if value not in choices:
                 raise InputError(f"unknown {name} '{value}': choose one of {', '.join(choices)}")
         for name in ("n_heads", "n_neighbors", "max_epochs", "batch_size", "hidden_dim", "embedding_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: it must be 1 or more")
         if self.n_clusters < 2:
             raise InputError(f"n_clusters is {self.n_clusters}: it must be 2 or more")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
@@ -96,6 +103,18 @@ class Recipe:
         for name in ("learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
+
+    def epochs(self, n_rows: int) -> int:
+        """How many epochs training takes over so many samples."""
+        if self.max_epochs is not None:
+            return self.max_epochs
+        steps_per_epoch = -(-n_rows // self.batch_size)
+        return max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch))
+
+    def mined_neighbors(self, n_rows: int) -> int:
+        """How many neighbours are mined: those that pairs are drawn from, and those that `init` needs."""
+        wanted = max(self.n_neighbors, SPECTRAL_NEIGHBORS) if self.init == "spectral" else self.n_neighbors
+        return min(wanted, n_rows - 1)
 
     def check_features(self, n_rows: int) -> None:
         """Raises InputError where the features are too few for the clusters or the neighbours."""

@@ -55,7 +55,7 @@ def run(config: dict[str, Any]) -> None:
         )
     path, resume = run_folder(config)
     folder = RunFolder(path)
-    if resume and folder.results.is_file():
+    if resume and config["resume"] is None and folder.results.is_file():  # a job of a sweep that is run again
         print(f"{path} is finished already: {folder.results}")
         return
     dataset = load_data(config)

@@ -54,8 +54,7 @@ class RunFolder:
         return self.path / "results.json"
 
     def trained_methods(self) -> list[str]:
-        """The losses that left a checkpoint, in alphabetical order."""
-        # What a killed process left half-written starts with a dot.
+        """The losses that left a checkpoint, in alphabetical order; a file half-written by a killed process has a dot."""
         found = (self.path / "checkpoints").glob("*.ckpt")
         return sorted(path.stem for path in found if not path.name.startswith("."))
 
@@ -93,8 +92,7 @@ def check_inputs(
         FeatureTransform(dataset.train.dim, recipe.preprocess, recipe.pca_dim)
     if n_clusters is not None and not 2 <= n_clusters <= len(dataset.train):
         raise InputError(
-            f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: "
-            "it must be between 2 and their number"
+            f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: choose between 2 and their number"
         )
     for name, options in (baselines or {}).items():
         make_baseline(name, n_clusters=n_clusters, seed=0, **options)

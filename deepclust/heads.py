@@ -90,17 +90,20 @@ class MLPHeads(Heads):
             nn.init.trunc_normal_(weight, std=INIT_STD, generator=generator)
 
     def embed(self, features_BD: Tensor) -> Tensor:
-        # One product for the first layer of all heads: the features are read once, not once per head.
-        hidden_BhF = functional.linear(features_BD, self.hidden_weight.flatten(0, 1), self.hidden_bias.flatten())
-        hidden_HBF = functional.gelu(hidden_BhF).unflatten(1, (self.n_heads, -1)).transpose(0, 1)
-        embedding_HBE = torch.baddbmm(
-            self.embedding_bias[:, None, :], hidden_HBF, self.embedding_weight.transpose(1, 2)
-        )
-        return functional.normalize(embedding_HBE, dim=2)
+        return self._embed_transposed(features_BD).transpose(1, 2)
 
     def forward(self, features_BD: Tensor) -> Tensor:
         directions_HCE = functional.normalize(self.prototypes, dim=2) * self.gain[..., None]
-        return self.embed(features_BD) @ directions_HCE.transpose(1, 2)
+        return torch.bmm(self._embed_transposed(features_BD).transpose(1, 2), directions_HCE.transpose(1, 2))
+
+    def _embed_transposed(self, features_BD: Tensor) -> Tensor:
+        """(H, E, B). With the samples last, every product of the forward and backward pass reads and writes whole
+        contiguous blocks per head; with the samples first, each would copy its operands into that order."""
+        # One product for the first layer of all heads: the features are read once, not once per head.
+        hidden_hFB = torch.addmm(self.hidden_bias.flatten()[:, None], self.hidden_weight.flatten(0, 1), features_BD.T)
+        hidden_HFB = functional.gelu(hidden_hFB).unflatten(0, (self.n_heads, -1))
+        embedding_HEB = torch.baddbmm(self.embedding_bias[:, :, None], self.embedding_weight, hidden_HFB)
+        return functional.normalize(embedding_HEB, dim=1)
 
     def prototype_parameters(self) -> list[nn.Parameter]:
         return [self.prototypes, self.gain]

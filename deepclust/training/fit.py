@@ -127,12 +127,6 @@ def fit_heads(
     return FitResult(module.trained(), seconds, data.neighbors)
 
 
-def check_precision(precision: str | int) -> None:
-    """Raises InputError for a precision that training does not support."""
-    if str(precision) not in PRECISIONS:
-        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
-
-
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:
     """`auto` as bf16-mixed on GPUs and CPUs with bfloat16 matrix instructions, else 32; other names as they are."""
     if precision != "auto":
@@ -145,6 +139,12 @@ def resolve_precision(precision: str, accelerator: str = "auto") -> str:
     else:
         native = False
     return "bf16-mixed" if native else "32"
+
+
+def check_precision(precision: str | int) -> None:
+    """Raises InputError for a precision that training does not support."""
+    if str(precision) not in PRECISIONS:
+        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
 
 
 def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:

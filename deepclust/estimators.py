@@ -19,7 +19,7 @@ from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.files import written_whole
 from deepclust.training.fit import fit_heads
-from deepclust.training.recipe import Recipe
+from deepclust.training.recipe import Recipe, plain
 from deepclust.training.trained import TrainedHeads
 
 FLOATS = (np.float32, np.float16, np.float64)
@@ -76,13 +76,19 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
         return self.trained_.logits(self._features(X))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write parameters and fitted state to one file that `load` reads without running any code in it."""
+        """Write parameters and fitted state to one file that `load` reads without running any code in it.
+
+        A `RandomState` is kept as the seed that was drawn from it.
+        """
         check_is_fitted(self)
+        params = plain(self.get_params())
+        if isinstance(self.random_state, np.random.RandomState):
+            params["random_state"] = self.trained_.recipe.seed
         with written_whole(path) as temporary:
             torch.save(
                 {
                     "estimator": type(self).__name__,
-                    "params": self.get_params(),
+                    "params": params,
                     "labels": torch.from_numpy(self.labels_),
                     **self.trained_.state(),
                 },

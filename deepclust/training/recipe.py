@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from deepclust.errors import InputError
 from deepclust.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
 from deepclust.losses import make_objective
@@ -127,4 +129,12 @@ class Recipe:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain values, whatever NumPy types they came as: a checkpoint holds nothing else."""
+        return plain(asdict(self))
+
+
+def plain(value: Any) -> Any:
+    """NumPy scalars as Python numbers, in dicts too."""
+    if isinstance(value, dict):
+        return {name: plain(member) for name, member in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,7 +1,7 @@
 """Ready features of a data set by name: what every training run starts from.
 
-Knows arrays and feature folders only. Images become features in `deepclust.features.extract`; the one data set that is
-extracted on demand is `folder`, a user's own photos.
+Knows arrays and feature folders only. Images become features in `deepclust.features.extraction`; the one data set that
+is extracted on demand is `folder`, a user's own photos.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _own_images(
     if path is None:
         raise InputError("data=folder needs data.path=FOLDER: the folder that holds the images")
     # Imported here: torch and timm take seconds, and ready features need neither.
-    from deepclust.features.extract import cached_features
+    from deepclust.features.extraction import cached_features
     from deepclust.features.sources import folder_source
 
     spec = encoder_spec(encoder if encoder is not None else "dinov2_vitb14")

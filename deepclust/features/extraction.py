@@ -10,9 +10,9 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +42,7 @@ DTYPES = {"float16": np.float16, "float32": np.float32}
 
 Batch = tuple[int, range]
 Loaded = tuple[int, range, torch.Tensor, list[tuple[int, str]]]
+Encoded = Generator[tuple[Loaded, torch.Tensor], None, None]
 
 
 def extract(
@@ -104,10 +105,10 @@ def extract(
         mine = [shard for shard in range(rank, plan.n_shards, world_size) if not plan.is_done(shard)]
         size = batch_size or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH)
         n_workers = _n_workers(workers, encoder.device.type, local_world, sum(len(plan.images_of(i)) for i in mine))
-        with _encoding_threads(encoder, _cpus() // local_world) as pool:
-            _make_shards(
-                source, encoder, plan, mine, size, n_workers, on_error, DTYPES[dtype], pool, progress and rank == 0
-            )
+        loader = _loader(source, encoder, plan, mine, size, n_workers)
+        _make_shards(
+            source, encoder, plan, loader, _cpus() // local_world, on_error, DTYPES[dtype], progress and rank == 0
+        )
         while not plan.finish(source):
             time.sleep(0.5)
         if rank == 0:
@@ -179,24 +180,16 @@ def _as_is(loaded: Any) -> Any:
     return loaded
 
 
-def _make_shards(
-    source: ImageSource,
-    encoder: Encoder,
-    plan: ShardPlan,
-    shards: list[int],
-    batch_size: int,
-    workers: int,
-    on_error: str,
-    dtype: type[np.floating],
-    pool: ThreadPoolExecutor,
-    progress: bool,
-) -> None:
+def _loader(
+    source: ImageSource, encoder: Encoder, plan: ShardPlan, shards: list[int], batch_size: int, workers: int
+) -> DataLoader:
+    """Batches of squares of the given shards, in order. No batch reaches into the next shard."""
     batches = [
         (shard, plan.images_of(shard)[start : start + batch_size])
         for shard in shards
         for start in range(0, len(plan.images_of(shard)), batch_size)
     ]
-    loader = DataLoader(
+    return DataLoader(
         _Batches(source, encoder.transform, batches, batch_size),
         batch_size=None,
         collate_fn=_as_is,
@@ -204,10 +197,27 @@ def _make_shards(
         pin_memory=encoder.device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
+
+
+def _make_shards(
+    source: ImageSource,
+    encoder: Encoder,
+    plan: ShardPlan,
+    loader: DataLoader,
+    cpus: int,
+    on_error: str,
+    dtype: type[np.floating],
+    progress: bool,
+) -> None:
     done: list[np.ndarray] = []
     skipped: list[tuple[int, str]] = []
-    with _progress_bar(sum(len(images) for _, images in batches), encoder.spec.name, progress) as advance:
-        for (shard, images, _, unreadable), features_BD in _encoded(_loaded(loader), encoder, pool):
+    assert isinstance(loader.dataset, _Batches)
+    n_images = sum(len(images) for _, images in loader.dataset.batches)
+    with (
+        _progress_bar(n_images, encoder.spec.name, progress) as advance,
+        closing(_encoded(_loaded(loader), encoder, cpus)) as encoded,
+    ):
+        for (shard, images, _, unreadable), features_BD in encoded:
             if unreadable and on_error == "raise":
                 image, reason = unreadable[0]
                 raise InputError(
@@ -240,40 +250,30 @@ def _loaded(loader: DataLoader) -> Iterator[Loaded]:
         raise
 
 
-@contextmanager
-def _encoding_threads(encoder: Encoder, cpus: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads encode a batch each. On a CPU, a batch is computed by one core, not by all of them.
+def _encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
+    """Each batch with its features, in order. On a CPU, a batch is computed by one core, not by all of them.
 
     OpenMP's threads wait for each other after every layer, by spinning: on a machine that does anything else besides
     (reading images, to begin with) that cost up to nine tenths of the speed. It also makes the features independent of
     the number of cores. Past `MAX_THREADS`, Python's own lock is what they would wait for.
     """
-    if encoder.device.type != "cpu" or encoder.compiled:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
-    n_threads = max(1, min(MAX_THREADS, cpus))
-    before, per_thread = torch.get_num_threads(), max(1, cpus // n_threads)
+    on_cpu = encoder.device.type == "cpu" and not encoder.compiled
+    n_threads = max(1, min(MAX_THREADS, cpus)) if on_cpu else 1
+    before = torch.get_num_threads()
+    per_thread = max(1, cpus // n_threads)
     torch.set_num_threads(per_thread)
     try:
         with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(per_thread,)) as pool:
-            yield pool
+            running: deque[tuple[Loaded, Future[torch.Tensor]]] = deque()
+            for batch in batches:
+                running.append((batch, pool.submit(encoder.encode, batch[2])))
+                if len(running) > 2 * n_threads:
+                    batch, future = running.popleft()
+                    yield batch, future.result()
+            for batch, future in running:
+                yield batch, future.result()
     finally:
         torch.set_num_threads(before)
-
-
-def _encoded(
-    batches: Iterator[Loaded], encoder: Encoder, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Loaded, torch.Tensor]]:
-    """Each batch with its features, in order, some batches ahead of the caller."""
-    running: deque[tuple[Loaded, Future[torch.Tensor]]] = deque()
-    for batch in batches:
-        running.append((batch, pool.submit(encoder.encode, batch[2])))
-        if len(running) > 2 * MAX_THREADS:
-            batch, future = running.popleft()
-            yield batch, future.result()
-    for batch, future in running:
-        yield batch, future.result()
 
 
 class _Rate(ProgressColumn):

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 # What Pillow may guess from a file's content. Never everything it can: EPS would run Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # Twice Pillow's warning threshold, the size at which it refuses by itself: half a gigabyte once decoded to RGB.
 MAX_PIXELS = 2 * 89_478_485
 # A JPEG is decoded at a half, a quarter or an eighth of its size while that leaves three times the pixels needed on

@@ -215,9 +215,9 @@ def _make_shards(
     n_images = sum(len(images) for _, images in loader.dataset.batches)
     with (
         _progress_bar(n_images, encoder.spec.name, progress) as advance,
-        closing(_encoded(_loaded(loader), encoder, cpus)) as encoded,
+        closing(encoded(_loaded(loader), encoder, cpus)) as results,
     ):
-        for (shard, images, _, unreadable), features_BD in encoded:
+        for (shard, images, _, unreadable), features_BD in results:
             if unreadable and on_error == "raise":
                 image, reason = unreadable[0]
                 raise InputError(
@@ -250,7 +250,7 @@ def _loaded(loader: DataLoader) -> Iterator[Loaded]:
         raise
 
 
-def _encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
+def encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
     """Each batch with its features, in order. On a CPU, a batch is computed by one core, not by all of them.
 
     OpenMP's threads wait for each other after every layer, by spinning: on a machine that does anything else besides

@@ -58,7 +58,7 @@ class Recipe:
     loss: str = "temi"
     loss_options: dict[str, Any] = field(default_factory=dict)
     head: str = "mlp"
-    n_heads: int = 16
+    n_heads: int = 8
     hidden_dim: int = HIDDEN_DIM
     embedding_dim: int = EMBEDDING_DIM
     temperature: float = 0.1

@@ -87,6 +87,7 @@ def run(config: dict[str, Any]) -> None:
             cache_dir=cache_folder(config),
             mining=config["neighbors"],
             progress=True,
+            in_memory=config["data"]["in_memory"],
             **trainer,
         )
     finally:
@@ -111,7 +112,7 @@ def load_data(config: dict[str, Any]) -> Any:
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
-NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "recipe")
+NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "in_memory", "recipe")
 
 
 def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_clusters: int) -> Any:

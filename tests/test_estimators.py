@@ -216,7 +216,7 @@ def test_new_samples_are_looked_at_too(kind, planted):
     fitted = small(kind).fit(rows)
     with pytest.raises(ValueError, match="3 of 300 rows hold NaN"):
         fitted.predict(spoiled(rows, np.nan))
-    with pytest.raises(ValueError, match="X has 7 features, but .* is expecting 16 features"):
+    with pytest.raises(ValueError, match=r"X has 7 features, but .* is expecting 16 features"):
         fitted.predict(rows[:, :7])
     with pytest.raises(ValueError, match="the features have 7 dimensions, but the heads were trained on 16"):
         fitted.predict(FeatureSet.from_arrays(rows[:, :7]))

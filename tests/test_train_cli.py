@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.store import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 # Two short epochs of everything: what is computed is not looked at here.
@@ -464,7 +464,6 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(command, wo
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
 
 
-@pytest.mark.slow
 def test_a_process_of_its_own_says_one_line_too(in_process_of_its_own, workplace):
     with_row(np.nan)(np.load(workplace / "X.npy"))
     before = files_in(workplace)
@@ -472,8 +471,3 @@ def test_a_process_of_its_own_says_one_line_too(in_process_of_its_own, workplace
     assert outcome.code == 2
     assert "2 of 200 rows hold NaN" in outcome.error_line
     assert files_in(workplace) == before
-    good = in_process_of_its_own("train.py", *OWN, "loss=temi", "baselines=kmeans", "run_dir=run")
-    assert (good.code, good.err) == (0, "")
-    assert good.out.strip().endswith("run folder: run")
-    assert "\r" not in good.out  # no progress bar where stdout is no terminal
-    assert load_features(workplace / "X.npy").dim == 16

@@ -85,6 +85,7 @@ def run(config: dict[str, Any]) -> None:
             logger=logger,
             val_every_n_epochs=val_every_n_epochs,
             cache_dir=cache_folder(config),
+            mining=config["neighbors"],
             progress=True,
             **trainer,
         )

@@ -54,7 +54,7 @@ class RunFolder:
         return self.path / "results.json"
 
     def trained_methods(self) -> list[str]:
-        """The losses that left a checkpoint, in alphabetical order; a file half-written by a killed process has a dot."""
+        """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""
         found = (self.path / "checkpoints").glob("*.ckpt")
         return sorted(path.stem for path in found if not path.name.startswith("."))
 

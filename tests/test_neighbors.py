@@ -10,10 +10,12 @@ import os
 import numpy as np
 import pytest
 
-import deepclust.neighbors as neighbors_module
+import deepclust.neighbors.mining as mining_module
+import deepclust.neighbors.search as search_module
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet, ShardedRows, load_features
-from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors
+from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors, share_of_same
+from deepclust.neighbors.search import ExactSearch
 
 METHODS = ("exact", "faiss")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -48,8 +50,8 @@ def test_neighbors_are_those_of_brute_force(method, k, rows):
 @every_method
 def test_blocks_of_queries_and_of_the_database_change_nothing(method, rows, monkeypatch):
     expected = mine_neighbors(rows, 7, method=method)
-    monkeypatch.setattr(neighbors_module, "QUERY_ROWS", 32)
-    monkeypatch.setattr(neighbors_module, "DATABASE_ROWS", 40)
+    monkeypatch.setattr(mining_module, "QUERY_ROWS", 32)
+    monkeypatch.setattr(search_module, "DATABASE_ROWS", 40)
     found = mine_neighbors(rows, 7, method=method)
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
@@ -99,7 +101,7 @@ def test_more_neighbors_than_other_samples_are_refused(k, rows):
 
 
 def test_an_unknown_method_is_refused(rows):
-    with pytest.raises(InputError, match="unknown neighbor mining method 'lsh': choose one of exact, faiss"):
+    with pytest.raises(InputError, match="method 'lsh': choose one of auto, exact, screened, ivf, faiss"):
         mine_neighbors(rows, 3, method="lsh")
 
 
@@ -116,7 +118,8 @@ def test_saved_neighbors_come_back(rows, tmp_path):
     loaded = Neighbors.load(tmp_path / "n.npz")
     np.testing.assert_array_equal(loaded.ids, found.ids)
     np.testing.assert_array_equal(loaded.similarities, found.similarities)
-    assert loaded.settings == found.settings == {"method": "exact", "k": 3, "n": 150, "version": 1}
+    assert loaded.settings == found.settings
+    assert loaded.settings["method"] == "exact"
 
 
 def test_label_consistency_is_the_share_of_neighbors_with_the_samples_label():
@@ -133,13 +136,13 @@ def test_label_consistency_is_the_share_of_neighbors_with_the_samples_label():
 def mined(monkeypatch) -> list[int]:
     """How many neighbors each call that really mined was asked for."""
     calls: list[int] = []
-    original = neighbors_module.mine_neighbors
+    original = mining_module.mine_neighbors
 
     def spy(features, k, **options):
         calls.append(k)
         return original(features, k, **options)
 
-    monkeypatch.setattr(neighbors_module, "mine_neighbors", spy)
+    monkeypatch.setattr(mining_module, "mine_neighbors", spy)
     return calls
 
 
@@ -218,3 +221,60 @@ def test_a_read_only_folder_is_no_obstacle(rows, tmp_path):
     finally:
         (tmp_path / "X").chmod(0o700)
     np.testing.assert_array_equal(found.ids, brute_force(rows, 4)[0])
+
+
+@pytest.fixture(scope="module")
+def crowd() -> np.ndarray:
+    """2000 × 32 float16 features around 40 directions: many candidates are nearly as similar as the true neighbors."""
+    rng = np.random.default_rng(5)
+    centers = rng.standard_normal((40, 32))
+    return (centers[rng.integers(0, 40, 2000)] + 0.5 * rng.standard_normal((2000, 32))).astype(np.float16)
+
+
+def test_screening_finds_the_exact_neighbors_and_similarities(crowd):
+    exact = mine_neighbors(crowd, 10, method="exact")
+    screened = mine_neighbors(crowd, 10, method="screened")
+    assert share_of_same(screened.ids, exact.ids) >= 0.9999
+    np.testing.assert_allclose(screened.similarities, exact.similarities, atol=1e-5)
+    assert screened.settings["recall"] >= 0.9999
+
+
+@pytest.mark.parametrize("recall", [0.9, 0.99])
+def test_the_inverted_file_reaches_the_recall_it_is_asked_for(crowd, recall):
+    exact = mine_neighbors(crowd, 10, method="exact")
+    found = mine_neighbors(crowd, 10, method="ivf", recall=recall)
+    assert not (found.ids == np.arange(len(crowd))[:, None]).any()
+    assert share_of_same(found.ids, exact.ids) >= recall - 0.02
+    # What is written down is what an independent count over all rows gives, up to the sample's error.
+    assert found.settings["recall"] == pytest.approx(share_of_same(found.ids, exact.ids), abs=0.02)
+
+
+def test_a_killed_search_continues_from_its_finished_blocks(crowd, tmp_path, monkeypatch):
+    monkeypatch.setattr(mining_module, "QUERY_ROWS", 500)
+    whole = mine_neighbors(crowd, 5, method="exact")
+    original = ExactSearch.query
+    searched: list[int] = []
+
+    def dies_at_the_third_block(self, ids, k):
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        searched.append(int(ids[0]))
+        return original(self, ids, k)
+
+    monkeypatch.setattr(ExactSearch, "query", dies_at_the_third_block)
+    with pytest.raises(KeyboardInterrupt):
+        mine_neighbors(crowd, 5, method="exact", block_dir=tmp_path)
+
+    def counts(self, ids, k):
+        searched.append(int(ids[0]))
+        return original(self, ids, k)
+
+    monkeypatch.setattr(ExactSearch, "query", counts)
+    continued = mine_neighbors(crowd, 5, method="exact", block_dir=tmp_path)
+    assert searched == [0, 500, 1000, 1500]
+    np.testing.assert_array_equal(continued.ids, whole.ids)
+
+
+def test_recall_out_of_range_is_refused(rows):
+    with pytest.raises(InputError, match=r"recall is 1\.5"):
+        mine_neighbors(rows, 3, method="ivf", recall=1.5)

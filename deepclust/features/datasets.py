@@ -1,7 +1,7 @@
 """Ready features of a data set by name: what every training run starts from.
 
-Knows arrays and feature folders only. Images become features in `deepclust.features.extract`; the one data set that is
-extracted on demand is `folder`, a user's own photos.
+Knows arrays and feature folders only. Images become features in `deepclust.features.extraction`; the one data set that
+is extracted on demand is `folder`, a user's own photos.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from deepclust.errors import InputError
 from deepclust.features.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.features.store import MANIFEST, FeatureSet, load_features
+
+# The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
+FOLDER_ENCODER = "dinov2_vitb14"
 
 EncoderLike = str | EncoderSpec | Mapping[str, Any]
 
@@ -91,8 +94,8 @@ def load_dataset(
     Args:
         name: `digits`, `fashion_mnist` (raw pixels unless an encoder is given), `features` (the user's own matrix),
             `folder` (the user's own images, embedded on demand), or a name whose features lie under `features_dir`.
-        encoder: name, spec or mapping; None for the data set's default. Features that come without one ignore None
-            and refuse any other.
+        encoder: name, spec or mapping of options; None, or a mapping of None only, for the data set's default. Data
+            sets that come as features refuse one.
         features_dir: where extracted features lie, as `<name>/<encoder>/{train,test}`; default
             `$DEEPCLUST_FEATURES`, else `features`.
         train, train_labels, test, test_labels: the user's own files, for `features` only.
@@ -106,6 +109,7 @@ def load_dataset(
     """
     if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
         raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
+    encoder = _named(encoder, name)
     if name == "digits":
         _no_encoder(name, encoder)
         return Dataset(name, _digits(), None, None)
@@ -117,6 +121,17 @@ def load_dataset(
     if name == "fashion_mnist" and encoder is None:
         return Dataset(name, _pixels("train", path), _pixels("test", path), None)
     return _extracted(name, encoder, root)
+
+
+def _named(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
+    """The encoder as asked for: options without a name are those of the data set's own encoder."""
+    if not isinstance(encoder, Mapping):
+        return encoder
+    options = {key: value for key, value in encoder.items() if value is not None}
+    if options and "name" not in options:
+        facts = DATASETS.get(dataset)
+        options["name"] = facts.encoder if facts is not None else FOLDER_ENCODER
+    return options or None
 
 
 def _no_encoder(name: str, encoder: EncoderLike | None) -> None:
@@ -175,10 +190,10 @@ def _own_images(
     if path is None:
         raise InputError("data=folder needs data.path=FOLDER: the folder that holds the images")
     # Imported here: torch and timm take seconds, and ready features need neither.
-    from deepclust.features.extract import cached_features
+    from deepclust.features.extraction import cached_features
     from deepclust.features.sources import folder_source
 
-    spec = encoder_spec(encoder if encoder is not None else "dinov2_vitb14")
+    spec = encoder_spec(encoder if encoder is not None else FOLDER_ENCODER)
     features = cached_features(folder_source(path, labels=labels), spec, root / "folder", on_error=on_error)
     return Dataset("folder", features, None, spec.name)
 
@@ -190,11 +205,12 @@ def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
             known = ", ".join(sorted([*DATASETS, "digits", "features", "folder"]))
             raise InputError(f"unknown data set '{name}': one of {known}, or give encoder= for features of your own")
         encoder = facts.encoder
-    encoder_name = encoder if isinstance(encoder, str) else encoder_spec(encoder).name
+    encoder_name = _name(encoder)
     folder = root / name / encoder_name
     if not (folder / "train" / MANIFEST).is_file():
         raise InputError(_missing(name, encoder_name, folder, facts))
     train = load_features(folder, split="train")
+    _check_options(encoder, train)
     test = None
     if (folder / "test").is_dir():
         if not (folder / "test" / MANIFEST).is_file():
@@ -204,6 +220,25 @@ def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
         test = load_features(folder, split="test")
         check_same_encoder(train, test)
     return Dataset(name, train, test, encoder_name)
+
+
+def _name(encoder: EncoderLike) -> str:
+    if isinstance(encoder, str):
+        return encoder
+    return encoder.name if isinstance(encoder, EncoderSpec) else str(encoder["name"])
+
+
+def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
+    """Refuse features that were made with another size, pooling or layer than a mapping of options asks for."""
+    if not isinstance(encoder, Mapping):
+        return
+    made = {**features.manifest.get("transform", {}), **features.manifest.get("encoder", {})}
+    for key in ("image_size", "crop_pct", "pooling", "layer"):
+        if key in encoder and key in made and encoder[key] not in (made[key], "own"):
+            raise InputError(
+                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract to another folder with "
+                f"features_dir=FOLDER, or leave out encoder.{key}"
+            )
 
 
 def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:

@@ -197,21 +197,24 @@ ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType({spec.name: spec for spec
 def encoder_spec(encoder: str | EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
     """The spec of an encoder given by name, or by a mapping of `name` and options that override the catalog's.
 
-    A mapping whose name is not in the catalog must say `library` and `model` itself.
+    A mapping whose name is not in the catalog must say `library` and `model` itself. Options that are None are the
+    catalog's; `image_size` and `crop_pct` may be "own", for the pretrained model's.
 
     Raises:
         InputError: if the name is unknown, or an option is.
     """
     if isinstance(encoder, EncoderSpec):
         return encoder
+    given: dict[str, Any]
     given = {"name": encoder} if isinstance(encoder, str) else {k: v for k, v in encoder.items() if v is not None}
+    given.update({key: None for key in ("image_size", "crop_pct") if given.get(key) == "own"})
     unknown = sorted(set(given) - {field.name for field in fields(EncoderSpec)})
     if unknown:
         raise InputError(
             f"unknown encoder option {', '.join(unknown)}: an encoder has "
             f"{', '.join(field.name for field in fields(EncoderSpec))}"
         )
-    name = given.get("name")
+    name = str(given.get("name"))
     if name in ENCODERS:
         return replace(ENCODERS[name], **given)
     if not {"name", "library", "model"} <= set(given):

@@ -116,6 +116,14 @@ class FeatureSet:
         """How many distinct labels occur, or None without labels."""
         return None if self.labels is None else len(np.unique(self.labels))
 
+    @property
+    def files(self) -> list[Path] | None:
+        """The image file of each row, where the features were extracted from files; None otherwise."""
+        source = self.manifest.get("source")
+        if self.paths is None or not isinstance(source, dict) or source.get("kind") != "files":
+            return None
+        return [Path(source["root"]) / path for path in self.paths]
+
     @classmethod
     def from_arrays(
         cls,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.strategies import DDPStrategy
 
+from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
@@ -131,14 +131,7 @@ def resolve_precision(precision: str, accelerator: str = "auto") -> str:
     """`auto` as bf16-mixed on GPUs and CPUs with bfloat16 matrix instructions, else 32; other names as they are."""
     if precision != "auto":
         return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif accelerator in ("auto", "cpu"):
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    else:
-        native = False
-    return "bf16-mixed" if native else "32"
+    return "bf16-mixed" if native_bfloat16(accelerator) else "32"
 
 
 def check_precision(precision: str | int) -> None:

@@ -1,0 +1,156 @@
+"""Mining: choose a search, run it block by block, drop each sample from its own list, measure what was missed.
+
+Shape suffixes: N samples, D feature dimensions, Q queries in a block, K neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.devices import native_bfloat16
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet, Rows
+from deepclust.files import written_whole
+from deepclust.neighbors.search import ExactSearch, FaissSearch, ScreenedSearch, Search, faiss_gpu_works
+from deepclust.neighbors.search_ivf import IVFSearch
+from deepclust.neighbors.store import MINING_VERSION, Neighbors
+
+METHODS = ("auto", "exact", "screened", "ivf", "faiss")
+QUERY_ROWS = 1024
+# Above so many rows an inverted file beats comparing all pairs: the crossover measured in benchmarks/neighbors.py.
+IVF_ROWS = 400_000
+# Below so many rows the screening's second pass costs more than it saves.
+SCREENED_ROWS = 10_000
+RECALL_QUERIES = 512
+
+
+def mine_neighbors(
+    features: FeatureSet | Rows,
+    k: int,
+    *,
+    method: str = "auto",
+    recall: float = 0.99,
+    block_dir: Path | None = None,
+    progress: bool = False,
+) -> Neighbors:
+    """Mine the k nearest neighbours of every row.
+
+    Args:
+        features: N × D, any float type, memory-mapped or not; normalised here, never copied whole if mapped.
+        k: neighbours per sample, 1 ≤ k < N. The papers use 50 (TEMI, SCANv2), 25 for large C, and 20 (TSP).
+        method: `exact`: float32 inner products of all pairs, by faiss on GPUs, by blocked matrix products on a CPU (the
+            faster exact search there). `screened`: all pairs in bfloat16, the best candidates again in float32.
+            `ivf`: faiss' inverted file, probing as many lists as `recall` needs. `faiss`: faiss' flat index.
+            `auto`: `ivf` above 400 000 rows; else `screened` above 10 000 on a CPU that multiplies bfloat16; else
+            `exact`.
+        recall: for `ivf`, the share of true neighbours to find, calibrated on a sample.
+        block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
+        progress: show a progress bar.
+
+    Returns:
+        Neighbours whose settings hold the method, seconds and, where the search is approximate, the `recall` measured
+        on 512 samples other than those of the calibration.
+
+    Raises:
+        InputError: if k is not in [1, N - 1], or the method is unknown.
+    """
+    rows = features.features if isinstance(features, FeatureSet) else features
+    n_rows = len(rows)
+    check_request(n_rows, k, method)
+    started = time.perf_counter()
+    chosen = choose_method(n_rows) if method == "auto" else method
+    ids_NK = np.empty((n_rows, k), np.int32)
+    similarities_NK = np.empty((n_rows, k), np.float32)
+    search: Search | None = None
+    with _progress_bar(n_rows, progress) as advance:
+        for start in range(0, n_rows, QUERY_ROWS):
+            block = slice(start, min(start + QUERY_ROWS, n_rows))
+            saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
+            if saved is not None and saved.is_file():
+                with np.load(saved) as archive:
+                    ids_NK[block], similarities_NK[block] = archive["ids"], archive["similarities"]
+            else:
+                # Built at the first block that is missing: a search that was almost done needs no index for long.
+                search = search or make_search(chosen, rows, k, recall)
+                ids_NK[block], similarities_NK[block] = nearest_others(search, np.arange(block.start, block.stop), k)
+                if saved is not None:
+                    with written_whole(saved) as temporary:
+                        np.savez(temporary, ids=ids_NK[block], similarities=similarities_NK[block])
+            advance(block.stop - block.start)
+    settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
+    settings["seconds"] = round(time.perf_counter() - started, 3)
+    if chosen in ("ivf", "screened"):
+        settings["recall"] = measured_recall(rows, ids_NK)
+        if isinstance(search, IVFSearch):
+            settings |= search.settings
+    return Neighbors(ids_NK, similarities_NK, settings)
+
+
+def choose_method(n_rows: int) -> str:
+    """What `auto` means for so many rows on this machine."""
+    if n_rows > IVF_ROWS:
+        return "ivf"
+    if n_rows > SCREENED_ROWS and native_bfloat16("cpu") and not faiss_gpu_works():
+        return "screened"
+    return "exact"
+
+
+def make_search(method: str, rows: Rows, k: int, recall: float) -> Search:
+    if method == "exact":
+        return FaissSearch(rows) if faiss_gpu_works() else ExactSearch(rows)
+    if method == "screened":
+        return ScreenedSearch(rows)
+    if method == "faiss":
+        return FaissSearch(rows)
+    return IVFSearch(rows, k + 1, recall)
+
+
+def nearest_others(search: Search, own_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, K) ids and similarities of the nearest rows other than the query itself.
+
+    Where more than K exact duplicates crowded the query out of its own candidates, the last candidate goes instead.
+    """
+    ids_QK1, similarities_QK1 = search.query(own_Q, k + 1)
+    keep = ids_QK1 != own_Q[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(own_Q), k)
+    return ids_QK1[keep].reshape(shape), similarities_QK1[keep].reshape(shape)
+
+
+def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1) -> float:
+    """Share of the true K nearest neighbours that were found, over a seeded sample of rows."""
+    sample_Q = np.sort(np.random.default_rng(seed).choice(len(rows), min(RECALL_QUERIES, len(rows)), replace=False))
+    true_QK, _ = nearest_others(ExactSearch(rows), sample_Q, ids_NK.shape[1])
+    return share_of_same(ids_NK[sample_Q], true_QK)
+
+
+def share_of_same(found_QK: np.ndarray, true_QK: np.ndarray) -> float:
+    """Mean share of a row's true ids that are among its found ones, in any order."""
+    both = np.sort(np.concatenate([found_QK, true_QK], axis=1), axis=1)
+    return float((both[:, 1:] == both[:, :-1]).sum() / true_QK.size)
+
+
+def check_request(n_rows: int, k: int, method: str) -> None:
+    """Raises InputError unless 1 ≤ k < N and the method is known."""
+    if method not in METHODS:
+        raise InputError(f"unknown neighbor mining method '{method}': choose one of {', '.join(METHODS)}")
+    if not 1 <= k < n_rows:
+        raise InputError(
+            f"{k} neighbors asked for, but there are {n_rows} samples: the number of neighbors must be "
+            f"between 1 and {n_rows - 1}"
+        )
+
+
+@contextmanager
+def _progress_bar(total: int, enabled: bool) -> Iterator[Any]:
+    from deepclust.report.progress import progress_bar
+
+    with progress_bar(enabled) as bar:
+        task = bar.add_task("mining neighbors", total=total, unit="samples/s", detail="")
+        yield lambda step: bar.advance(task, step)

@@ -1,0 +1,116 @@
+"""Mined neighbours, and their cache beside the features.
+
+Shape suffixes: N samples, K neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.errors import InputError
+from deepclust.features.store import FeatureSet
+from deepclust.files import fingerprint, written_whole
+
+# Bumped whenever the mining changes its result, so that no cache of an older rule is met.
+MINING_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """K nearest neighbours of N samples, most similar first.
+
+    Attributes:
+        ids: (N, K) int32 row numbers, never the row itself.
+        similarities: (N, K) float32 cosine similarities.
+        settings: how they were mined.
+    """
+
+    ids: np.ndarray
+    similarities: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def k(self) -> int:
+        return self.ids.shape[1]
+
+    def first(self, k: int) -> Neighbors:
+        """The k nearest of these."""
+        if k > self.k:
+            raise InputError(f"{k} neighbors asked for, but only {self.k} were mined: mine again with k={k}")
+        return Neighbors(self.ids[:, :k], self.similarities[:, :k], self.settings)
+
+    def save(self, path: str | os.PathLike) -> None:
+        with written_whole(path) as temporary:
+            np.savez(
+                temporary,
+                ids=self.ids,
+                similarities=self.similarities,
+                settings=np.array(json.dumps(self.settings, default=str)),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Neighbors:
+        with np.load(path, allow_pickle=False) as archive:
+            return cls(archive["ids"], archive["similarities"], json.loads(str(archive["settings"])))
+
+
+def label_consistency(neighbors: Neighbors, labels: np.ndarray, k: int | None = None) -> float:
+    """Share of a sample's k nearest neighbours that carry its label, averaged over samples (TSP, fig. 1)."""
+    ids = neighbors.ids[:, :k]
+    return float((labels[ids] == labels[:, None]).mean())
+
+
+def cached_neighbors(
+    features: FeatureSet, k: int, *, cache_dir: str | os.PathLike | None = None, method: str = "auto", **options: Any
+) -> Neighbors:
+    """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
+
+    A cache of more neighbours serves fewer. A killed search continues from the blocks it had finished. Without a place
+    to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew.
+    """
+    from deepclust.neighbors.mining import check_request, mine_neighbors
+
+    check_request(len(features), k, method)
+    folder = cache_folder(features, cache_dir)
+    if folder is None:
+        return mine_neighbors(features, k, method=method, **options)
+    key = fingerprint(
+        features.fingerprint(), method, options.get("recall") if method in ("ivf", "auto") else None, MINING_VERSION
+    )
+    for found in sorted(folder.glob(f"{key}-k*.npz")):
+        match = re.fullmatch(r".*-k(\d+)", found.stem)
+        if match and int(match.group(1)) >= k:
+            return Neighbors.load(found).first(k)
+    blocks = folder / f"{key}-k{k}.blocks"
+    neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, **options)
+    neighbors.save(folder / f"{key}-k{k}.npz")
+    shutil.rmtree(blocks, ignore_errors=True)
+    return neighbors
+
+
+def cache_folder(features: FeatureSet, cache_dir: str | os.PathLike | None = None) -> Path | None:
+    """`cache_dir`, else a folder beside the features, else None; only if it can be written."""
+    if cache_dir is not None:
+        folder = Path(cache_dir)
+    elif features.root is None:
+        return None
+    elif features.root.is_dir():
+        folder = features.root / "neighbors"
+    else:
+        folder = features.root.with_name(features.root.name + ".neighbors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

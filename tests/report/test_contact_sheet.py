@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepclust.clustering import Clustering
+from deepclust.errors import InputError
+from deepclust.report.contact_sheet import contact_sheet, write_clusters_csv, write_contact_sheets
+
+
+def clustering(labels: list[int], confidences: list[float] | None = None) -> Clustering:
+    ids = np.array(labels, dtype=np.int32)
+    if confidences is None:
+        return Clustering(ids, "kmeans")
+    return Clustering(ids, "temi", top_ids=ids[:, None], top_probs=np.array(confidences, dtype=np.float32)[:, None])
+
+
+def flat(values: list[int], side: int = 16) -> np.ndarray:
+    return np.stack([np.full((side, side), value, np.uint8) for value in values])
+
+
+def test_the_table_has_a_line_per_image(tmp_path: Path) -> None:
+    names = ["plain.png", 'with "quotes", and\nbreaks.png', "naïve 空.jpg", os.fsdecode(b"latin-\xe9.png")]
+    write_clusters_csv(tmp_path / "clusters.csv", names, clustering([1, -1, 0, 1], [0.5, 0.25, 1.0, 0.125]))
+    with open(tmp_path / "clusters.csv", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["path"] for row in rows] == names
+    assert [int(row["cluster"]) for row in rows] == [1, -1, 0, 1]
+    assert [float(row["confidence"]) for row in rows] == [0.5, 0.25, 1.0, 0.125]
+
+
+def test_methods_without_probabilities_leave_confidence_empty(tmp_path: Path) -> None:
+    write_clusters_csv(tmp_path / "clusters.csv", ["a", "b"], clustering([0, 1]))
+    assert (tmp_path / "clusters.csv").read_text().splitlines() == ["path,cluster,confidence", "a,0,", "b,1,"]
+
+
+def test_one_path_per_image_is_required(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 paths for 2 labels of kmeans"):
+        write_clusters_csv(tmp_path / "clusters.csv", ["a", "b", "c"], clustering([0, 1]))
+    with pytest.raises(InputError, match="1 images for 2 labels"):
+        write_contact_sheets(tmp_path, flat([1]), clustering([0, 1]))
+
+
+def test_the_most_confident_come_first(tmp_path: Path) -> None:
+    images = flat([40, 120, 200, 250])
+    sheets = write_contact_sheets(
+        tmp_path, images, clustering([0, 0, 0, 1], [0.2, 0.9, 0.5, 1.0]), per_cluster=2, thumbnail=16
+    )
+    assert [sheet.name for sheet in sheets] == ["cluster-00000.jpg", "cluster-00001.jpg"]
+    sheet = np.asarray(Image.open(sheets[0]).convert("L")).astype(int)
+    # Two tiles of 16 pixels, 4 apart, below a line of title.
+    first, second = sheet[40, 12], sheet[40, 32]
+    assert abs(first - 120) < 8
+    assert abs(second - 200) < 8
+
+
+def test_noise_and_empty_clusters(tmp_path: Path) -> None:
+    sheets = write_contact_sheets(tmp_path, flat([1, 2, 3]), clustering([-1, 5, -1]), thumbnail=8)
+    assert [sheet.name for sheet in sheets] == ["noise.jpg", "cluster-00005.jpg"]
+
+
+def test_only_the_largest_clusters_have_sheets(tmp_path: Path) -> None:
+    sheets = write_contact_sheets(tmp_path, flat([0] * 6), clustering([0, 1, 1, 1, 2, 2]), max_clusters=2, thumbnail=8)
+    assert [sheet.name for sheet in sheets] == ["cluster-00001.jpg", "cluster-00002.jpg"]
+
+
+def test_files_of_any_size_and_lost_files_fit_their_tiles(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("wide.png", "line.png", "tiny.png", "lost.png")]
+    for path, size in zip(paths, [(300, 20), (20_000, 1), (1, 1)]):
+        Image.new("RGB", size, "red").save(path)
+    sheets = write_contact_sheets(tmp_path / "sheets", paths, clustering([0] * 4), thumbnail=32)
+    # Two by two tiles of 32 pixels; the title may make the sheet wider.
+    assert Image.open(sheets[0]).height == 28 + 2 * 36 + 4
+
+
+def test_a_sheet_is_as_wide_as_its_title() -> None:
+    tile = Image.new("RGB", (10, 10))
+    assert contact_sheet([tile], title="x" * 60).width > contact_sheet([tile]).width
+    assert contact_sheet([tile] * 5, columns=5).height < contact_sheet([tile] * 5, columns=1).height

@@ -206,6 +206,21 @@ def test_csv_metrics_have_the_promised_names(command, workplace):
     assert filled["val/acc"][-1] == pytest.approx(row["acc"])
 
 
+def test_resuming_keeps_the_metrics_of_the_part_before(command, workplace):
+    arguments = (*OWN, "loss=tsp", "baselines=none", "logger=csv", "+trainer.log_every_n_steps=1")
+    assert command("train.py", *arguments, "run_dir=run").code == 0
+    run = workplace / "run"
+    before = (run / "logs" / "metrics.csv").read_text()
+    for part in (1, 2):
+        # As if it had been killed after its last checkpoint.
+        (run / "clusterings" / "tsp.npz").unlink()
+        (run / "results.json").unlink()
+        outcome = command("train.py", *arguments, "resume=run")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert (run / "logs" / "metrics.csv").read_text() == before
+        assert "train/silhouette" in (run / "logs" / f"resumed_{part}" / "metrics.csv").read_text()
+
+
 def test_several_losses_are_logged_under_their_names(command, workplace):
     arguments = ("loss=[temi,tsp]", "logger=csv", "baselines=kmeans", "+trainer.log_every_n_steps=1")
     assert command("train.py", *OWN, *arguments, "run_dir=run").code == 0

@@ -262,7 +262,9 @@ def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
     if name == "csv":
         from pytorch_lightning.loggers import CSVLogger
 
-        return CSVLogger(run.path, name="logs", version="", **options)
+        # Lightning deletes the metrics that it finds in its folder: a resumed run has one of its own.
+        parts = sum(1 for _ in (run.path / "logs").rglob("hparams.yaml"))
+        return CSVLogger(run.path, name="logs", version=f"resumed_{parts}" if parts else "", **options)
     if name == "tensorboard":
         try:
             from pytorch_lightning.loggers import TensorBoardLogger

@@ -246,9 +246,7 @@ def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path, tiny_weigh
         load_encoder({**VIT, "checkpoint": str(tmp_path / "cut.pth")}, device="cpu")
 
 
-def test_weights_put_by_hand_are_found_by_name(
-    tmp_path: Path, vit: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_put_by_hand_are_found_by_name(tmp_path: Path, vit: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCLUST_WEIGHTS", str(tmp_path))
     saved(tmp_path, vit.state_dict(), "small.pth")
     assert load_encoder(VIT, device="cpu").source == "small.pth"

@@ -195,7 +195,9 @@ def test_a_shard_without_a_readable_image_leaves_no_file(tmp_path: Path, photos:
 def test_features_made_otherwise_are_not_mixed(tmp_path: Path, tiny_encoder: Encoder, tiny_options: dict) -> None:
     extract(images(), tiny_encoder, tmp_path, progress=False)
     other = load_encoder({**tiny_options, "image_size": 64}, device="cpu")
-    with pytest.raises(InputError, match=r"transform\.image_size is 32, now 64; give out=FOLDER elsewhere, or overwrite"):
+    with pytest.raises(
+        InputError, match=r"transform\.image_size is 32, now 64; give out=FOLDER elsewhere, or overwrite"
+    ):
         extract(images(), other, tmp_path, progress=False)
     with pytest.raises(InputError, match=r"source\.key"):
         extract(images(10), tiny_encoder, tmp_path, progress=False)

@@ -182,7 +182,7 @@ def test_a_class_token_is_not_made_up(tiny_options: dict) -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(InputError, match="unknown encoder 'dino': one of .*dino_vitb16"):
+    with pytest.raises(InputError, match=r"unknown encoder 'dino': one of .*dino_vitb16"):
         encoder_spec("dino")
     with pytest.raises(InputError, match="precision=int8 is unknown"):
         load_encoder("efficientnet_lite0", precision="int8")
@@ -246,9 +246,7 @@ def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path, tiny_weigh
         load_encoder({**VIT, "checkpoint": str(tmp_path / "cut.pth")}, device="cpu")
 
 
-def test_weights_put_by_hand_are_found_by_name(
-    tmp_path: Path, vit: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_put_by_hand_are_found_by_name(tmp_path: Path, vit: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCLUST_WEIGHTS", str(tmp_path))
     saved(tmp_path, vit.state_dict(), "small.pth")
     assert load_encoder(VIT, device="cpu").source == "small.pth"
@@ -291,7 +289,7 @@ def test_a_local_torch_hub_repository(tmp_path: Path) -> None:
     options = {"name": "mine", "library": "hub", "model": "flat", "pretrained": str(tmp_path), "image_size": 32}
     encoder = load_encoder(options, device="cpu", precision="float32")
     assert encoder.encode(torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)).shape == (1, 12)
-    with pytest.raises(InputError, match="torch.hub cannot load nothing"):
+    with pytest.raises(InputError, match=r"torch\.hub cannot load nothing"):
         load_encoder({**options, "model": "nothing"}, device="cpu")
 
 

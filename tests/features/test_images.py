@@ -29,7 +29,8 @@ def png_header_only(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -60,7 +61,9 @@ def test_16_bit_gray_keeps_its_upper_byte() -> None:
     assert np.asarray(read_image(encoded(Image.fromarray(pixels)))).tolist() == [[0, 128, 255]]
 
 
-@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 127, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])])
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0.0, 0.5, 1.0], [0, 127, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])]
+)
 def test_float_tiffs_are_read_as_fractions_or_as_bytes(values: list[float], expected: list[int]) -> None:
     image = read_image(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
     assert np.asarray(image).tolist() == [expected]
@@ -121,7 +124,12 @@ def test_reasons_of_unreadable_files(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    reasons = {"empty": r"empty file \(0 bytes\)", "text": "not an image", "cut": "truncated", "link": "broken symbolic link"}
+    reasons = {
+        "empty": r"empty file \(0 bytes\)",
+        "text": "not an image",
+        "cut": "truncated",
+        "link": "broken symbolic link",
+    }
     for name, reason in reasons.items():
         with pytest.raises(UnreadableImageError, match=reason):
             read_image(tmp_path / f"{name}.jpg")
@@ -154,7 +162,8 @@ def test_same_pixels_as_torchvision(size: tuple[int, int], crop_pct: float) -> N
 
 def test_reduced_jpegs_are_nearly_the_same() -> None:
     y, x = np.mgrid[:1600, :2400]
-    pixels = np.stack([128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), 128 + 60 * np.sin((x + y) / 130)], axis=2)
+    waves = [100 * np.sin(x / 90), 100 * np.cos(y / 70), 60 * np.sin((x + y) / 130)]
+    pixels = 128 + np.stack(waves, axis=2)
     content = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", quality=95)
     reduced = read_image(content, shrink_to=128)
     assert reduced.size == (600, 400)

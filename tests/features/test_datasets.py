@@ -22,9 +22,8 @@ KEYS = {
 
 def features(n: int = 6, dim: int = 4, **manifest: object) -> FeatureSet:
     rng = np.random.default_rng(n)
-    return FeatureSet.from_arrays(
-        rng.normal(size=(n, dim)).astype(np.float32), np.arange(n) % 2, manifest=dict(manifest)
-    )
+    rows = rng.normal(size=(n, dim)).astype(np.float32)
+    return FeatureSet.from_arrays(rows, np.arange(n) % 2, manifest=dict(manifest))
 
 
 def test_digits_come_along() -> None:

@@ -29,9 +29,8 @@ def png_header_only(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -163,9 +162,8 @@ def test_same_pixels_as_torchvision(size: tuple[int, int], crop_pct: float) -> N
 
 def test_reduced_jpegs_are_nearly_the_same() -> None:
     y, x = np.mgrid[:1600, :2400]
-    pixels = np.stack(
-        [128 + 100 * np.sin(x / 90), 128 + 100 * np.cos(y / 70), 128 + 60 * np.sin((x + y) / 130)], axis=2
-    )
+    waves = [100 * np.sin(x / 90), 100 * np.cos(y / 70), 60 * np.sin((x + y) / 130)]
+    pixels = 128 + np.stack(waves, axis=2)
     content = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", quality=95)
     reduced = read_image(content, shrink_to=128)
     assert reduced.size == (600, 400)

@@ -187,7 +187,7 @@ def test_a_sweep_writes_one_folder_per_job(command, workplace):
 
 def test_csv_metrics_have_the_promised_names(command, workplace):
     arguments = ("data.train_labels=y.npy", "loss=temi", "logger=csv", "trainer.val_every_n_epochs=1")
-    outcome = command("train.py", *OWN, *arguments, "+trainer.log_every_n_steps=1", "run_dir=run")
+    outcome = command("train.py", *OWN, *arguments, "trainer.log_every_n_steps=1", "run_dir=run")
     assert outcome.code == 0, outcome.err
     with open(workplace / "run" / "logs" / "metrics.csv") as stream:
         logged = list(csv.DictReader(stream))
@@ -207,7 +207,7 @@ def test_csv_metrics_have_the_promised_names(command, workplace):
 
 
 def test_resuming_keeps_the_metrics_of_the_part_before(command, workplace):
-    arguments = (*OWN, "loss=tsp", "baselines=none", "logger=csv", "+trainer.log_every_n_steps=1")
+    arguments = (*OWN, "loss=tsp", "baselines=none", "logger=csv", "trainer.log_every_n_steps=1")
     assert command("train.py", *arguments, "run_dir=run").code == 0
     run = workplace / "run"
     before = (run / "logs" / "metrics.csv").read_text()
@@ -222,7 +222,7 @@ def test_resuming_keeps_the_metrics_of_the_part_before(command, workplace):
 
 
 def test_several_losses_are_logged_under_their_names(command, workplace):
-    arguments = ("loss=[temi,tsp]", "logger=csv", "baselines=kmeans", "+trainer.log_every_n_steps=1")
+    arguments = ("loss=[temi,tsp]", "logger=csv", "baselines=kmeans", "trainer.log_every_n_steps=1")
     assert command("train.py", *OWN, *arguments, "run_dir=run").code == 0
     header = (workplace / "run" / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     expected = {"temi/train/loss", "tsp/train/loss", "temi/train/loss_head_00", "temi/train/silhouette"}

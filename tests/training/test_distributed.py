@@ -14,7 +14,7 @@ METHODS = ("temi", "scan", "tsp")
 SETTINGS = (
     *("init=kmeans", "n_heads=2", "n_neighbors=10", "max_epochs=3", "data.batch_size=301", "baselines=kmeans"),
     *("loss.temi.hidden_dim=32", "loss.scan.hidden_dim=32", "seed=1"),
-    *("trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "+trainer.log_every_n_steps=1"),
+    *("trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "trainer.log_every_n_steps=1"),
 )
 
 

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.func import functional_call
 
 from deepclust.features.store import FeatureSet
 from deepclust.heads import make_heads, make_teacher, update_teacher
@@ -65,6 +66,7 @@ class ClusteringModule(pl.LightningModule):
         self.steps_done = 0
         self.initialized = False
         self.bank: FeatureBank | None = None
+        self._teacher_weights: dict[str, Tensor] | None = None
         self._data: tuple[FeatureSet, Neighbors | None] | None = None
 
     def trained(self) -> TrainedHeads:
@@ -142,14 +144,15 @@ class ClusteringModule(pl.LightningModule):
         of_teacher = self.objective.statistic_of_teacher
         statistic_HC = torch.zeros_like(self.state_HC)
         once: tuple[Tensor, Tensor | None] | None = None
+        self._prepare_teacher(several=len(parts) > 1)
         for part, share in zip(parts, shares):
             inputs = self._inputs(pairs, part)
             if len(parts) == 1:
                 once = self.student(inputs), self._teacher_logits(inputs)
                 logits = once[1] if of_teacher else once[0]
             else:
-                with torch.no_grad():
-                    logits = self._teacher_logits(inputs) if of_teacher else self.student(inputs)
+                # With gradients on, autocast keeps the student's bfloat16 weights for the second pass, too.
+                logits = self._teacher_logits(inputs) if of_teacher else self.student(inputs)
             assert logits is not None
             self._add_statistic(statistic_HC, logits.detach(), share)
             del logits
@@ -215,8 +218,20 @@ class ClusteringModule(pl.LightningModule):
         return inputs.float() if half_without_autocast else inputs
 
     @torch.no_grad()
+    def _prepare_teacher(self, *, several: bool) -> None:
+        """Round the teacher's weights once per step where autocast would round them once per micro-batch."""
+        self._teacher_weights = None
+        if several and self.teacher is not None and torch.is_autocast_enabled(self.state_HC.device.type):
+            dtype = torch.get_autocast_dtype(self.state_HC.device.type)
+            self._teacher_weights = {name: value.to(dtype) for name, value in self.teacher.named_parameters()}
+
+    @torch.no_grad()
     def _teacher_logits(self, inputs: Tensor) -> Tensor | None:
-        return None if self.teacher is None else self.teacher(inputs)
+        if self.teacher is None:
+            return None
+        if self._teacher_weights is not None:
+            return functional_call(self.teacher, self._teacher_weights, (inputs,))
+        return self.teacher(inputs)
 
     def _log_probs(self, logits_HBC: Tensor) -> Views:
         log_probs = torch.log_softmax(logits_HBC.float() / self.recipe.temperature, dim=2)

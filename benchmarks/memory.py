@@ -4,8 +4,8 @@
 
 Each case runs in a process of its own, whose peak resident set is read from the operating system. The features are
 synthetic and few, as a step only ever holds a micro-batch of them. `naive` is what autograd would hold for the whole
-batch at once in float32: logits, log-probabilities, probabilities and their products of student and teacher, ten tensors
-of (heads, 2 × batch, clusters).
+batch at once in float32: logits, log-probabilities, probabilities and their products of student and teacher, ten
+tensors of (heads, 2 × batch, clusters).
 """
 
 from __future__ import annotations

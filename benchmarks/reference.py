@@ -1,7 +1,8 @@
 """What multi-head training usually looks like: the yardstick of the speed benchmarks, not used by the package.
 
-A ModuleList of heads run one after another, a Dataset with a `__getitem__` per sample that draws its neighbour, the loss
-head by head in probability space, float32, one optimiser step per batch. Written plainly, not slowed down on purpose.
+A ModuleList of heads run one after another, a Dataset with a `__getitem__` per sample that draws its neighbour, the
+loss head by head in probability space, float32, one optimiser step per batch. Written plainly, not slowed down on
+purpose.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Recipe:
         for name in ("n_heads", "n_neighbors", "max_epochs", "batch_size", "hidden_dim", "embedding_dim"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-                raise InputError(f"{name} is {value}: it must be a whole number, 1 or more")
+                raise InputError(f"{name} is {value}: it must be 1 or more")
         if not isinstance(self.n_clusters, int | np.integer):
             raise InputError(f"n_clusters is {self.n_clusters!r}: it must be a whole number")
         if self.n_clusters < 2:

@@ -7,8 +7,12 @@ python summarize.py runs/my_seeds --split test --markdown docs/table.md
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import re
 from pathlib import Path
+
+from rich.console import Console
 
 from deepclust.errors import InputError, one_line_errors
 from deepclust.files import written_whole
@@ -20,10 +24,18 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--split", help="only this split")
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
+    parser.add_argument("--svg", type=Path, help="draw the table into this file, too")
     options = parser.parse_args()
     with one_line_errors():
         rows = collect(options.folders, options.split)
         report_console().print(mean_std_table(rows))
+        if options.svg:
+            picture = Console(record=True, width=94, file=io.StringIO())
+            picture.print(mean_std_table(rows))
+            with written_whole(options.svg) as temporary:
+                # Without its font rules the picture fetches nothing; the viewer's own monospace font does.
+                svg = re.sub(r"@font-face {.*?}", "", picture.export_svg(title="python summarize.py"), flags=re.DOTALL)
+                temporary.write_text(svg, encoding="utf-8")
         if options.markdown:
             with written_whole(options.markdown) as temporary:
                 temporary.write_text(mean_std_markdown(rows), encoding="utf-8")

@@ -66,6 +66,8 @@ def run(config: dict[str, Any]) -> None:
     baselines = config["baselines"]
     check_inputs(dataset, recipes, baselines=baselines, n_clusters=n_clusters, precision=trainer["precision"])
     logger_options = dict(config["logger"])
+    mining = dict(config["neighbors"])
+    cache_dir = mining.pop("cache_dir") or cache_folder(config)
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder, **logger_options)
     if is_rank_zero() and not resume:
@@ -84,8 +86,8 @@ def run(config: dict[str, Any]) -> None:
             resume=resume,
             logger=logger,
             val_every_n_epochs=val_every_n_epochs,
-            cache_dir=cache_folder(config),
-            mining=config["neighbors"],
+            cache_dir=cache_dir,
+            mining=mining,
             progress=True,
             in_memory=config["data"]["in_memory"],
             **trainer,

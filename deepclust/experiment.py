@@ -5,6 +5,8 @@ run folder/
   checkpoints/<method>.ckpt   newest training state of each loss
   clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
   results.json, results.md    one row per (method, split)
+  clusters.csv                path, cluster and confidence by the first method, where features know their images
+  contact_sheets/             the most confident images of each of its clusters
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from deepclust.features.store import FeatureSet
 from deepclust.metrics import score
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
+from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
 from deepclust.report.tables import write_results
 from deepclust.training.fit import check_precision, fit_heads
 from deepclust.training.recipe import Recipe
@@ -166,8 +169,18 @@ def run_experiment(
             rows.append(score(clustering, splits[split].features, splits[split].labels, split=split, seed=seed))
             notes.extend(note for note in clustering.notes if note not in notes)
     write_results(run.path, rows, notes)
+    if finished:
+        _show_images(run, dataset.train, finished[0]["train"])
     _log_final(rows, logger, several)
     return Results(rows, notes)
+
+
+def _show_images(run: RunFolder, features: FeatureSet, clustering: Clustering) -> None:
+    """For features that know their images: `clusters.csv` and a contact sheet per cluster, of the first method."""
+    if features.paths is not None:
+        write_clusters_csv(run.path / "clusters.csv", features.files or features.paths, clustering)
+    if features.files is not None and all(Path(file).is_file() for file in features.files[:1]):
+        write_contact_sheets(run.path / "contact_sheets", features.files, clustering)
 
 
 def _is_finished(run: RunFolder, method: str, splits: Mapping[str, FeatureSet]) -> bool:
@@ -262,7 +275,9 @@ def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
     if name == "csv":
         from pytorch_lightning.loggers import CSVLogger
 
-        return CSVLogger(run.path, name="logs", version="", **options)
+        # Lightning deletes the metrics that it finds in its folder: a resumed run has one of its own.
+        parts = sum(1 for _ in (run.path / "logs").rglob("hparams.yaml"))
+        return CSVLogger(run.path, name="logs", version=f"resumed_{parts}" if parts else "", **options)
     if name == "tensorboard":
         try:
             from pytorch_lightning.loggers import TensorBoardLogger

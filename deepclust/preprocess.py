@@ -66,8 +66,10 @@ class FeatureTransform(nn.Module):
         variance /= len(features)
         self.mean.copy_(torch.from_numpy(mean))
         if self.kind == "standardize":
-            # A constant dimension carries nothing: it becomes zero instead of a division by zero.
-            scale = np.where(variance > 1e-12, 1 / np.sqrt(np.maximum(variance, 1e-12)), 0.0)
+            # A constant dimension carries nothing: it becomes zero instead of a division by zero, or by the rounding
+            # of the others.
+            varies = variance > 1e-10 * variance.max()
+            scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
             self.scale.copy_(torch.from_numpy(scale))
         if self.pca_dim is not None:
             self._fit_components(features, self.pca_dim)

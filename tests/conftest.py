@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits
 
 from deepclust.features.store import FeatureSet
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small data gains nothing from threads and loses much where other processes want the cores."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
 
 
 def planted_clusters(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.store import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 # Two short epochs of everything: what is computed is not looked at here.
@@ -187,7 +187,7 @@ def test_a_sweep_writes_one_folder_per_job(command, workplace):
 
 def test_csv_metrics_have_the_promised_names(command, workplace):
     arguments = ("data.train_labels=y.npy", "loss=temi", "logger=csv", "trainer.val_every_n_epochs=1")
-    outcome = command("train.py", *OWN, *arguments, "+trainer.log_every_n_steps=1", "run_dir=run")
+    outcome = command("train.py", *OWN, *arguments, "trainer.log_every_n_steps=1", "run_dir=run")
     assert outcome.code == 0, outcome.err
     with open(workplace / "run" / "logs" / "metrics.csv") as stream:
         logged = list(csv.DictReader(stream))
@@ -206,8 +206,23 @@ def test_csv_metrics_have_the_promised_names(command, workplace):
     assert filled["val/acc"][-1] == pytest.approx(row["acc"])
 
 
+def test_resuming_keeps_the_metrics_of_the_part_before(command, workplace):
+    arguments = (*OWN, "loss=tsp", "baselines=none", "logger=csv", "trainer.log_every_n_steps=1")
+    assert command("train.py", *arguments, "run_dir=run").code == 0
+    run = workplace / "run"
+    before = (run / "logs" / "metrics.csv").read_text()
+    for part in (1, 2):
+        # As if it had been killed after its last checkpoint.
+        (run / "clusterings" / "tsp.npz").unlink()
+        (run / "results.json").unlink()
+        outcome = command("train.py", *arguments, "resume=run")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert (run / "logs" / "metrics.csv").read_text() == before
+        assert "train/silhouette" in (run / "logs" / f"resumed_{part}" / "metrics.csv").read_text()
+
+
 def test_several_losses_are_logged_under_their_names(command, workplace):
-    arguments = ("loss=[temi,tsp]", "logger=csv", "baselines=kmeans", "+trainer.log_every_n_steps=1")
+    arguments = ("loss=[temi,tsp]", "logger=csv", "baselines=kmeans", "trainer.log_every_n_steps=1")
     assert command("train.py", *OWN, *arguments, "run_dir=run").code == 0
     header = (workplace / "run" / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     expected = {"temi/train/loss", "tsp/train/loss", "temi/train/loss_head_00", "temi/train/silhouette"}
@@ -464,7 +479,6 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(command, wo
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
 
 
-@pytest.mark.slow
 def test_a_process_of_its_own_says_one_line_too(in_process_of_its_own, workplace):
     with_row(np.nan)(np.load(workplace / "X.npy"))
     before = files_in(workplace)
@@ -472,8 +486,3 @@ def test_a_process_of_its_own_says_one_line_too(in_process_of_its_own, workplace
     assert outcome.code == 2
     assert "2 of 200 rows hold NaN" in outcome.error_line
     assert files_in(workplace) == before
-    good = in_process_of_its_own("train.py", *OWN, "loss=temi", "baselines=kmeans", "run_dir=run")
-    assert (good.code, good.err) == (0, "")
-    assert good.out.strip().endswith("run folder: run")
-    assert "\r" not in good.out  # no progress bar where stdout is no terminal
-    assert load_features(workplace / "X.npy").dim == 16

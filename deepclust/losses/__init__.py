@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from deepclust.errors import InputError
+from deepclust.losses.gradients import add_entropy_gradient, agreement_gradient
+from deepclust.losses.log_space import log_clamped
 from deepclust.losses.scan import scan_loss
 from deepclust.losses.temi import temi_loss, temi_weights, updated_marginal
 from deepclust.losses.tsp import gaussian_neighbor_weights, tsp_loss
@@ -47,25 +49,39 @@ class Objective(Protocol):
     """Whether an EMA teacher takes part; without one `teacher` is None in the calls below."""
     gaussian_pairs: bool
     """Whether neighbours are drawn with TSP's Gaussian weights instead of uniformly."""
+    statistic_of_teacher: bool
+    """Whether `statistic` looks at the teacher (else at the student): the other need not be computed for it."""
 
-    def statistic(self, student: Views, teacher: Views | None) -> Tensor:
+    def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
         """Mean over the pairs at hand, (H, C), of what the loss needs over the whole batch."""
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         """The state, initially 1/C, from the last step's and this batch's statistic."""
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
-        """Loss per head, (H,), averaged over the pairs at hand."""
+        """Loss per head, (H,), averaged over the pairs at hand: the definition."""
+
+    def weights(self, teacher: Views) -> Tensor | None:
+        """A weight per pair, (B,), averaged over the heads at hand; None where all pairs count the same."""
+
+    def gradient(
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+    ) -> tuple[Tensor, Views]:
+        """`loss` and its gradient in the student's log-odds (logits over temperature), without autograd.
+
+        Args:
+            weights_B: `weights` averaged over all heads, where the views hold a group of them.
+        """
 
 
 def _both_views_mean(views: Views) -> Tensor:
     return (views[0].exp().mean(dim=1) + views[1].exp().mean(dim=1)) / 2
 
 
-def _with_teacher(teacher: Views | None) -> Views:
-    if teacher is None:
-        raise ValueError("this objective needs the teacher's log-probabilities")
-    return teacher
+def _given(views: Views | None) -> Views:
+    if views is None:
+        raise ValueError("this objective needs the log-probabilities of both networks")
+    return views
 
 
 @dataclass(frozen=True)
@@ -76,19 +92,36 @@ class TEMI:
     marginal_momentum: float = 0.9
     uses_teacher = True
     gaussian_pairs = False
+    statistic_of_teacher = True
 
     def __post_init__(self) -> None:
         if not 0.5 < self.beta <= 1:
             raise InputError(f"beta is {self.beta}: TEMI needs 0.5 < beta <= 1")
 
-    def statistic(self, student: Views, teacher: Views | None) -> Tensor:
-        return _both_views_mean(_with_teacher(teacher))
+    def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
+        return _both_views_mean(_given(teacher))
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         return updated_marginal(state_HC, batch_statistic_HC, self.marginal_momentum)
 
+    def weights(self, teacher: Views) -> Tensor | None:
+        return temi_weights(*teacher)
+
+    def gradient(
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+    ) -> tuple[Tensor, Views]:
+        teacher, offset_HC = _given(teacher), log_clamped(state_HC)
+        loss_H, gradients = torch.zeros_like(state_HC[:, 0]), []
+        for own_HBC, other_HBC in ((student[0], teacher[1]), (student[1], teacher[0])):
+            part_H, responsibilities_HBC, factor = agreement_gradient(
+                own_HBC, other_HBC, power=self.beta, log_offset_HC=offset_HC, weights_B=weights_B
+            )
+            loss_H += part_H / 2
+            gradients.append(own_HBC.exp().sub_(responsibilities_HBC).mul_(factor / 2))
+        return loss_H, (gradients[0], gradients[1])
+
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
-        teacher = _with_teacher(teacher)
+        teacher = _given(teacher)
         weights_B = temi_weights(*teacher)
         forward_H = temi_loss(student[0], teacher[1], state_HC, weights_B, beta=self.beta)
         backward_H = temi_loss(student[1], teacher[0], state_HC, weights_B, beta=self.beta)
@@ -102,18 +135,36 @@ class SCAN:
     entropy_weight: float = 5.0
     uses_teacher = True
     gaussian_pairs = False
+    statistic_of_teacher = False
 
     def __post_init__(self) -> None:
         _check_entropy_weight(self.entropy_weight)
 
-    def statistic(self, student: Views, teacher: Views | None) -> Tensor:
-        return _both_views_mean(student)
+    def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
+        return _both_views_mean(_given(student))
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         return batch_statistic_HC
 
+    def weights(self, teacher: Views) -> Tensor | None:
+        return None
+
+    def gradient(
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+    ) -> tuple[Tensor, Views]:
+        teacher = _given(teacher)
+        loss_H, gradients = torch.zeros_like(state_HC[:, 0]), []
+        for own_HBC, other_HBC in ((student[0], teacher[1]), (student[1], teacher[0])):
+            part_H, responsibilities_HBC, factor = agreement_gradient(own_HBC, other_HBC)
+            probs_HBC = own_HBC.exp()
+            gradient_HBC = responsibilities_HBC.neg_().add_(probs_HBC).mul_(factor)
+            entropy_H = add_entropy_gradient(gradient_HBC, probs_HBC, state_HC, self.entropy_weight)
+            loss_H += (part_H + entropy_H) / 2
+            gradients.append(gradient_HBC.mul_(0.5))
+        return loss_H, (gradients[0], gradients[1])
+
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
-        teacher = _with_teacher(teacher)
+        teacher = _given(teacher)
         forward_H = scan_loss(student[0], teacher[1], state_HC, entropy_weight=self.entropy_weight)
         backward_H = scan_loss(student[1], teacher[0], state_HC, entropy_weight=self.entropy_weight)
         return (forward_H + backward_H) / 2
@@ -126,15 +177,29 @@ class TSP:
     entropy_weight: float = 3.0
     uses_teacher = False
     gaussian_pairs = True
+    statistic_of_teacher = False
 
     def __post_init__(self) -> None:
         _check_entropy_weight(self.entropy_weight)
 
-    def statistic(self, student: Views, teacher: Views | None) -> Tensor:
-        return student[0].exp().mean(dim=1)
+    def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
+        return _given(student)[0].exp().mean(dim=1)
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         return batch_statistic_HC
+
+    def weights(self, teacher: Views) -> Tensor | None:
+        return None
+
+    def gradient(
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+    ) -> tuple[Tensor, Views]:
+        loss_H, responsibilities_HBC, factor = agreement_gradient(student[0], student[1])
+        neighbors_HBC = student[1].exp().sub_(responsibilities_HBC).mul_(factor)
+        probs_HBC = student[0].exp()
+        anchors_HBC = responsibilities_HBC.neg_().add_(probs_HBC).mul_(factor)
+        loss_H = loss_H + add_entropy_gradient(anchors_HBC, probs_HBC, state_HC, self.entropy_weight)
+        return loss_H, (anchors_HBC, neighbors_HBC)
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
         return tsp_loss(student[0], student[1], state_HC, entropy_weight=self.entropy_weight)

@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
@@ -118,22 +119,25 @@ def fit_heads(
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 data.in_memory = state.get("PairDataModule", {}).get("in_memory")
     with _quiet_lightning():
-        trainer = pl.Trainer(
-            max_epochs=recipe.epochs(len(features)),
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
-            precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
-            logger=logger,
-            callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            **trainer_options,
-        )
+        try:
+            trainer = pl.Trainer(
+                max_epochs=recipe.epochs(len(features)),
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
+                precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
+                logger=logger,
+                callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                **trainer_options,
+            )
+        except MisconfigurationException as error:
+            raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
     seconds = time.perf_counter() - started

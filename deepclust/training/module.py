@@ -12,10 +12,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.func import functional_call
 
 from deepclust.features.store import FeatureSet
 from deepclust.heads import make_heads, make_teacher, update_teacher
 from deepclust.losses import Views, initial_state, make_objective
+from deepclust.losses.gradients import head_groups
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
 from deepclust.training.bank import FeatureBank, stored_dtype
@@ -64,6 +66,7 @@ class ClusteringModule(pl.LightningModule):
         self.steps_done = 0
         self.initialized = False
         self.bank: FeatureBank | None = None
+        self._teacher_weights: dict[str, Tensor] | None = None
         self._data: tuple[FeatureSet, Neighbors | None] | None = None
 
     def trained(self) -> TrainedHeads:
@@ -139,39 +142,97 @@ class ClusteringModule(pl.LightningModule):
         micro = self.recipe.micro_batch_size or max(local_size, 1)
         parts = [slice(low, low + micro) for low in range(0, local_size, micro)]
         shares = [len(pairs.anchors_B[part]) / pairs.global_size for part in parts]
-        outputs = None
+        of_teacher = self.objective.statistic_of_teacher
         statistic_HC = torch.zeros_like(self.state_HC)
-        if len(parts) == 1:
-            outputs = self._views(pairs, parts[0])
-            with torch.no_grad():
-                statistic_HC += shares[0] * self.objective.statistic(*outputs)
-        else:
-            with torch.no_grad():
-                for part, share in zip(parts, shares):
-                    statistic_HC += share * self.objective.statistic(*self._views(pairs, part))
+        once: tuple[Tensor, Tensor | None] | None = None
+        self._prepare_teacher(several=len(parts) > 1)
+        for part, share in zip(parts, shares):
+            inputs = self._inputs(pairs, part)
+            if len(parts) == 1:
+                once = self.student(inputs), self._teacher_logits(inputs)
+                logits = once[1] if of_teacher else once[0]
+            else:
+                # With gradients on, autocast keeps the student's bfloat16 weights for the second pass, too.
+                logits = self._teacher_logits(inputs) if of_teacher else self.student(inputs)
+            assert logits is not None
+            self._add_statistic(statistic_HC, logits.detach(), share)
+            del logits
         if self.trainer.world_size > 1:
             dist.all_reduce(statistic_HC)
         self.state_HC.copy_(self.objective.next_state(self.state_HC, statistic_HC))
         loss_H = torch.zeros_like(self.loss_sum_H)
         for part, share in zip(parts, shares):
-            student, teacher = outputs if outputs is not None else self._views(pairs, part)
-            part_loss_H = share * self.objective.loss(student, teacher, self.state_HC)
-            part_loss_H.mean().backward()
-            loss_H += part_loss_H.detach()
+            if once is None:
+                inputs = self._inputs(pairs, part)
+                student, teacher = self.student(inputs), self._teacher_logits(inputs)
+            else:
+                student, teacher = once
+            part_loss_H, gradient = self._loss_and_gradient(student.detach(), teacher)
+            # Averaged over heads, and weighted by the part's share of the batch.
+            student.backward(gradient.mul_(share / self.recipe.n_heads))
+            loss_H += share * part_loss_H
+            del student, teacher, gradient
         return loss_H
 
-    def _views(self, pairs: PairBatch, part: slice) -> tuple[Views, Views | None]:
-        """Log-probabilities of both members of each pair under the student and the teacher."""
+    @torch.no_grad()
+    def _add_statistic(self, statistic_HC: Tensor, logits_HBC: Tensor, share: float) -> None:
+        for group in head_groups(*logits_HBC.shape):
+            views = self._log_probs(logits_HBC[group])
+            both = (None, views) if self.objective.statistic_of_teacher else (views, None)
+            statistic_HC[group] += share * self.objective.statistic(*both)
+
+    @torch.no_grad()
+    def _loss_and_gradient(self, student_HBC: Tensor, teacher_HBC: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss per head of the pairs at hand, and its gradient in the student's logits, of their type.
+
+        Heads are taken in groups whose temporaries stay in cache; only TEMI's weights join them, in a pass of their
+        own over the teacher.
+        """
+        groups = head_groups(*student_HBC.shape)
+        n_heads = len(student_HBC)
+        weights_B: Tensor | None = None
+        if teacher_HBC is not None:
+            for group in groups:
+                of_group_B = self.objective.weights(self._log_probs(teacher_HBC[group]))
+                if of_group_B is None:
+                    break
+                part_B = of_group_B * ((group.stop - group.start) / n_heads)
+                weights_B = part_B if weights_B is None else weights_B + part_B
+        loss_H = torch.zeros_like(self.loss_sum_H)
+        gradient_HBC = torch.empty_like(student_HBC)
+        half = student_HBC.shape[1] // 2
+        for group in groups:
+            teacher = None if teacher_HBC is None else self._log_probs(teacher_HBC[group])
+            student = self._log_probs(student_HBC[group])
+            loss_H[group], views = self.objective.gradient(student, teacher, self.state_HC[group], weights_B)
+            for view, gradient in enumerate(views):
+                place = gradient_HBC[group, view * half : (view + 1) * half]
+                torch.mul(gradient, 1 / self.recipe.temperature, out=gradient)
+                place.copy_(gradient)
+        return loss_H, gradient_HBC
+
+    def _inputs(self, pairs: PairBatch, part: slice) -> Tensor:
+        """(2B, P) inputs of the samples, then of their neighbours."""
         assert self.bank is not None
-        ids_2B = torch.cat([pairs.anchors_B[part], pairs.neighbors_B[part]])
-        inputs = self.bank.gather(ids_2B)
-        if inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type):
-            inputs = inputs.float()
-        student = self._log_probs(self.student(inputs))
+        inputs = self.bank.gather(torch.cat([pairs.anchors_B[part], pairs.neighbors_B[part]]))
+        half_without_autocast = inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
+        return inputs.float() if half_without_autocast else inputs
+
+    @torch.no_grad()
+    def _prepare_teacher(self, *, several: bool) -> None:
+        """Round the teacher's weights once per step where autocast would round them once per micro-batch."""
+        self._teacher_weights = None
+        if several and self.teacher is not None and torch.is_autocast_enabled(self.state_HC.device.type):
+            dtype = torch.get_autocast_dtype(self.state_HC.device.type)
+            self._teacher_weights = {name: value.to(dtype) for name, value in self.teacher.named_parameters()}
+
+    @torch.no_grad()
+    def _teacher_logits(self, inputs: Tensor) -> Tensor | None:
         if self.teacher is None:
-            return student, None
-        with torch.no_grad():
-            return student, self._log_probs(self.teacher(inputs))
+            return None
+        if self._teacher_weights is not None:
+            return functional_call(self.teacher, self._teacher_weights, (inputs,))
+        return self.teacher(inputs)
 
     def _log_probs(self, logits_HBC: Tensor) -> Views:
         log_probs = torch.log_softmax(logits_HBC.float() / self.recipe.temperature, dim=2)

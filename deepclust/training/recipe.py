@@ -93,8 +93,10 @@ class Recipe:
                 raise InputError(f"unknown {name} '{value}': choose one of {', '.join(choices)}")
         for name in ("n_heads", "n_neighbors", "max_epochs", "batch_size", "hidden_dim", "embedding_dim"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
                 raise InputError(f"{name} is {value}: it must be 1 or more")
+        if not isinstance(self.n_clusters, int | np.integer):
+            raise InputError(f"n_clusters is {self.n_clusters!r}: it must be a whole number")
         if self.n_clusters < 2:
             raise InputError(f"n_clusters is {self.n_clusters}: it must be 2 or more")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:

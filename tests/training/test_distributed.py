@@ -1,0 +1,44 @@
+"""Two processes make what one makes: the global batch is the same, and everything over it is summed over ranks."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepclust.clustering import Clustering
+
+METHODS = ("temi", "scan", "tsp")
+SETTINGS = (
+    *("init=kmeans", "n_heads=2", "n_neighbors=10", "max_epochs=3", "data.batch_size=301", "baselines=kmeans"),
+    *("loss.temi.hidden_dim=32", "loss.scan.hidden_dim=32", "seed=1"),
+    *("trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "trainer.log_every_n_steps=1"),
+)
+
+
+def losses_of(folder: Path, name: str) -> list[float]:
+    with open(folder / "logs" / "metrics.csv") as stream:
+        return [float(line[name]) for line in csv.DictReader(stream) if line[name]]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_labels_and_losses_of_one(command, in_process_of_its_own, tmp_path):
+    alone = command("train.py", *SETTINGS, "run_dir=alone", "features_dir=features_alone")
+    assert alone.code == 0, alone.err
+    # A rank holds about 150 pairs of each batch: three micro-batches, the last of them short.
+    both = in_process_of_its_own(
+        *("train.py", *SETTINGS, "run_dir=both", "features_dir=features_both"),
+        *("data.micro_batch_size=60", "trainer.strategy=ddp", "trainer.devices=2"),
+    )
+    assert both.code == 0, both.err
+    assert both.out.count("run folder: ") == 1  # one process speaks
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "both", "features_alone", "features_both"}
+    for method in METHODS:
+        first, second = (Clustering.load(tmp_path / run / "clusterings" / f"{method}.npz") for run in ("alone", "both"))
+        assert (first.labels == second.labels).mean() >= 0.999
+        for name in ("train/loss", "train/loss_head_00", "train/loss_head_01"):
+            losses = [losses_of(tmp_path / run, f"{method}/{name}") for run in ("alone", "both")]
+            assert len(losses[0]) == (18 if name == "train/loss" else 3)
+            np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)

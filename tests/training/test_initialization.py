@@ -1,0 +1,173 @@
+"""How heads start: k-means of their own, the papers' formulas, and partitions of the neighbor graph.
+
+Shape suffixes: H heads, N samples, C clusters, E embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
+
+from deepclust.features.store import FeatureSet
+from deepclust.heads import make_heads
+from deepclust.kmeans import spherical_kmeans
+from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.preprocess import FeatureTransform
+from deepclust.training.bank import FeatureBank
+from deepclust.training.initialization import (
+    cluster_means,
+    initialize_heads,
+    pair_information,
+    spectral_partitions,
+    warm_start,
+)
+from deepclust.training.recipe import Recipe
+
+H, C = 3, 5
+
+
+@pytest.fixture(scope="module")
+def rings() -> FeatureSet:
+    """Two circles of latitude about one axis: their mean directions coincide, so k-means mixes them."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1], 150))
+    around, noise = rng.uniform(0, 2 * np.pi, 300), 0.02 * rng.standard_normal(300)
+    polar = np.where(labels == 0, 0.3, 1.1) + noise
+    rows = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=1)
+    return FeatureSet.from_arrays(rows.astype(np.float32), labels)
+
+
+def started(features: FeatureSet, kind: str, init: str, n_clusters: int = C, seed: int = 0, **settings):
+    """Heads as `init` leaves them, and the same heads as they were drawn."""
+    settings = {"head": kind, "hidden_dim": 32, "embedding_dim": 16, "preprocess": "none", **settings}
+    recipe = Recipe(n_clusters=n_clusters, n_heads=H, init=init, seed=seed, **settings)
+    bank = FeatureBank(features, FeatureTransform(features.dim, "none"))
+    heads, drawn = (
+        make_heads(kind, features.dim, n_clusters, H, hidden_dim=32, embedding_dim=16, seed=seed) for _ in range(2)
+    )
+    initialize_heads(heads, bank, recipe, mine_neighbors(features, recipe.mined_neighbors(len(features))))
+    return heads, drawn, bank
+
+
+def assigned(heads, bank) -> np.ndarray:
+    with torch.no_grad():
+        return torch.cat([heads(block).argmax(dim=2) for _, block in bank.blocks()], dim=1).numpy()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_random_leaves_the_heads_as_they_were_drawn(kind, planted):
+    heads, drawn, _ = started(planted, kind, "random")
+    for found, expected in zip(heads.parameters(), drawn.parameters()):
+        assert torch.equal(found, expected)
+
+
+def test_kmeans_on_a_linear_head_is_tsps_formula(planted):
+    heads, _, _ = started(planted, "linear", "kmeans", seed=4)
+    # The first head's run has the recipe's own seed.
+    centers = spherical_kmeans(planted.features, C, n_init=1, seed=4).centroids_CD
+    expected = centers / (np.linalg.norm(centers, axis=1, keepdims=True) * np.sqrt(planted.dim))
+    np.testing.assert_allclose(heads.prototypes[0].detach(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "spectral"])
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_heads_start_at_the_planted_clusters(kind, init, planted):
+    heads, _, bank = started(planted, kind, init)
+    for labels_N in assigned(heads, bank):
+        assert adjusted_rand_score(planted.labels, labels_N) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_every_head_has_a_kmeans_run_of_its_own(kind, digits):
+    heads, _, bank = started(digits, kind, "kmeans", n_clusters=10)
+    labels_HN = assigned(heads, bank)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert adjusted_rand_score(labels_HN[first], labels_HN[second]) < 0.99
+
+
+def test_kmeans_sets_the_prototypes_of_an_mlp_head_and_nothing_else(planted):
+    heads, drawn, _ = started(planted, "mlp", "kmeans")
+    for (name, found), expected in zip(heads.named_parameters(), drawn.parameters()):
+        assert torch.equal(found, expected) == (name != "prototypes"), name
+
+
+def test_prototypes_are_the_centered_means_of_the_members_embeddings(planted):
+    heads = make_heads("mlp", planted.dim, C, H, hidden_dim=32, embedding_dim=16, seed=1)
+    bank = FeatureBank(planted, FeatureTransform(planted.dim, "none"))
+    labels_HN = torch.from_numpy(np.random.default_rng(0).integers(0, C, (H, len(planted))))
+    found_HCE = cluster_means(heads, bank, labels_HN, C)
+    with torch.no_grad():
+        embedding_HNE = heads.embed(torch.from_numpy(np.asarray(planted.features))).double().numpy()
+    for head in range(H):
+        for c in range(C):
+            members = embedding_HNE[head][labels_HN[head].numpy() == c]
+            direction = members.mean(axis=0) - embedding_HNE[head].mean(axis=0)
+            np.testing.assert_allclose(found_HCE[head, c], direction / np.linalg.norm(direction), atol=1e-3)
+
+
+def test_pair_information_is_the_mutual_information_over_all_pairs():
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 80, (80, 6)).astype(np.int32)
+    neighbors = Neighbors(ids, np.ones(ids.shape, np.float32))
+    labels = rng.integers(0, 4, 80)
+    expected = mutual_info_score(np.repeat(labels, 6), labels[ids].ravel())
+    assert pair_information(labels, neighbors, 4) == pytest.approx(expected, abs=1e-9)
+    assert pair_information(labels, neighbors, 7) == pytest.approx(expected, abs=1e-9)  # empty clusters
+    assert pair_information(np.zeros(80, int), neighbors, 4) == pytest.approx(0, abs=1e-12)
+
+
+def test_pair_information_prefers_the_planted_clusters(planted):
+    neighbors = mine_neighbors(planted, 20)
+    right = pair_information(planted.labels, neighbors, C)
+    assert right == pytest.approx(np.log(C), abs=1e-6)
+    merged = np.minimum(planted.labels, C - 2)
+    shuffled = np.random.default_rng(0).permutation(planted.labels)
+    assert right > pair_information(merged, neighbors, C) > pair_information(shuffled, neighbors, C)
+
+
+def test_spectral_partitions_come_best_first_one_per_head(digits):
+    neighbors = mine_neighbors(digits.select(np.arange(400)), 25)
+    labels_HN = spectral_partitions(neighbors, 10, 4)
+    assert labels_HN.shape == (4, 400)
+    informations = [pair_information(labels_N, neighbors, 10) for labels_N in labels_HN]
+    assert informations == sorted(informations, reverse=True)
+    np.testing.assert_array_equal(labels_HN, spectral_partitions(neighbors, 10, 4))
+
+
+@pytest.mark.parametrize("n_heads", [1, 40], ids=["one head", "more heads than candidates"])
+def test_spectral_partitions_for_any_number_of_heads(n_heads, planted):
+    labels_HN = spectral_partitions(mine_neighbors(planted, 20), C, n_heads)
+    assert labels_HN.shape == (n_heads, 300)
+    assert adjusted_rand_score(planted.labels, labels_HN[0]) == 1
+
+
+def test_spectral_sees_rings_where_kmeans_does_not(rings):
+    spectral, _, bank = started(rings, "mlp", "spectral", n_clusters=2, warm_start_epochs=60)
+    kmeans, _, _ = started(rings, "mlp", "kmeans", n_clusters=2)
+    assert min(adjusted_rand_score(rings.labels, labels_N) for labels_N in assigned(spectral, bank)) > 0.9
+    assert max(adjusted_rand_score(rings.labels, labels_N) for labels_N in assigned(kmeans, bank)) < 0.5
+
+
+def test_without_a_warm_start_only_the_prototypes_are_set(planted):
+    heads, drawn, _ = started(planted, "mlp", "spectral", warm_start_epochs=0)
+    for (name, found), expected in zip(heads.named_parameters(), drawn.parameters()):
+        assert torch.equal(found, expected) == (name != "prototypes"), name
+    warm, _, _ = started(planted, "mlp", "spectral", warm_start_epochs=1)
+    assert not torch.equal(warm.hidden_weight, drawn.hidden_weight)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
+    recipe = Recipe(n_clusters=C, n_heads=H, head=kind, hidden_dim=32, embedding_dim=16, warm_start_epochs=2)
+    bank = FeatureBank(planted, FeatureTransform(planted.dim, "none"))
+    together = make_heads(kind, planted.dim, C, H, hidden_dim=32, embedding_dim=16, seed=3)
+    alone = together.single(1)
+    labels_HN = torch.from_numpy(np.random.default_rng(0).integers(0, C, (H, len(planted))))
+    labels_HN[1] = torch.from_numpy(planted.labels)
+    warm_start(together, bank, labels_HN, recipe)
+    warm_start(alone, bank, labels_HN[1:2], recipe)
+    for (name, found), expected in zip(together.named_parameters(), alone.parameters()):
+        np.testing.assert_allclose(found[1].detach(), expected[0].detach(), atol=1e-4, err_msg=name)
+    assert adjusted_rand_score(planted.labels, assigned(alone, bank)[0]) > 0.9

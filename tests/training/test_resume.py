@@ -1,0 +1,69 @@
+"""A run that was killed at any moment goes on to the end that it would have come to."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepclust.clustering import Clustering
+from deepclust.metrics import ROW_KEYS
+
+SETTINGS = (
+    *("loss=[temi,scan,tsp]", "baselines=kmeans", "init=kmeans", "n_heads=3", "n_neighbors=10", "data.batch_size=128"),
+    *("max_epochs=10", "loss.temi.hidden_dim=128", "loss.scan.hidden_dim=128", "seed=2"),
+    *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.checkpoint_seconds=0", "logger=csv"),
+)
+METHODS = ("temi", "scan", "tsp")
+
+
+def wait_for(path: Path, process, seconds: float = 120) -> None:
+    started = time.monotonic()
+    while not path.exists():
+        assert process.poll() is None, f"the run ended before {path.name} was there:\n{process.communicate()[1]}"
+        assert time.monotonic() - started < seconds, f"{path} did not appear"
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_labels_of_an_uninterrupted_one(
+    command, start_process, in_process_of_its_own, tmp_path
+):
+    whole = start_process("train.py", *SETTINGS, "run_dir=whole")
+    run = tmp_path / "killed"
+    killed = start_process("train.py", *SETTINGS, "run_dir=killed")
+    wait_for(run / "checkpoints" / "scan.ckpt", killed)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -9
+    assert not (run / "clusterings" / "scan.npz").exists(), "killed too late to have been in training"
+    assert not (run / "results.json").exists()
+    # Half-written files of a kill at a worse moment.
+    (run / "checkpoints" / ".scan.a1b2c3.ckpt").write_bytes(b"half")
+    (run / "clusterings" / ".scan.a1b2c3.npz").write_bytes(b"half")
+    finished = (run / "clusterings" / "temi.npz").stat().st_mtime_ns
+
+    resumed = in_process_of_its_own("train.py", *SETTINGS, "resume=killed")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert resumed.out.strip().endswith("run folder: killed")
+    assert "\r" not in resumed.out  # no progress bar where stdout is no terminal
+    assert (run / "clusterings" / "temi.npz").stat().st_mtime_ns == finished, "a finished method was run again"
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    for method in (*METHODS, "kmeans"):
+        first, second = (
+            Clustering.load(tmp_path / name / "clusterings" / f"{method}.npz") for name in ("whole", "killed")
+        )
+        np.testing.assert_array_equal(second.labels, first.labels)
+        if method in METHODS:
+            np.testing.assert_array_equal(second.top_probs, first.top_probs)
+            assert second.settings == first.settings
+    rows = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")]
+    for row in rows[0] + rows[1]:
+        assert tuple(row) == ROW_KEYS
+        assert row.pop("seconds") > 0
+    assert rows[0] == rows[1]
+    assert command("evaluate.py", "run=killed").code == 0

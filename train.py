@@ -90,6 +90,7 @@ def run(config: dict[str, Any]) -> None:
             cache_dir=cache_dir,
             mining=mining,
             progress=True,
+            in_memory=config["data"]["in_memory"],
             **trainer,
         )
     finally:
@@ -114,7 +115,7 @@ def load_data(config: dict[str, Any]) -> Any:
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
-NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "recipe")
+NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "in_memory", "recipe")
 
 
 def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_clusters: int) -> Any:
@@ -132,8 +133,9 @@ def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_c
 def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     """The run's folder, and whether it continues a run that is there already.
 
-    The folder is the same on every rank: the first process names it, its children inherit the name. A job of a sweep
-    whose folder exists is continued, so that a killed sweep is resumed by the same command.
+    The folder is the same on every rank: the first process names it, its children inherit the name. Where torchrun or
+    srun starts every rank, none inherits: the name is given, or is that of the SLURM job. A job of a sweep whose folder
+    exists is continued, so that a killed sweep is resumed by the same command.
     """
     if config["resume"] is not None:
         return resumed_folder(config["resume"]), True
@@ -142,19 +144,33 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     job = HydraConfig.get().job
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     methods = "-".join([*config["loss"], *([] if config["loss"] else config["baselines"])])
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['data']['name']}_{methods}"
+    rank = launched_rank()
+    moment = time.strftime("%Y-%m-%d_%H-%M-%S")
+    if rank is not None and config["run_dir"] is None:
+        if "SLURM_JOB_ID" not in os.environ:
+            raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
+        moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
+    name = f"{moment}_{config['data']['name']}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:
             path = path / (job.override_dirname.replace("/", "_") or str(job.num))
     else:
         path = Path("runs") / (f"{name}_{job.num}" if sweep else name)
-    if (path / "config.yaml").exists():
+    if (path / "config.yaml").exists() and not rank:  # rank 0 of this very run may have written it already
         if sweep:
             return path, True
         raise InputError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir")
     os.environ[RUN_DIR_VARIABLE] = str(path.resolve())
     return path, False
+
+
+def launched_rank() -> int | None:
+    """This process's rank where torchrun or srun started every rank; None where it is the first, or the only one."""
+    for size, rank in (("WORLD_SIZE", "RANK"), ("SLURM_NTASKS", "SLURM_PROCID")):
+        if int(os.environ.get(size, 1)) > 1 and rank in os.environ:
+            return int(os.environ[rank])
+    return None
 
 
 def resumed_folder(path: str) -> Path:

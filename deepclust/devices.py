@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+# Where nothing tells how much memory is free.
+UNKNOWN_FREE_BYTES = 4 << 30
 
 
 def native_bfloat16(accelerator: str = "auto") -> bool:
@@ -17,3 +24,67 @@ def native_bfloat16(accelerator: str = "auto") -> bool:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return False
+
+
+def free_bytes(device: torch.device | str = "cpu") -> int:
+    """How much memory may still be taken on a device.
+
+    On a CPU the least of what the machine has available, what the control group (a container, a SLURM job) leaves, not
+    counting its page cache, and what `ulimit -d` leaves.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min((*_available(), *_left_by_cgroups(), *_left_by_ulimit()), default=UNKNOWN_FREE_BYTES))
+
+
+def _available() -> Iterator[int]:
+    try:
+        yield _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    except (OSError, KeyError):
+        return
+
+
+def _left_by_cgroups() -> Iterator[int]:
+    try:
+        groups = [line.strip().split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in groups:
+        if controllers == "":
+            root, limit, used, cached = CGROUPS, "memory.max", "memory.current", "file"
+        elif controllers == "memory":
+            root, limit, used, cached = (
+                CGROUPS / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_cache",
+            )
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        try:
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(stat[cached])
+            yield int((folder / limit).read_text()) - taken
+        except (OSError, KeyError, ValueError):  # not mounted here, or "max": no limit
+            continue
+
+
+def _left_by_ulimit() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit != resource.RLIM_INFINITY:
+        try:
+            yield limit - _kilobytes(Path("/proc/self/status"), "VmData")
+        except (OSError, KeyError):
+            yield limit
+
+
+def _kilobytes(table: Path, name: str) -> int:
+    """A row such as `VmData:   1234 kB`, in bytes."""
+    rows = dict(line.split(":", 1) for line in table.read_text().splitlines() if ":" in line)
+    return int(rows[name].split()[0]) * 1024

@@ -114,7 +114,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 
 def process_environment() -> dict[str, str]:
     """The environment of a child process that imports this checkout, on one thread and without a network logger."""
-    own = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DEEPCLUST_RUN_DIR")
+    own = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DEEPCLUST_RUN_DIR")
     inherited = {key: value for key, value in os.environ.items() if key not in own}
     return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

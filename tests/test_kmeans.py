@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import distributed as dist
 
-from deepclust import kmeans
+from deepclust import unit_rows
 from deepclust.errors import InputError
 from deepclust.features.store import ShardedRows
 from deepclust.kmeans import SphericalKMeans, kmeans_predict, spherical_kmeans
+from deepclust.ranks import Ranks
 
 
 def unit(features):
@@ -80,8 +86,8 @@ def test_dtype_sharding_and_blocks_do_not_change_the_labels(digits, tmp_path, mo
     expected = spherical_kmeans(digits, 10, n_init=2).labels_N
     for same in (np.load(tmp_path / "half.npy", mmap_mode="r"), ShardedRows([half[:700], half[700:]])):
         np.testing.assert_array_equal(spherical_kmeans(same, 10, n_init=2).labels_N, expected)
-    monkeypatch.setattr(kmeans, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(kmeans, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(unit_rows, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(unit_rows, "BLOCK_ROWS", 100)
     assert adjusted_rand_score(spherical_kmeans(half, 10, n_init=2).labels_N, expected) > 0.99
 
 
@@ -137,6 +143,68 @@ def test_batches_are_assigned_as_the_whole(digits):
     centers = spherical_kmeans(digits, 10, n_init=1).centroids_CD
     parts = [kmeans_predict(digits[start : start + 7], centers)[0] for start in range(0, len(digits), 7)]
     np.testing.assert_array_equal(np.concatenate(parts), kmeans_predict(digits, centers)[0])
+
+
+@pytest.mark.parametrize("n_clusters", [8, 60])
+def test_bfloat16_ends_exact_and_as_good(n_clusters, planted):
+    features, _ = planted
+    exact, rounded = (
+        spherical_kmeans(features, n_clusters, n_init=3, precision=precision) for precision in ("float32", "bfloat16")
+    )
+    # Other roundings may lead to another optimum: as good within what runs of other seeds differ by.
+    assert rounded.similarity == pytest.approx(exact.similarity, rel=2e-3)
+    similarities = unit(features) @ rounded.centroids_CD.T
+    chosen = np.take_along_axis(similarities, rounded.labels_N[:, None].astype(np.int64), axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, similarities.max(axis=1), atol=1e-6)
+    assert rounded.similarity == pytest.approx(chosen.mean(), abs=1e-6)
+
+
+def test_memory_stays_at_blocks_and_centers(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "mapped.npy", rng.standard_normal((20_000, 64)).astype(np.float16))
+    mapped = np.load(tmp_path / "mapped.npy", mmap_mode="r")
+    monkeypatch.setattr(unit_rows, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(unit_rows, "BLOCK_ROWS", 512)
+    tracemalloc.start()
+    spherical_kmeans(mapped, 500, n_init=1, max_iter=3, init="random")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # N x D in float32 would be 5.1 MB, N x C 40 MB; 500 centers in float64 are 0.26 MB.
+    assert peak < 3e6
+
+
+def _on_a_rank(rank: int, world_size: int, folder: str) -> None:
+    """What each of the processes of `test_ranks_share_the_work_of_one_process` does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    ranks = Ranks.of_run()
+    features = np.load(Path(folder) / "features.npy", mmap_mode="r")
+    found = {}
+    for name, init, n_clusters in (("plus", "k-means++", 10), ("random", "random", 10), ("refill", "random", 150)):
+        result = spherical_kmeans(features, n_clusters, n_init=2, init=init, ranks=ranks)
+        found |= {f"{name}_labels": result.labels_N, f"{name}_centers": result.centroids_CD}
+        found[f"{name}_similarity"] = np.array(result.similarity)
+    broken = np.array(features)
+    broken[-1] = np.nan  # in the last rank's share
+    with pytest.raises(InputError, match=f"first: row {len(features) - 1}"):
+        spherical_kmeans(broken, 10, ranks=ranks)
+    np.savez(Path(folder) / f"rank{rank}.npz", **found)
+    dist.destroy_process_group()
+
+
+def test_ranks_share_the_work_of_one_process(digits, tmp_path):
+    crowd = np.repeat(digits[:1], 300, axis=0)  # random starts inside it leave centers empty
+    features = np.concatenate([digits[:900], crowd + 0.01 * np.arange(300)[:, None]]).astype(np.float32)
+    np.save(tmp_path / "features.npy", features)
+    torch.multiprocessing.spawn(_on_a_rank, (2, str(tmp_path)), nprocs=2)
+    first, second = (np.load(tmp_path / f"rank{rank}.npz") for rank in range(2))
+    for key in first.files:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+    for name, init, n_clusters in (("plus", "k-means++", 10), ("random", "random", 10), ("refill", "random", 150)):
+        alone = spherical_kmeans(features, n_clusters, n_init=2, init=init)
+        assert adjusted_rand_score(alone.labels_N, first[f"{name}_labels"]) > 0.99
+        np.testing.assert_allclose(first[f"{name}_similarity"], alone.similarity, rtol=1e-5)
+        assert len(np.unique(first[f"{name}_labels"])) == n_clusters
 
 
 ONE_CLUSTER = "asks for one cluster, which is refused"

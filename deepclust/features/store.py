@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -81,7 +81,20 @@ class ShardedRows:
         return np.asarray(self[:], dtype=dtype)
 
 
-Rows = np.ndarray | ShardedRows
+class RowSource(Protocol):
+    """What reads as an N × D array without being one: by slice and by integer index array."""
+
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
+
+
+Rows = np.ndarray | RowSource
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -61,6 +62,7 @@ def fit_heads(
     strategy: str = "auto",
     num_nodes: int = 1,
     precision: str | int = "auto",
+    in_memory: bool | None = None,
     **trainer_options: Any,
 ) -> FitResult:
     """Train the heads of a recipe.
@@ -82,6 +84,9 @@ def fit_heads(
         progress: show progress bars where stdout is a terminal.
         accelerator, devices, strategy, num_nodes: as in `pytorch_lightning.Trainer`.
         precision: `32`, `bf16-mixed`, or `auto`: bf16-mixed where the device multiplies bfloat16 natively.
+        in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
+            and stage the rows of coming batches; None holds them if they take less than half of the free memory of
+            every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it began with.
         **trainer_options: further options of the Trainer.
 
     Raises:
@@ -92,7 +97,12 @@ def fit_heads(
     started = time.perf_counter()
     module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
     data = PairDataModule(
-        features, recipe, neighbors=neighbors, cache_dir=cache_dir, mining={"progress": progress, **(mining or {})}
+        features,
+        recipe,
+        neighbors=neighbors,
+        cache_dir=cache_dir,
+        mining={"progress": progress, **(mining or {})},
+        in_memory=in_memory,
     )
     if validation is not None and logger:
         callbacks = [*callbacks, LogValidation(validation, val_every_n_epochs)]
@@ -105,6 +115,9 @@ def fit_heads(
             resume_from = str(checkpoint)
             module.initialized = True
             _restore_transform(module, checkpoint)
+            if in_memory is None:
+                state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+                data.in_memory = state.get("PairDataModule", {}).get("in_memory")
     with _quiet_lightning():
         try:
             trainer = pl.Trainer(

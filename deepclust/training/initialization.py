@@ -17,7 +17,8 @@ from deepclust.heads import Heads, LinearHeads, MLPHeads
 from deepclust.kmeans import spherical_kmeans
 from deepclust.neighbors import Neighbors
 from deepclust.spectral import spectral_embedding, spectral_labels
-from deepclust.training.bank import FeatureBank
+from deepclust.training.bank import BankRows, FeatureBank
+from deepclust.training.pairs import shuffled
 from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighbouring recipe seeds do not coincide.
@@ -50,7 +51,7 @@ def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors:
         return
     if recipe.init == "kmeans":
         runs = [
-            spherical_kmeans(_rows(bank), recipe.n_clusters, n_init=1, seed=recipe.seed + SEED_STRIDE * head)
+            spherical_kmeans(BankRows(bank), recipe.n_clusters, n_init=1, seed=recipe.seed + SEED_STRIDE * head)
             for head in range(heads.n_heads)
         ]
         if isinstance(heads, LinearHeads):
@@ -133,7 +134,8 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
     steps_per_epoch = -(-len(bank) // WARM_START_BATCH)
     epochs = max(recipe.warm_start_epochs, -(-WARM_START_STEPS // steps_per_epoch)) if recipe.warm_start_epochs else 0
     for _ in range(epochs):
-        for ids_B in torch.randperm(len(bank), generator=generator).split(WARM_START_BATCH):
+        order_N = shuffled(len(bank), generator, windowed=bank.held is None)
+        for ids_B in bank.prefetched(order_N.split(WARM_START_BATCH), lambda ids_B: ids_B):
             with torch.autocast(device_type, torch.bfloat16, enabled=half):
                 logits_HBC = heads(bank.gather(ids_B))
             log_odds_HBC = logits_HBC.float() / recipe.temperature
@@ -166,8 +168,3 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
     means_HCE = sums_HCE / counts_HC.clamp_min(1)[..., None]
     center_H1E = sums_HCE.sum(dim=1, keepdim=True) / labels_HN.shape[1]
     return functional.normalize(means_HCE - center_H1E, dim=2)
-
-
-def _rows(bank: FeatureBank) -> np.ndarray:
-    """The heads' inputs as one float32 matrix."""
-    return torch.cat([block.float().cpu() for _, block in bank.blocks()]).numpy()

@@ -20,7 +20,7 @@ from deepclust.losses import Views, initial_state, make_objective
 from deepclust.losses.gradients import head_groups
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
-from deepclust.training.bank import FeatureBank
+from deepclust.training.bank import FeatureBank, stored_dtype
 from deepclust.training.initialization import initialize_heads
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
@@ -97,8 +97,9 @@ class ClusteringModule(pl.LightningModule):
 
     def _load_bank(self, features: FeatureSet) -> None:
         device = self.trainer.strategy.root_device
-        half = "bf16" in str(self.trainer.precision)
-        self.bank = FeatureBank(features, self.transform.to(device), device, torch.bfloat16 if half else torch.float32)
+        in_memory = self.trainer.datamodule.in_memory  # type: ignore[attr-defined]
+        dtype = stored_dtype(self.trainer.precision)
+        self.bank = FeatureBank(features, self.transform.to(device), device, dtype, in_memory=in_memory)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         spared = self.student.no_decay()

@@ -3,7 +3,7 @@
 A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step
 alone, so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
 
-Shape suffixes: N samples, K neighbours, B pairs of this rank.
+Shape suffixes: N samples, K neighbours, B pairs of this rank, M blocks of the file, W rows of a shuffling window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from deepclust.features.store import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights, make_objective
 from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.training.bank import FeatureBank, fits_in_memory, stored_dtype
 from deepclust.training.recipe import Recipe
+
+# How features that stay in their file are shuffled: blocks of so many rows, mixed within windows of so many.
+SHUFFLE_BLOCK_ROWS = 16
+WINDOW_ROWS = 1 << 17
 
 
 class PairBatch(NamedTuple):
@@ -41,6 +46,28 @@ def batch_bounds(n_samples: int, batch_size: int) -> list[int]:
     return [round(n_samples * i / n_batches) for i in range(n_batches + 1)]
 
 
+def shuffled(n_samples: int, generator: torch.Generator, *, windowed: bool) -> Tensor:
+    """(N,) the order of an epoch.
+
+    Args:
+        n_samples: N.
+        generator: decides.
+        windowed: shuffle for a memory map: blocks of 16 consecutive rows are put in random order, then the rows are
+            shuffled within windows of 131 072. A window holds 8192 places of the file, so that batches are mixed even
+            where the file is sorted by class, and its rows are read in runs; up to that many samples the order is the
+            same as without.
+    """
+    if not windowed or n_samples <= WINDOW_ROWS:
+        return torch.randperm(n_samples, generator=generator)
+    n_blocks = -(-n_samples // SHUFFLE_BLOCK_ROWS)
+    blocks_M = torch.randperm(n_blocks, generator=generator)
+    order_N = (blocks_M[:, None] * SHUFFLE_BLOCK_ROWS + torch.arange(SHUFFLE_BLOCK_ROWS)).flatten()
+    order_N = order_N[order_N < n_samples]  # the last block of the file may be a short one
+    for window_W in order_N.split(WINDOW_ROWS):
+        window_W.copy_(window_W[torch.randperm(len(window_W), generator=generator)])
+    return order_N
+
+
 class PairBatches(IterableDataset):
     """One epoch of `PairBatch`es for one rank.
 
@@ -52,6 +79,8 @@ class PairBatches(IterableDataset):
         rank: which share of each batch is this process's.
         world_size: number of processes.
         weights_NK: probabilities with which a sample's neighbours are drawn; None draws uniformly.
+        bank: stages the rows of coming batches where it does not hold all; None where the rows are not gathered.
+        windowed: shuffle within windows, for features that stay in their file; see `shuffled`.
     """
 
     def __init__(
@@ -63,21 +92,27 @@ class PairBatches(IterableDataset):
         rank: int = 0,
         world_size: int = 1,
         weights_NK: np.ndarray | None = None,
+        bank: FeatureBank | None = None,
+        windowed: bool = False,
     ) -> None:
-        self.neighbor_ids_NK = torch.from_numpy(np.ascontiguousarray(neighbor_ids_NK))
+        self.neighbor_ids_NK = torch.from_numpy(np.require(neighbor_ids_NK, requirements=["C", "W"]))
         self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
         self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
         self.seed, self.epoch = seed, epoch
         self.rank, self.world_size = rank, world_size
+        self.bank, self.windowed = bank, windowed
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[PairBatch]:
+        return iter(self._batches() if self.bank is None else self.bank.prefetched(self._batches(), _rows_of))
+
+    def _batches(self) -> Iterator[PairBatch]:
         n_samples, k = self.neighbor_ids_NK.shape
         # A large odd stride keeps the streams of neighbouring seeds and epochs apart.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        order_N = torch.randperm(n_samples, generator=generator)
+        order_N = shuffled(n_samples, generator, windowed=self.windowed)
         draws_N = torch.rand(n_samples, generator=generator)
         for low, high in zip(self.bounds[:-1], self.bounds[1:]):
             mine = slice(low + self.rank, high, self.world_size)
@@ -92,6 +127,10 @@ class PairBatches(IterableDataset):
             yield PairBatch(anchors_B, self.neighbor_ids_NK[anchors_B, columns_B].long(), high - low)
 
 
+def _rows_of(batch: PairBatch) -> Tensor:
+    return torch.cat([batch.anchors_B, batch.neighbors_B])
+
+
 class PairDataModule(pl.LightningDataModule):
     """Mines (or loads) the neighbours and serves the pairs.
 
@@ -104,6 +143,8 @@ class PairDataModule(pl.LightningDataModule):
         neighbors: mined already; None mines them, with a cache in `cache_dir` or beside the features.
         cache_dir: where the neighbours are kept.
         mining: options of `mine_neighbors`.
+        in_memory: whether the heads' inputs are held in memory; None, until `setup` decides it for all ranks by the
+            free memory of each.
     """
 
     def __init__(
@@ -114,8 +155,10 @@ class PairDataModule(pl.LightningDataModule):
         neighbors: Neighbors | None = None,
         cache_dir: Path | str | None = None,
         mining: dict[str, Any] | None = None,
+        in_memory: bool | None = None,
     ) -> None:
         super().__init__()
+        self.in_memory = in_memory
         self.features, self.recipe = features, recipe
         self.neighbors = neighbors
         self.cache_dir, self.mining = cache_dir, mining or {}
@@ -129,11 +172,27 @@ class PairDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.neighbors is None:
             self.neighbors = self._mine()
+        if self.in_memory is None and self.trainer is not None:
+            # One answer for all ranks: the order of the samples follows from it.
+            self.in_memory = self.trainer.strategy.reduce_boolean_decision(self._fits(), all=True)
+
+    def _fits(self) -> bool:
+        trainer = self.trainer
+        assert trainer is not None
+        device = trainer.strategy.root_device
+        # The ranks of a node share its memory, but each has a GPU of its own.
+        sharers = trainer.num_devices if device.type == "cpu" else 1
+        dim = self.recipe.pca_dim or self.features.dim
+        return fits_in_memory(len(self.features), dim, stored_dtype(trainer.precision), device, sharers)
 
     def _mine(self) -> Neighbors:
         return cached_neighbors(
             self.features, self.recipe.mined_neighbors(len(self.features)), cache_dir=self.cache_dir, **self.mining
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in the checkpoint: a resumed run must see its samples in the order that it began with."""
+        return {"in_memory": self.in_memory}
 
     def train_dataloader(self) -> DataLoader:
         assert self.neighbors is not None, "setup() mines the neighbors first"
@@ -150,6 +209,8 @@ class PairDataModule(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             weights_NK=weights_NK,
+            bank=getattr(trainer.lightning_module, "bank", None) if trainer else None,
+            windowed=self.in_memory is False,
         )
         return DataLoader(pairs, batch_size=None)
 

@@ -61,7 +61,7 @@ class TrainedHeads:
         """(N, C) float32 logits of one head, the best by default, before the temperature."""
         self.check_features(features)
         one = self.heads.single(self.best_head if head is None else head).to(self._device())
-        bank = FeatureBank(features, self.transform, self._device())
+        bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         out = np.empty((len(features), self.recipe.n_clusters), np.float32)
         for start, block in bank.blocks(self._block_rows()):
             out[start : start + len(block)] = one(block)[0].float().cpu().numpy()
@@ -74,7 +74,7 @@ class TrainedHeads:
         started = time.perf_counter()
         head = self.best_head if head is None else head
         one = self.heads.single(head).to(self._device())
-        bank = FeatureBank(features, self.transform, self._device())
+        bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         top = min(TOP, self.recipe.n_clusters)
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
@@ -99,7 +99,7 @@ class TrainedHeads:
         rows = rows or max(10_000, 20 * self.recipe.n_clusters)
         if len(features) > rows:
             features = features.select(np.sort(np.random.default_rng(0).choice(len(features), rows, replace=False)))
-        bank = FeatureBank(features, self.transform, self._device())
+        bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         seen_HC = torch.zeros(self.heads.n_heads, self.recipe.n_clusters, dtype=torch.bool, device=self._device())
         for _, block in bank.blocks(self._block_rows(self.heads.n_heads)):
             seen_HC.scatter_(1, self.heads(block).argmax(dim=2), True)

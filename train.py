@@ -43,8 +43,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
-    from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, make_logger, run_experiment
+    from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, run_experiment
     from deepclust.files import written_whole
+    from deepclust.loggers import make_logger
     from deepclust.report.tables import report_console, results_table
 
     trainer = dict(config["trainer"])
@@ -69,7 +70,7 @@ def run(config: dict[str, Any]) -> None:
     mining = dict(config["neighbors"])
     cache_dir = mining.pop("cache_dir") or cache_folder(config)
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
-    logger = make_logger(logger_options.pop("name"), folder, **logger_options)
+    logger = make_logger(logger_options.pop("name"), folder.path, **logger_options)
     if is_rank_zero() and not resume:
         with written_whole(folder.path / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))

@@ -11,7 +11,6 @@ run folder/
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
+from deepclust.loggers import log_final
 from deepclust.metrics import score
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
@@ -171,7 +171,7 @@ def run_experiment(
     write_results(run.path, rows, notes)
     if finished:
         _show_images(run, dataset.train, finished[0]["train"])
-    _log_final(rows, logger, several)
+    log_final(rows, logger, several)
     return Results(rows, notes)
 
 
@@ -256,62 +256,3 @@ def evaluate_run(run: RunFolder, dataset: Dataset, seed: int = 0) -> Results:
             warnings.simplefilter("ignore")
             notes.extend(trained.warn_of_collapse(dataset.train))
     return Results(rows, notes)
-
-
-def make_logger(name: str, run: RunFolder, **options: Any) -> Any:
-    """A Lightning logger by name, writing into the run folder.
-
-    The id of a Weights & Biases run is kept in the run folder, so that a resumed run continues it.
-
-    Args:
-        name: `none`, `csv`, `tensorboard` or `wandb`.
-        **options: of the logger; for `wandb` for example `project`, `entity`, `mode`.
-
-    Raises:
-        InputError: if the name is unknown or the logger's package is missing.
-    """
-    if name == "none":
-        return False
-    if name == "csv":
-        from pytorch_lightning.loggers import CSVLogger
-
-        # Lightning deletes the metrics that it finds in its folder: a resumed run has one of its own.
-        parts = sum(1 for _ in (run.path / "logs").rglob("hparams.yaml"))
-        return CSVLogger(run.path, name="logs", version=f"resumed_{parts}" if parts else "", **options)
-    if name == "tensorboard":
-        try:
-            from pytorch_lightning.loggers import TensorBoardLogger
-
-            return TensorBoardLogger(str(run.path), name="logs", version="", **options)
-        except ModuleNotFoundError:
-            raise InputError("logger=tensorboard needs tensorboard: pip install 'deepclust[tensorboard]'") from None
-    if name == "wandb":
-        from pytorch_lightning.loggers import WandbLogger
-
-        id_file = run.path / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
-        if is_rank_zero():
-            run.path.mkdir(parents=True, exist_ok=True)
-            id_file.write_text(run_id + "\n")
-        mode = options.pop("mode", None)
-        return WandbLogger(
-            name=run.path.name, save_dir=str(run.path), id=run_id, resume="allow", offline=mode == "offline", **options
-        )
-    raise InputError(f"unknown logger '{name}': choose one of none, csv, tensorboard, wandb")
-
-
-def _log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:
-    """`<split>/<metric>` of a single loss, `<method>/<split>/<metric>` of everything else, and the whole table."""
-    if not logger:
-        return
-    metrics = {}
-    first = rows[0]["method"] if rows else None
-    for row in rows:
-        prefix = "" if row["method"] == first and not several else f"{row['method']}/"
-        for key, value in row.items():
-            if key not in ("method", "split", "seed") and value is not None:
-                metrics[f"{prefix}{row['split']}/{key}"] = float(value)
-    logger.log_metrics(metrics)
-    if hasattr(logger, "log_table") and rows:
-        logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    logger.save()

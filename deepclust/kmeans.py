@@ -35,7 +35,8 @@ BLOCK_SIMILARITIES = 1 << 25
 SEEDING_ROWS = 16384
 SEEDING_ROWS_PER_CENTER = 16
 PRECISIONS = ("auto", "float32", "bfloat16")
-# With fewer centers the products are no longer what a pass spends its time on.
+# With fewer centers the products are no longer what a pass spends its time on. At 20 000 × 1280 and 100 centers
+# bfloat16 took 0.42 of the time and, over 6 seeds, ended within 1e-5 of float32's mean objective (seeds: 2e-4).
 HALF_CLUSTERS = 32
 
 

@@ -5,7 +5,12 @@ The names below are imported when first used: `import deepclust` alone stays qui
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Idle OpenMP threads sleep instead of spinning. On a machine with other work the spinning of two processes slows both
+# several times over; on a quiet one it gains little. Read by OpenMP when torch is first imported, so set here.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 

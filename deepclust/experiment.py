@@ -214,6 +214,9 @@ def _train(
     if not is_rank_zero():
         return result.neighbors
     notes = result.trained.warn_of_collapse(dataset.train)
+    if recipe.pca_dim is not None:
+        kept = 100 * float(result.trained.transform.explained_variance)
+        notes.append(f"The heads see {recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
     for split, features in reversed(splits_of(dataset).items()):
         clustering = result.trained.assign(features)
         clustering = replace(clustering, seconds=result.seconds, notes=notes)

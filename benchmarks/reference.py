@@ -56,9 +56,10 @@ class ReferenceTrainer:
             weight = torch.stack([(tx * ty).sum(-1) for tx, ty in teacher]).mean(0)
         losses = []
         for index, ((sx, sy), (tx, ty)) in enumerate(zip(student, teacher)):
-            self.marginal[index] = 0.9 * self.marginal[index] + 0.1 * torch.cat([tx, ty]).mean(0)
-            one = -(weight * torch.log(((sx * ty) ** beta / self.marginal[index]).sum(-1))).mean()
-            two = -(weight * torch.log(((sy * tx) ** beta / self.marginal[index]).sum(-1))).mean()
+            marginal = 0.9 * self.marginal[index] + 0.1 * torch.cat([tx, ty]).mean(0)
+            self.marginal[index] = marginal
+            one = -(weight * torch.log(((sx * ty) ** beta / marginal).sum(-1))).mean()
+            two = -(weight * torch.log(((sy * tx) ** beta / marginal).sum(-1))).mean()
             losses.append((one + two) / 2)
         loss = torch.stack(losses).mean()
         self.optimizer.zero_grad()

@@ -20,6 +20,8 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@# PaCMAP asks for faiss-cpu, which would overwrite faiss-gpu; the faiss that is there serves it.
+	$(BIN)/python -m pip install --quiet --no-deps "pacmap>=0.8"
 	@touch $@
 
 # Every benchmark at a size that ends within 20 minutes on two cores; docs/benchmarks.md has the full sizes.

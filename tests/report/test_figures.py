@@ -1,0 +1,21 @@
+"""Figures are written as PNG and SVG, the same bytes for the same figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from deepclust.report.figures import new_figure, save_figure
+
+
+def test_a_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
+    def draw(folder: Path) -> list[Path]:
+        figure, (axes,) = new_figure(3.0, 2.0)
+        axes.plot([0, 1], [1, 0])
+        return save_figure(figure, folder / "deep" / "line")
+
+    png, svg = draw(tmp_path / "a")
+    assert Image.open(png).size == (600, 400)
+    assert "<svg" in svg.read_text()
+    assert [path.read_bytes() for path in draw(tmp_path / "b")] == [png.read_bytes(), svg.read_bytes()]

@@ -20,6 +20,7 @@ from reference import ReferenceTrainer, loader
 from tables import arguments, report
 from torch.nn import functional
 
+from deepclust.devices import freed_memory_kept
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import resolve_precision
@@ -101,7 +102,8 @@ def fit_step_times(
         max_steps=steps, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[times], precision=resolve_precision("auto"), num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(ClusteringModule(recipe, DIM), datamodule=data)
+    with freed_memory_kept():  # as fit_heads does
+        trainer.fit(ClusteringModule(recipe, DIM), datamodule=data)
     return np.diff(times.stamps)[1:].tolist()
 
 

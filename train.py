@@ -28,6 +28,7 @@ SHARED = (
     "n_heads",
     "n_neighbors",
     "max_epochs",
+    "patience",
     "learning_rate",
     "preprocess",
     "pca_dim",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -22,11 +23,13 @@ from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
-from deepclust.training.module import ClusteringModule
+from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import PairDataModule
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
+# An epoch whose loss fell by less, in nats, counts as one without progress.
+MIN_IMPROVEMENT = 1e-3
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
@@ -106,6 +109,11 @@ def fit_heads(
     )
     if validation is not None and logger:
         callbacks = [*callbacks, LogValidation(validation, val_every_n_epochs)]
+    if recipe.patience is not None:
+        callbacks = [
+            *callbacks,
+            EarlyStopping(f"{log_prefix}{EPOCH_LOSS}", MIN_IMPROVEMENT, recipe.patience, check_on_train_epoch_end=True),
+        ]
     resume_from = None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)

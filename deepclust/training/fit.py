@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +28,8 @@ from deepclust.training.pairs import PairDataModule
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
+# Freed memory is kept for the next step while no tensor of a step is larger.
+KEPT_BYTES = 256 << 20
 # An epoch whose loss fell by less, in nats, counts as one without progress.
 MIN_IMPROVEMENT = 1e-3
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
@@ -146,11 +148,18 @@ def fit_heads(
             )
         except MisconfigurationException as error:
             raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
-        with freed_memory_kept():
+        # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
+        with freed_memory_kept() if _largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
     seconds = time.perf_counter() - started
     return FitResult(module.trained(), seconds, data.neighbors)
+
+
+def _largest_bytes(recipe: Recipe) -> int:
+    """Of the logits or the hidden layer of all heads, both views, in bfloat16."""
+    width = max(recipe.n_clusters, recipe.hidden_dim if recipe.head == "mlp" else 0)
+    return 2 * recipe.n_heads * 2 * (recipe.micro_batch_size or recipe.batch_size) * width
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:

@@ -129,7 +129,7 @@ def test_edge_weights_lie_in_the_unit_interval_and_do_not_see_the_unit_of_distan
     rows = np.concatenate([rows, rows[:5], rows[:5]])  # duplicates at distance 0
     weights = affinity(mine_neighbors(rows, 8, metric="euclidean"))
     scaled = affinity(mine_neighbors(4 * rows, 8, metric="euclidean"))
-    assert 0 <= weights.min()
+    assert weights.min() >= 0
     assert weights.max() == 1
     assert abs(weights - weights.T).max() == 0
     assert abs(weights - scaled).max() < 1e-4

@@ -11,7 +11,6 @@ run folder/
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from deepclust.report.contact_sheet import write_clusters_csv, write_contact_she
 from deepclust.report.tables import write_results
 from deepclust.training.fit import check_precision, fit_heads
 from deepclust.training.recipe import Recipe
-from deepclust.training.trained import TrainedHeads
 
 
 def is_rank_zero() -> bool:
@@ -60,6 +58,11 @@ class RunFolder:
         """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""
         found = (self.path / "checkpoints").glob("*.ckpt")
         return sorted(path.stem for path in found if not path.name.startswith("."))
+
+    def saved_methods(self) -> list[str]:
+        """The methods that left a clustering of the training split, in alphabetical order."""
+        found = [path for path in (self.path / "clusterings").glob("*.npz") if not path.name.startswith(".")]
+        return sorted(path.stem for path in found if not path.stem.endswith("_test"))
 
 
 @dataclass
@@ -237,25 +240,3 @@ def _run_baseline(
     for split in reversed(splits):
         clustering = fitted if split == "train" else baseline.predict(splits[split].features)
         replace(clustering, seconds=fitted.seconds).save(run.clustering(name, split))
-
-
-def evaluate_run(run: RunFolder, dataset: Dataset, seed: int = 0) -> Results:
-    """Score every trained head of a run again, from its checkpoint alone.
-
-    Raises:
-        InputError: if the folder holds no checkpoint, or the features have other dimensions.
-    """
-    methods = run.trained_methods()
-    if not methods:
-        raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
-    rows, notes = [], []
-    for method in methods:
-        trained = TrainedHeads.load(run.checkpoint(method))
-        for split, features in splits_of(dataset).items():
-            trained.check_features(features)
-            clustering = trained.assign(features)
-            rows.append(score(clustering, features.features, features.labels, split=split, seed=trained.recipe.seed))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            notes.extend(trained.warn_of_collapse(dataset.train))
-    return Results(rows, notes)

@@ -8,6 +8,7 @@ Shape suffixes: N samples, D feature dimensions, K classes, B rows of a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,7 @@ def davies_bouldin(features_ND: Rows, labels_N: np.ndarray) -> float:
     return float(worst_K.mean())
 
 
-def r_squared(x: np.ndarray, y: np.ndarray) -> float | None:
+def r_squared(x: np.ndarray | Sequence[float], y: np.ndarray | Sequence[float]) -> float | None:
     """Coefficient of determination of the least-squares line y(x); None for fewer than 3 points or a constant."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:

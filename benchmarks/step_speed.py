@@ -4,7 +4,7 @@
 
 Both train on the same 8192 × 1280 synthetic features; they take turns, so that a slow moment of the machine hits both.
 The figure of each is its median step. FLOPs count the heads' products alone: forward of student and teacher, backward
-of the student, both views.
+of the student, both views. A second table says where our step's time goes, by torch's profiler.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from reference import ReferenceTrainer, loader
 from tables import arguments, report
 from torch.nn import functional
 
+from deepclust.devices import freed_memory_kept
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import resolve_precision
@@ -29,6 +30,14 @@ from deepclust.training.recipe import Recipe
 
 SHAPES = [(10, 16, 256), (10, 16, 1024), (100, 16, 512), (1000, 16, 512), (1000, 50, 512)]
 DIM, ROWS, K = 1280, 8192, 50
+# aten operators by what they do in a step.
+KINDS = {
+    "products": ["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"],
+    "rounding, copying": ["aten::copy_"],
+    "softmax, exp": ["aten::_softmax", "aten::_log_softmax", "aten::exp", "aten::exp_"],
+    "GELU": ["aten::gelu", "aten::gelu_backward"],
+    "optimizer, teacher": ["aten::_fused_adamw_", "aten::lerp_", "aten::_foreach_lerp_"],
+}
 
 
 class StepTimes(pl.Callback):
@@ -85,6 +94,29 @@ def main() -> None:
         "product: a plain matrix product in the same precision, of the shape of the first layer of all heads",
     ]
     report("step_speed", rows, notes, options.json)
+    kinds = [
+        {
+            "C": n_clusters,
+            "H": n_heads,
+            "B": batch_size,
+            **time_by_kind(features, neighbors, n_clusters, n_heads, batch_size),
+        }
+        for n_clusters, n_heads, batch_size in SHAPES
+    ]
+    path = options.json and options.json.with_name(options.json.stem + "_kinds.json")
+    report("step_speed_kinds", kinds, ["share of the time of all operators in the steps"], path)
+
+
+def time_by_kind(
+    features: np.ndarray, neighbors: Neighbors, n_clusters: int, n_heads: int, batch_size: int
+) -> dict[str, float]:
+    """Share of the operators' own time by what they do."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fit_step_times(features, neighbors, n_clusters, n_heads, batch_size, steps=6)
+    own = {event.key: event.self_cpu_time_total for event in profile.key_averages() if event.key.startswith("aten::")}
+    spent = {kind: sum(own.pop(name, 0.0) for name in names) for kind, names in KINDS.items()}
+    spent["all else"] = sum(own.values())
+    return {kind: seconds / sum(spent.values()) for kind, seconds in spent.items()}
 
 
 def fit_step_times(
@@ -101,7 +133,8 @@ def fit_step_times(
         max_steps=steps, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[times], precision=resolve_precision("auto"), num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(ClusteringModule(recipe, DIM), datamodule=data)
+    with freed_memory_kept():  # as fit_heads does
+        trainer.fit(ClusteringModule(recipe, DIM), datamodule=data)
     return np.diff(times.stamps)[1:].tolist()
 
 

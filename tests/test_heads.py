@@ -198,3 +198,27 @@ def test_an_unknown_head_is_refused():
 
 def test_linear_heads_default_to_one():
     assert LinearHeads(D, C).n_heads == 1
+
+
+@pytest.mark.parametrize("n_clusters", [3, 40], ids=["fewer clusters than dimensions", "more"])
+def test_the_hand_written_gradient_is_autograds(n_clusters):
+    heads = MLPHeads(6, n_clusters, 2, hidden_dim=7, embedding_dim=5).double()
+    features_BD = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    names, values = zip(*heads.named_parameters())
+    values = [(value.detach() * 10).requires_grad_() for value in values]
+
+    def logits(*weights):
+        return torch.func.functional_call(heads, dict(zip(names, weights)), (features_BD,))
+
+    assert torch.autograd.gradcheck(logits, values)
+
+
+def test_an_embedding_of_length_zero_has_finite_logits_and_gradients():
+    for n_clusters in (3, 40):
+        heads = MLPHeads(6, n_clusters, 1, hidden_dim=7, embedding_dim=5)
+        with torch.no_grad():
+            heads.embedding_weight.zero_()
+        logits = heads(torch.ones(2, 6))
+        assert (logits == 0).all()
+        logits.sum().backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in heads.parameters())

@@ -6,9 +6,12 @@ Shape suffixes: N samples, D feature dimensions, K neighbors.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import distributed as dist
 
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
@@ -16,6 +19,7 @@ from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet, ShardedRows, load_features
 from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors, share_of_same
 from deepclust.neighbors.search import ExactSearch
+from deepclust.ranks import Ranks
 
 METHODS = ("exact", "faiss")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -278,3 +282,28 @@ def test_a_killed_search_continues_from_its_finished_blocks(crowd, tmp_path, mon
 def test_recall_out_of_range_is_refused(rows):
     with pytest.raises(InputError, match=r"recall is 1\.5"):
         mine_neighbors(rows, 3, method="ivf", recall=1.5)
+
+
+def _mine_on_a_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    rows = np.random.default_rng(0).standard_normal((2500, 8)).astype(np.float32)
+    features = FeatureSet.from_arrays(rows)
+    # The other rank sees no cache: the first one's is enough.
+    mined = [cached_neighbors(features, 4, cache_dir=f"{folder}/{rank}", ranks=Ranks.of_run()) for _ in range(2)]
+    assert [path.name[-7:] for path in Path(folder, "0").iterdir()] == ["-k4.npz"]
+    np.savez(
+        f"{folder}/rank{rank}.npz", ids=[part.ids for part in mined], cosines=[part.similarities for part in mined]
+    )
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_mine_what_one_mines_and_share_one_cache(tmp_path):
+    torch.multiprocessing.spawn(_mine_on_a_rank, (str(tmp_path),), nprocs=2)
+    rows = np.random.default_rng(0).standard_normal((2500, 8)).astype(np.float32)
+    expected = mine_neighbors(rows, 4)
+    for rank in range(2):
+        found = np.load(tmp_path / f"rank{rank}.npz")
+        for ids, cosines in zip(found["ids"], found["cosines"]):
+            np.testing.assert_array_equal(ids, expected.ids)
+            np.testing.assert_allclose(cosines, expected.similarities, atol=1e-6)

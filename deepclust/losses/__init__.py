@@ -38,7 +38,7 @@ __all__ = [
     "updated_marginal",
 ]
 
-# Log-probabilities of the samples and of their neighbours, each (H, B, C).
+# Probabilities, or their logarithms, of the samples and of their neighbours, each (H, B, C).
 Views = tuple[Tensor, Tensor]
 
 
@@ -53,34 +53,36 @@ class Objective(Protocol):
     """Whether `statistic` looks at the teacher (else at the student): the other need not be computed for it."""
 
     def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
-        """Mean over the pairs at hand, (H, C), of what the loss needs over the whole batch."""
+        """Mean over the pairs at hand, (H, C), of what the loss needs over the whole batch; from probabilities."""
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         """The state, initially 1/C, from the last step's and this batch's statistic."""
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
-        """Loss per head, (H,), averaged over the pairs at hand: the definition."""
+        """Loss per head, (H,), averaged over the pairs at hand: the definition; from log-probabilities."""
 
     def weights(self, teacher: Views) -> Tensor | None:
-        """A weight per pair, (B,), averaged over the heads at hand; None where all pairs count the same."""
+        """A weight per pair, (B,), averaged over the heads at hand, from probabilities; None: all count the same."""
 
     def gradient(
-        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None, scale: float = 1.0
     ) -> tuple[Tensor, Views]:
-        """`loss` and its gradient in the student's log-odds (logits over temperature), without autograd.
+        """`loss` and `scale` times its gradient in the student's log-odds (logits over temperature), without autograd.
 
         Args:
+            student: log-probabilities, as for the loss.
+            teacher: log-probabilities.
             weights_B: `weights` averaged over all heads, where the views hold a group of them.
         """
 
 
 def _both_views_mean(views: Views) -> Tensor:
-    return (views[0].exp().mean(dim=1) + views[1].exp().mean(dim=1)) / 2
+    return (views[0].mean(dim=1) + views[1].mean(dim=1)) / 2
 
 
 def _given(views: Views | None) -> Views:
     if views is None:
-        raise ValueError("this objective needs the log-probabilities of both networks")
+        raise ValueError("this objective needs the probabilities of both networks")
     return views
 
 
@@ -105,10 +107,10 @@ class TEMI:
         return updated_marginal(state_HC, batch_statistic_HC, self.marginal_momentum)
 
     def weights(self, teacher: Views) -> Tensor | None:
-        return temi_weights(*teacher)
+        return (teacher[0] * teacher[1]).sum(dim=2).mean(dim=0)
 
     def gradient(
-        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None, scale: float = 1.0
     ) -> tuple[Tensor, Views]:
         teacher, offset_HC = _given(teacher), log_clamped(state_HC)
         loss_H, gradients = torch.zeros_like(state_HC[:, 0]), []
@@ -117,7 +119,7 @@ class TEMI:
                 own_HBC, other_HBC, power=self.beta, log_offset_HC=offset_HC, weights_B=weights_B
             )
             loss_H += part_H / 2
-            gradients.append(own_HBC.exp().sub_(responsibilities_HBC).mul_(factor / 2))
+            gradients.append(own_HBC.exp().sub_(responsibilities_HBC).mul_(factor * (scale / 2)))
         return loss_H, (gradients[0], gradients[1])
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ class SCAN:
         return None
 
     def gradient(
-        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None, scale: float = 1.0
     ) -> tuple[Tensor, Views]:
         teacher = _given(teacher)
         loss_H, gradients = torch.zeros_like(state_HC[:, 0]), []
@@ -160,7 +162,7 @@ class SCAN:
             gradient_HBC = responsibilities_HBC.neg_().add_(probs_HBC).mul_(factor)
             entropy_H = add_entropy_gradient(gradient_HBC, probs_HBC, state_HC, self.entropy_weight)
             loss_H += (part_H + entropy_H) / 2
-            gradients.append(gradient_HBC.mul_(0.5))
+            gradients.append(gradient_HBC.mul_(0.5 * scale))
         return loss_H, (gradients[0], gradients[1])
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
@@ -183,7 +185,7 @@ class TSP:
         _check_entropy_weight(self.entropy_weight)
 
     def statistic(self, student: Views | None, teacher: Views | None) -> Tensor:
-        return _given(student)[0].exp().mean(dim=1)
+        return _given(student)[0].mean(dim=1)
 
     def next_state(self, state_HC: Tensor, batch_statistic_HC: Tensor) -> Tensor:
         return batch_statistic_HC
@@ -192,14 +194,14 @@ class TSP:
         return None
 
     def gradient(
-        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None
+        self, student: Views, teacher: Views | None, state_HC: Tensor, weights_B: Tensor | None, scale: float = 1.0
     ) -> tuple[Tensor, Views]:
         loss_H, responsibilities_HBC, factor = agreement_gradient(student[0], student[1])
-        neighbors_HBC = student[1].exp().sub_(responsibilities_HBC).mul_(factor)
+        neighbors_HBC = student[1].exp().sub_(responsibilities_HBC).mul_(factor * scale)
         probs_HBC = student[0].exp()
         anchors_HBC = responsibilities_HBC.neg_().add_(probs_HBC).mul_(factor)
         loss_H = loss_H + add_entropy_gradient(anchors_HBC, probs_HBC, state_HC, self.entropy_weight)
-        return loss_H, (anchors_HBC, neighbors_HBC)
+        return loss_H, (anchors_HBC.mul_(scale), neighbors_HBC)
 
     def loss(self, student: Views, teacher: Views | None, state_HC: Tensor) -> Tensor:
         return tsp_loss(student[0], student[1], state_HC, entropy_weight=self.entropy_weight)

@@ -54,11 +54,10 @@ def agreement_gradient(
         score_HBC.mul_(power)
     if log_offset_HC is not None:
         score_HBC.sub_(log_offset_HC[:, None, :])
-    peak_HB1 = score_HBC.amax(dim=2, keepdim=True)
-    responsibilities_HBC = score_HBC.sub_(peak_HB1).exp_()
-    total_HB1 = responsibilities_HBC.sum(dim=2, keepdim=True)
-    responsibilities_HBC.div_(total_HB1)
-    log_sum_HB = (peak_HB1 + total_HB1.log()).squeeze(2)
+    log_responsibilities_HBC = torch.log_softmax(score_HBC, dim=2)
+    # log r = score - log Σ exp(score), so any column tells the sum.
+    log_sum_HB = score_HBC[:, :, 0] - log_responsibilities_HBC[:, :, 0]
+    responsibilities_HBC = log_responsibilities_HBC.exp_()
     n_pairs = log_probs_HBC.shape[1]
     if weights_B is None:
         factor = torch.full((1, 1, 1), power / n_pairs, dtype=log_sum_HB.dtype, device=log_sum_HB.device)

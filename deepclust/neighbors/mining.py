@@ -20,6 +20,7 @@ from deepclust.files import written_whole
 from deepclust.neighbors.search import ExactSearch, FaissSearch, ScreenedSearch, Search, faiss_gpu_works
 from deepclust.neighbors.search_ivf import IVFSearch
 from deepclust.neighbors.store import MINING_VERSION, Neighbors
+from deepclust.ranks import ALONE, Ranks
 
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
@@ -38,6 +39,7 @@ def mine_neighbors(
     recall: float = 0.99,
     block_dir: Path | None = None,
     progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Neighbors:
     """Mine the k nearest neighbours of every row.
 
@@ -52,6 +54,7 @@ def mine_neighbors(
         recall: for `ivf`, the share of true neighbours to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
         progress: show a progress bar.
+        ranks: the processes that share the queries, block by block in turn; each gets all neighbours.
 
     Returns:
         Neighbours whose settings hold the method, seconds and, where the search is approximate, the `recall` measured
@@ -65,11 +68,13 @@ def mine_neighbors(
     check_request(n_rows, k, method)
     started = time.perf_counter()
     chosen = choose_method(n_rows) if method == "auto" else method
-    ids_NK = np.empty((n_rows, k), np.int32)
-    similarities_NK = np.empty((n_rows, k), np.float32)
+    # Zero where other ranks mine: the sum over ranks is what all of them found.
+    ids_NK = np.zeros((n_rows, k), np.int32)
+    similarities_NK = np.zeros((n_rows, k), np.float32)
     search: Search | None = None
-    with _progress_bar(n_rows, progress) as advance:
-        for start in range(0, n_rows, QUERY_ROWS):
+    starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)
+    with _progress_bar(sum(min(QUERY_ROWS, n_rows - start) for start in starts), progress) as advance:
+        for start in starts:
             block = slice(start, min(start + QUERY_ROWS, n_rows))
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
             if saved is not None and saved.is_file():
@@ -83,6 +88,7 @@ def mine_neighbors(
                     with written_whole(saved) as temporary:
                         np.savez(temporary, ids=ids_NK[block], similarities=similarities_NK[block])
             advance(block.stop - block.start)
+    ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):

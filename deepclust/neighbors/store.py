@@ -18,6 +18,7 @@ import numpy as np
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.files import fingerprint, written_whole
+from deepclust.ranks import ALONE, Ranks
 
 # Bumped whenever the mining changes its result, so that no cache of an older rule is met.
 MINING_VERSION = 2
@@ -31,11 +32,13 @@ class Neighbors:
         ids: (N, K) int32 row numbers, never the row itself.
         similarities: (N, K) float32 cosine similarities.
         settings: how they were mined.
+        partitions: clusterings of this graph, by what they were made with: the losses of a run share them.
     """
 
     ids: np.ndarray
     similarities: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
+    partitions: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,31 +75,54 @@ def label_consistency(neighbors: Neighbors, labels: np.ndarray, k: int | None = 
 
 
 def cached_neighbors(
-    features: FeatureSet, k: int, *, cache_dir: str | os.PathLike | None = None, method: str = "auto", **options: Any
+    features: FeatureSet,
+    k: int,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    method: str = "auto",
+    ranks: Ranks = ALONE,
+    **options: Any,
 ) -> Neighbors:
     """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
 
     A cache of more neighbours serves fewer. A killed search continues from the blocks it had finished. Without a place
     to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew.
+
+    Called on every rank of `ranks` with the same arguments. The first rank looks for the cache and writes it, so the
+    others need not see its folder.
     """
     from deepclust.neighbors.mining import check_request, mine_neighbors
 
     check_request(len(features), k, method)
     folder = cache_folder(features, cache_dir)
-    if folder is None:
-        return mine_neighbors(features, k, method=method, **options)
-    key = fingerprint(
-        features.fingerprint(), method, options.get("recall") if method in ("ivf", "auto") else None, MINING_VERSION
-    )
+    key, found = "", None
+    if folder is not None:
+        recall = options.get("recall") if method in ("ivf", "auto") else None
+        key = fingerprint(features.fingerprint(), method, recall, MINING_VERSION)
+        found = None if ranks.rank else _load_cached(folder, key, k)
+    if ranks.from_first(np.array([found is not None]))[0]:
+        return _from_first(found, len(features), k, ranks)
+    blocks = None if folder is None else folder / f"{key}-k{k}.blocks"
+    neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
+    if folder is not None and blocks is not None and ranks.rank == 0:
+        neighbors.save(folder / f"{key}-k{k}.npz")
+        shutil.rmtree(blocks, ignore_errors=True)
+    return neighbors
+
+
+def _load_cached(folder: Path, key: str, k: int) -> Neighbors | None:
     for found in sorted(folder.glob(f"{key}-k*.npz")):
         match = re.fullmatch(r".*-k(\d+)", found.stem)
         if match and int(match.group(1)) >= k:
             return Neighbors.load(found).first(k)
-    blocks = folder / f"{key}-k{k}.blocks"
-    neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, **options)
-    neighbors.save(folder / f"{key}-k{k}.npz")
-    shutil.rmtree(blocks, ignore_errors=True)
-    return neighbors
+    return None
+
+
+def _from_first(found: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
+    """The first rank's neighbours, on every rank."""
+    shape = (n_samples, k)
+    here = found or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)
 
 
 def cache_folder(features: FeatureSet, cache_dir: str | os.PathLike | None = None) -> Path | None:

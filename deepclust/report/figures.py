@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from deepclust.files import written_whole
 
-# Okabe and Ito's palette: told apart with every common kind of color blindness. Yellow, too pale for a line, is left out.
+# Okabe and Ito's palette, told apart with every common kind of color blindness. Yellow is too pale for a line.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

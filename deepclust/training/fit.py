@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from deepclust.devices import native_bfloat16
+from deepclust.devices import freed_memory_kept, native_bfloat16
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
@@ -138,7 +138,8 @@ def fit_heads(
             )
         except MisconfigurationException as error:
             raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
+        with freed_memory_kept():
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
     seconds = time.perf_counter() - started
     return FitResult(module.trained(), seconds, data.neighbors)

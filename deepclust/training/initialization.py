@@ -72,9 +72,13 @@ def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int
     Args:
         neighbors: mined neighbours.
         n_clusters: C.
-        n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
+        n_partitions: H; where it exceeds the candidates they are drawn again with other seeds. Made once for these
+            neighbours, they serve any later call for no more of them.
         seed: of Lanczos and k-means.
     """
+    made = neighbors.partitions.get((n_clusters, seed))
+    if made is not None and len(made) >= n_partitions:
+        return made[:n_partitions]
     n_samples = len(neighbors)
     limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
@@ -88,7 +92,9 @@ def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int
             labels_N = spectral_labels(embedding_NM, n_clusters, n_components=size, n_init=1, seed=run_seed)
             kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
             kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
-    return np.stack([labels_N for _, labels_N in kept])
+    partitions_HN = np.stack([labels_N for _, labels_N in kept])
+    neighbors.partitions[n_clusters, seed] = partitions_HN
+    return partitions_HN
 
 
 def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:

@@ -144,6 +144,7 @@ class ClusteringModule(pl.LightningModule):
         shares = [len(pairs.anchors_B[part]) / pairs.global_size for part in parts]
         of_teacher = self.objective.statistic_of_teacher
         statistic_HC = torch.zeros_like(self.state_HC)
+        weights: list[Tensor | None] = []
         once: tuple[Tensor, Tensor | None] | None = None
         self._prepare_teacher(several=len(parts) > 1)
         for part, share in zip(parts, shares):
@@ -155,59 +156,57 @@ class ClusteringModule(pl.LightningModule):
                 # With gradients on, autocast keeps the student's bfloat16 weights for the second pass, too.
                 logits = self._teacher_logits(inputs) if of_teacher else self.student(inputs)
             assert logits is not None
-            self._add_statistic(statistic_HC, logits.detach(), share)
+            weights.append(self._first_look(statistic_HC, logits.detach(), share))
             del logits
         if self.trainer.world_size > 1:
             dist.all_reduce(statistic_HC)
         self.state_HC.copy_(self.objective.next_state(self.state_HC, statistic_HC))
         loss_H = torch.zeros_like(self.loss_sum_H)
-        for part, share in zip(parts, shares):
+        for part, share, weights_B in zip(parts, shares, weights):
             if once is None:
                 inputs = self._inputs(pairs, part)
                 student, teacher = self.student(inputs), self._teacher_logits(inputs)
             else:
                 student, teacher = once
-            part_loss_H, gradient = self._loss_and_gradient(student.detach(), teacher)
             # Averaged over heads, and weighted by the part's share of the batch.
-            student.backward(gradient.mul_(share / self.recipe.n_heads))
+            scale = share / self.recipe.n_heads
+            part_loss_H, gradient = self._loss_and_gradient(student.detach(), teacher, weights_B, scale)
+            student.backward(gradient)
             loss_H += share * part_loss_H
             del student, teacher, gradient
         return loss_H
 
-    @torch.no_grad()
-    def _add_statistic(self, statistic_HC: Tensor, logits_HBC: Tensor, share: float) -> None:
-        for group in head_groups(*logits_HBC.shape):
-            views = self._log_probs(logits_HBC[group])
-            both = (None, views) if self.objective.statistic_of_teacher else (views, None)
-            statistic_HC[group] += share * self.objective.statistic(*both)
+    # Below, heads are taken in groups whose temporaries stay in cache.
 
     @torch.no_grad()
-    def _loss_and_gradient(self, student_HBC: Tensor, teacher_HBC: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss per head of the pairs at hand, and its gradient in the student's logits, of their type.
-
-        Heads are taken in groups whose temporaries stay in cache; only TEMI's weights join them, in a pass of their
-        own over the teacher.
-        """
-        groups = head_groups(*student_HBC.shape)
-        n_heads = len(student_HBC)
+    def _first_look(self, statistic_HC: Tensor, logits_HBC: Tensor, share: float) -> Tensor | None:
+        """Add these pairs' share of the batch's statistic; return their weights, averaged over all heads."""
         weights_B: Tensor | None = None
-        if teacher_HBC is not None:
-            for group in groups:
-                of_group_B = self.objective.weights(self._log_probs(teacher_HBC[group]))
-                if of_group_B is None:
-                    break
-                part_B = of_group_B * ((group.stop - group.start) / n_heads)
+        for group in head_groups(*logits_HBC.shape):
+            views = _views(torch.softmax(self._log_odds(logits_HBC[group]), dim=2))
+            if not self.objective.statistic_of_teacher:
+                statistic_HC[group] += share * self.objective.statistic(views, None)
+                continue
+            statistic_HC[group] += share * self.objective.statistic(None, views)
+            of_group_B = self.objective.weights(views)
+            if of_group_B is not None:
+                part_B = of_group_B * ((group.stop - group.start) / self.recipe.n_heads)
                 weights_B = part_B if weights_B is None else weights_B + part_B
+        return weights_B
+
+    @torch.no_grad()
+    def _loss_and_gradient(
+        self, student_HBC: Tensor, teacher_HBC: Tensor | None, weights_B: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Loss per head of the pairs at hand, and `scale` times its gradient in the student's logits, of their type."""
         loss_H = torch.zeros_like(self.loss_sum_H)
         gradient_HBC = torch.empty_like(student_HBC)
-        half = student_HBC.shape[1] // 2
-        for group in groups:
+        scale = scale / self.recipe.temperature
+        for group in head_groups(*student_HBC.shape):
             teacher = None if teacher_HBC is None else self._log_probs(teacher_HBC[group])
             student = self._log_probs(student_HBC[group])
-            loss_H[group], views = self.objective.gradient(student, teacher, self.state_HC[group], weights_B)
-            for view, gradient in enumerate(views):
-                place = gradient_HBC[group, view * half : (view + 1) * half]
-                torch.mul(gradient, 1 / self.recipe.temperature, out=gradient)
+            loss_H[group], views = self.objective.gradient(student, teacher, self.state_HC[group], weights_B, scale)
+            for place, gradient in zip(_views(gradient_HBC[group]), views):
                 place.copy_(gradient)
         return loss_H, gradient_HBC
 
@@ -235,9 +234,13 @@ class ClusteringModule(pl.LightningModule):
         return self.teacher(inputs)
 
     def _log_probs(self, logits_HBC: Tensor) -> Views:
-        log_probs = torch.log_softmax(logits_HBC.float() / self.recipe.temperature, dim=2)
-        half = log_probs.shape[1] // 2
-        return log_probs[:, :half], log_probs[:, half:]
+        return _views(torch.log_softmax(self._log_odds(logits_HBC), dim=2))
+
+    def _log_odds(self, logits_HBC: Tensor) -> Tensor:
+        """Logits over temperature, in float32."""
+        if logits_HBC.dtype == torch.float32:
+            return logits_HBC * (1 / self.recipe.temperature)
+        return logits_HBC.float().mul_(1 / self.recipe.temperature)
 
     def _sum_over_ranks(self, loss_H: Tensor) -> None:
         """One collective for all gradients and the losses: the batch mean was divided by its global size already."""
@@ -283,6 +286,12 @@ class ClusteringModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.steps_done = checkpoint["deepclust"]["steps_done"]
+
+
+def _views(both_HBC: Tensor) -> Views:
+    """The samples' half of the rows, and their neighbours'."""
+    half = both_HBC.shape[1] // 2
+    return both_HBC[:, :half], both_HBC[:, half:]
 
 
 def schedule_factor(step: int, total_steps: int, warmup_fraction: float, schedule: str) -> float:

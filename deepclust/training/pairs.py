@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from deepclust.features.store import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights, make_objective
 from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.ranks import Ranks
 from deepclust.training.bank import FeatureBank, fits_in_memory, stored_dtype
 from deepclust.training.recipe import Recipe
 
@@ -134,8 +135,7 @@ def _rows_of(batch: PairBatch) -> Tensor:
 class PairDataModule(pl.LightningDataModule):
     """Mines (or loads) the neighbours and serves the pairs.
 
-    Mining happens in `prepare_data`, on rank 0 alone and behind a barrier without time limit; the other ranks read
-    the cache.
+    Every rank mines its share of the neighbours; the first looks for the cache and writes it.
 
     Args:
         features: the training split.
@@ -162,12 +162,6 @@ class PairDataModule(pl.LightningDataModule):
         self.features, self.recipe = features, recipe
         self.neighbors = neighbors
         self.cache_dir, self.mining = cache_dir, mining or {}
-        # One node mines for all: nodes are expected to share the folder of the features.
-        self.prepare_data_per_node = False
-
-    def prepare_data(self) -> None:
-        if self.neighbors is None:
-            self.neighbors = self._mine()
 
     def setup(self, stage: str | None = None) -> None:
         if self.neighbors is None:
@@ -187,7 +181,11 @@ class PairDataModule(pl.LightningDataModule):
 
     def _mine(self) -> Neighbors:
         return cached_neighbors(
-            self.features, self.recipe.mined_neighbors(len(self.features)), cache_dir=self.cache_dir, **self.mining
+            self.features,
+            self.recipe.mined_neighbors(len(self.features)),
+            cache_dir=self.cache_dir,
+            ranks=Ranks.of_run(),
+            **self.mining,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_closed_form_equals_autograd_of_the_definition(name, sharpness):
     state_HC = torch.softmax(torch.randn(H, C, generator=generator, dtype=torch.float64), dim=1)
     loss_H = objective.loss(student, teacher, state_HC)
     expected = torch.autograd.grad(loss_H.sum(), odds)
-    weights_B = None if teacher is None else objective.weights(teacher)
+    weights_B = None if teacher is None else objective.weights((teacher[0].exp(), teacher[1].exp()))
     with torch.no_grad():
         value_H, gradients = objective.gradient(
             (student[0].detach(), student[1].detach()), teacher, state_HC, weights_B

@@ -57,6 +57,10 @@ def test_the_entropy_of_a_batch_in_parts_has_the_gradient_of_the_whole(sizes):
     np.testing.assert_allclose(in_parts.grad, whole.grad, rtol=1e-6, atol=1e-12)
 
 
+def probs(log_probs):
+    return None if log_probs is None else tuple(view.exp() for view in log_probs)
+
+
 @every_loss
 @every_cut
 def test_the_loss_of_a_batch_in_parts_is_that_of_the_whole(name, sizes):
@@ -68,7 +72,9 @@ def test_the_loss_of_a_batch_in_parts_is_that_of_the_whole(name, sizes):
         leaves = [part.clone().requires_grad_() for part in logits]
         student, teacher = views(leaves, objective)
         statistic_HC = sum(
-            (part.stop - part.start) / B * objective.statistic(cut(student, part), cut(teacher, part)).detach()
+            (part.stop - part.start)
+            / B
+            * objective.statistic(probs(cut(student, part)), probs(cut(teacher, part))).detach()
             for part in slices(sizes)
         )
         state = objective.next_state(state_HC, statistic_HC)
@@ -132,7 +138,7 @@ def test_degenerate_inputs_stay_finite(name, kind, empty_state):
     student, teacher = (leaf[0], leaf[1]), (leaf[2], leaf[3])
     n_clusters = leaf.shape[-1]
     state_HC = torch.full((H, n_clusters), 1 / n_clusters)
-    state_HC = objective.next_state(state_HC, objective.statistic(student, teacher).detach())
+    state_HC = objective.next_state(state_HC, objective.statistic(probs(student), probs(teacher)).detach())
     if empty_state:
         state_HC = torch.zeros_like(state_HC)
     loss_H = objective.loss(student, teacher, state_HC)

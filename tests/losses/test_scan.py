@@ -87,7 +87,10 @@ def test_both_directions_are_the_papers_with_one_mean_over_the_batch(dtype, logi
     students = [torch.tensor(part, dtype=dtype, requires_grad=True) for part in logits[:2]]
     student = tuple(torch.log_softmax(part, dim=2) for part in students)
     teacher = tuple(torch.log_softmax(torch.tensor(part, dtype=dtype), dim=2) for part in logits[2:])
-    state_HC = objective.next_state(torch.full((H, C), 1 / C), objective.statistic(student, teacher).detach())
+    state_HC = objective.next_state(
+        torch.full((H, C), 1 / C),
+        objective.statistic(*(tuple(view.exp() for view in views) for views in (student, teacher))).detach(),
+    )
     loss_H = objective.loss(student, teacher, state_HC)
     np.testing.assert_allclose(loss_H.detach(), paper_scan_both_ways(*logits, 5.0), atol=1e-5)
     loss_H.sum().backward()

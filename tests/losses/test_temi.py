@@ -118,7 +118,9 @@ def test_the_marginal_is_a_running_mean_of_the_teachers_probabilities_over_both_
     for first, second in ((logits[0], logits[1]), (logits[2], logits[3])):
         teacher = (log_probs(first), log_probs(second))
         student = (log_probs(logits[1]), log_probs(logits[1]))
-        state_HC = objective.next_state(state_HC, objective.statistic(student, teacher))
+        state_HC = objective.next_state(
+            state_HC, objective.statistic(*(tuple(view.exp() for view in views) for views in (student, teacher)))
+        )
         for head in range(H):
             for c in range(C):
                 mean = sum(softmax(view[head][pair])[c] for view in (first, second) for pair in range(B)) / (2 * B)

@@ -15,6 +15,7 @@ from deepclust.heads import make_heads
 from deepclust.kmeans import spherical_kmeans
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.preprocess import FeatureTransform
+from deepclust.training import initialization
 from deepclust.training.bank import FeatureBank
 from deepclust.training.initialization import (
     cluster_means,
@@ -171,3 +172,12 @@ def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
     for (name, found), expected in zip(together.named_parameters(), alone.parameters()):
         np.testing.assert_allclose(found[1].detach(), expected[0].detach(), atol=1e-4, err_msg=name)
     assert adjusted_rand_score(planted.labels, assigned(alone, bank)[0]) > 0.9
+
+
+def test_partitions_of_one_graph_are_made_once(planted, monkeypatch):
+    neighbors = mine_neighbors(planted, 20)
+    first = initialization.spectral_partitions(neighbors, 5, 4, seed=3)
+    fresh = initialization.spectral_partitions(mine_neighbors(planted, 20), 5, 2, seed=3)
+    monkeypatch.setattr(initialization, "spectral_embedding", None)  # a second computation would fail
+    np.testing.assert_array_equal(initialization.spectral_partitions(neighbors, 5, 2, seed=3), first[:2])
+    np.testing.assert_array_equal(fresh, first[:2])

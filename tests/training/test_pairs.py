@@ -118,7 +118,6 @@ def test_squared_distances_come_from_cosines_and_norms():
 def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
     recipe = Recipe(n_clusters=5, loss=loss, n_neighbors=8, batch_size=64)
     data = PairDataModule(planted, recipe)
-    data.prepare_data()
     data.setup()
     batches = data.train_dataloader().dataset
     assert (batches.cumulative_NK is not None) == weighted

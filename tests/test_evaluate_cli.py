@@ -54,7 +54,7 @@ def test_a_run_of_baselines_alone_is_scored(command, workplace):
     assert set(rows_in(workplace / "run" / "evaluation.json")) == {("kmeans", "train"), ("agglomerative", "train")}
     outcome = command("evaluate.py", "run=run", "data=features", "data.train=X_test.npy")
     assert outcome.code == 2
-    assert "the clusters of agglomerative, kmeans are for its own data only" in outcome.error_line
+    assert "the clusters of kmeans, agglomerative are for its own data only" in outcome.error_line
 
 
 def test_other_features_leave_out_the_baselines_and_say_so(run, command):

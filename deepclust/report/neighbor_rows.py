@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deepclust.errors import InputError
+from deepclust.features.idx import fashion_mnist
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.report.contact_sheet import Images, contact_sheet, image_thumbnail
@@ -18,20 +19,25 @@ _SAMPLE, _OTHER = "#0072B2", "#D55E00"
 _FRAME = 3
 
 
-def images_of(features: FeatureSet, n_pixels_max: int = 28 * 28) -> Images | None:
+def images_of(features: FeatureSet) -> Images | None:
     """The images behind features: their files, or the pixels that the features are; None where neither is known.
 
-    Args:
-        features: of one split.
-        n_pixels_max: more values per row than this are no gray pixels.
+    Features that were extracted from Fashion-MNIST have its images again, wherever they are found.
     """
     files = features.files
     if files is not None:
         return files if files and files[0].is_file() else None
     source = features.manifest.get("source")
-    kind = source.get("kind") if isinstance(source, dict) else None
+    if not isinstance(source, dict):
+        return None
+    if source.get("name") in ("fashion_mnist train", "fashion_mnist test"):
+        try:
+            images, _ = fashion_mnist(source["name"].split()[1])
+        except InputError:
+            return None
+        return images if len(images) == len(features) else None
     side = int(np.sqrt(features.dim))
-    if kind not in ("scikit-learn", "fashion_mnist") or side * side != features.dim or features.dim > n_pixels_max:
+    if source.get("kind") not in ("scikit-learn", "fashion_mnist") or side * side != features.dim:
         return None
     pixels = 255 * np.clip(np.asarray(features.features, dtype=np.float32), 0, 1)
     return pixels.round().astype(np.uint8).reshape(-1, side, side)

@@ -101,6 +101,15 @@ def test_digits_are_images_and_a_row_of_neighbors_is_one_line_each(digits):
         neighbor_rows(images[:5], neighbors, rows)
 
 
+def test_features_of_fashion_mnist_have_its_images_again(monkeypatch):
+    images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4)
+    monkeypatch.setattr("deepclust.report.neighbor_rows.fashion_mnist", lambda split: (images, np.arange(3)))
+    manifest = {"source": {"kind": "array", "name": "fashion_mnist test"}}
+    whole = FeatureSet.from_arrays(np.ones((3, 7), np.float32), manifest=manifest)
+    np.testing.assert_array_equal(images_of(whole), images)
+    assert images_of(whole.select(np.array([0, 2]))) is None  # which images these are is not known
+
+
 def test_a_neighbor_of_another_class_is_framed():
     rows = np.array([[1, 0], [1, 0.01], [1, 0.1], [0, 1]], np.float32)
     neighbors = mine_neighbors(rows, 2)

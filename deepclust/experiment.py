@@ -12,7 +12,6 @@ run folder/
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,6 @@ from deepclust.report.contact_sheet import write_clusters_csv, write_contact_she
 from deepclust.report.tables import display_name, write_results
 from deepclust.training.fit import check_precision, fit_heads
 from deepclust.training.recipe import Recipe
-from deepclust.training.trained import TrainedHeads
 
 
 def is_rank_zero() -> bool:
@@ -67,6 +65,11 @@ class RunFolder:
         """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""
         found = (self.path / "checkpoints").glob("*.ckpt")
         return sorted(path.stem for path in found if not path.name.startswith("."))
+
+    def saved_methods(self) -> list[str]:
+        """The methods that left a clustering of the training split, in alphabetical order."""
+        found = [path for path in (self.path / "clusterings").glob("*.npz") if not path.name.startswith(".")]
+        return sorted(path.stem for path in found if not path.stem.endswith("_test"))
 
 
 @dataclass
@@ -186,7 +189,7 @@ def run_experiment(
     rows = []
     for clusterings in finished:
         for split, clustering in clusterings.items():
-            rows.append(_scored(clustering, splits[split], split, seed, notes))
+            rows.append(scored(clustering, splits[split], split, seed, notes))
             notes.extend(note for note in clustering.notes if note not in notes)
     write_results(run.path, rows, notes)
     if finished:
@@ -195,7 +198,7 @@ def run_experiment(
     return Results(rows, notes)
 
 
-def _scored(
+def scored(
     clustering: Clustering, features: FeatureSet, split: str, seed: int | None, notes: list[str]
 ) -> dict[str, Any]:
     """A row of results; where it has no silhouette the notes say why."""
@@ -271,26 +274,3 @@ def _run_baseline(
     for split in reversed(splits):
         clustering = fitted if split == "train" else baseline.predict(splits[split].features)
         replace(clustering, seconds=fitted.seconds).save(run.clustering(name, split))
-
-
-def evaluate_run(run: RunFolder, dataset: Dataset, seed: int = 0) -> Results:
-    """Score every trained head of a run again, from its checkpoint alone.
-
-    Raises:
-        InputError: if the folder holds no checkpoint, or the features have other dimensions.
-    """
-    methods = run.trained_methods()
-    if not methods:
-        raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
-    reduced = dataset.train.manifest.get("reduction")
-    rows, notes = [], [] if reduced is None else [reduced["note"]]
-    for method in methods:
-        trained = TrainedHeads.load(run.checkpoint(method))
-        for split, features in splits_of(dataset).items():
-            trained.check_features(features)
-            clustering = trained.assign(features)
-            rows.append(_scored(clustering, features, split, trained.recipe.seed, notes))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            notes.extend(trained.warn_of_collapse(dataset.train))
-    return Results(rows, notes)

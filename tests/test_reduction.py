@@ -85,7 +85,7 @@ def test_umap_and_pacmap_are_the_same_every_time_and_keep_groups_together(kind, 
 @pytest.mark.slow
 def test_umap_is_umaps_where_its_own_search_is_exact():
     umap = pytest.importorskip("umap")
-    rows, labels = grouped()
+    rows, _labels = grouped()
     # Below 4096 samples UMAP compares all pairs itself; graph and embedding agree but for float rounding.
     theirs = umap.UMAP(n_neighbors=15, min_dist=0.0, n_components=2, random_state=0, n_jobs=1).fit(rows)
     ours = Reduction("umap", dims=2, n_neighbors=15)

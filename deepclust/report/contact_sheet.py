@@ -86,7 +86,7 @@ def write_contact_sheets(
     for cluster, size, rows in _most_confident(clustering, per_cluster, max_clusters):
         file = folder / ("noise.jpg" if cluster == NOISE else f"cluster-{cluster:05d}.jpg")
         title = _title(cluster, size, rows, confidences(clustering))
-        sheet = contact_sheet([_thumbnail(images[row], thumbnail) for row in rows], title=title)
+        sheet = contact_sheet([image_thumbnail(images[row], thumbnail) for row in rows], title=title)
         with written_whole(file) as temporary:
             sheet.save(temporary, quality=90)
         files.append(file)
@@ -145,7 +145,8 @@ def _title(cluster: int, size: int, rows: np.ndarray, confidence: np.ndarray | N
     return f"{shown} most confident: {confidence[rows[0]]:.3f} to {confidence[rows[-1]]:.3f}"
 
 
-def _thumbnail(content: str | os.PathLike | np.ndarray, side: int) -> Image.Image:
+def image_thumbnail(content: str | os.PathLike | np.ndarray, side: int) -> Image.Image:
+    """An image fitted into a square of that side, in pixels; gray where its file cannot be read."""
     if isinstance(content, np.ndarray):
         image = Image.fromarray(content)
     else:

@@ -113,6 +113,18 @@ def mean_std_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     return _markdown(_header(), _spread_cells(groups), _best(_means(groups)), _with_seeds(groups, notes))
 
 
+def plain_table(
+    header: Sequence[str], cells: Sequence[Sequence[str]], *, notes: Iterable[str] = (), title: str | None = None
+) -> Table:
+    """Any cells in the look of the results table; columns named Method or Split are aligned left."""
+    return _rich(header, cells, set(), [""] * len(cells), notes, title)
+
+
+def plain_markdown(header: Sequence[str], cells: Sequence[Sequence[str]], notes: Iterable[str] = ()) -> str:
+    """The same cells in Markdown."""
+    return _markdown(header, cells, set(), notes)
+
+
 def _by_split(rows: Sequence[Row]) -> list[Row]:
     """The rows of one split together, splits and rows in order of appearance."""
     splits = list(dict.fromkeys(row["split"] for row in rows))

@@ -1,0 +1,112 @@
+"""One metric over a setting, from the configs and rows of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepclust.errors import InputError
+from deepclust.report.figures import save_figure
+from deepclust.report.sweep_figures import difference_figure, separability_figure, sweep_figure
+from deepclust.report.sweeps import Run, difference, natural_order, sweep, sweep_cells
+
+
+def run(acc, *, split="test", nmi=0.5, **config):
+    """A run of every method in `acc`."""
+    rows = [{"method": method, "split": split, "acc": value, "nmi": nmi} for method, value in acc.items()]
+    return Run(config, rows, "run")
+
+
+def runs_over_c():
+    return [
+        run({"temi": 0.5, "kmeans": 0.3}, n_clusters=100, seed=0),
+        run({"temi": 0.7, "kmeans": 0.4}, n_clusters=100, seed=1),
+        run({"temi": 0.9, "kmeans": 0.2}, n_clusters=20, seed=0),
+    ]
+
+
+def test_runs_of_one_value_are_averaged_and_values_are_in_order():
+    found = sweep(runs_over_c(), "n_clusters", "acc")
+    assert found.values == [20, 100]
+    assert found.methods == ["temi", "kmeans"]
+    mean, spread, n_runs = found.cells[100, "temi"]
+    assert (mean, n_runs) == (pytest.approx(0.6), 2)
+    assert spread == pytest.approx(0.1 * 2**0.5)
+    assert found.cells[20, "kmeans"] == (0.2, None, 1)
+    assert sweep_cells(found) == (
+        ["n_clusters", "TEMI", "k-means"],
+        [["20", "90.0", "20.0"], ["100", "60.0 ± 14.1", "35.0 ± 7.1"]],
+    )
+
+
+def test_a_setting_that_is_null_is_that_of_the_loss_then_of_the_data():
+    config = {
+        "n_neighbors": None,
+        "encoder": {"name": None, "pooling": None},
+        "loss": {"temi": {"n_neighbors": 25}},
+        "data": {"name": "digits", "encoder": "dino_vitb16"},
+    }
+    found = sweep([Run(config, [{"method": "temi", "split": "train", "acc": 0.5}], "a")], "n_neighbors", "acc")
+    assert found.values == [25]
+    found = sweep([Run(config, [{"method": "temi", "split": "train", "acc": 0.5}], "a")], "encoder", "acc")
+    assert found.values == ["dino_vitb16"]
+    named = {**config, "encoder": {"name": "mae", "pooling": "cls"}}
+    assert sweep([Run(named, [{"method": "temi", "split": "train", "acc": 0.5}], "a")], "encoder", "acc").values == [
+        "mae"
+    ]
+    nested = sweep([Run(config, [{"method": "temi", "split": "train", "acc": 0.5}], "a")], "data.name", "acc")
+    assert nested.values == ["digits"]
+
+
+def test_the_test_split_is_taken_where_there_is_one():
+    runs = [*runs_over_c(), run({"temi": 0.1}, split="train", n_clusters=20)]
+    assert sweep(runs, "n_clusters", "acc").cells[20, "temi"][0] == 0.9
+    assert sweep(runs, "n_clusters", "acc", "train").cells == {(20, "temi"): (0.1, None, 1)}
+
+
+def test_benchmarks_come_in_their_own_order():
+    names = ["coarse_10", "huge", "coarse_2", "tiny", "odd", "base"]
+    assert sorted(names, key=natural_order) == ["tiny", "base", "huge", "coarse_2", "coarse_10", "odd"]
+
+
+def test_the_difference_is_sorted_by_size_and_needs_both_methods():
+    runs = [
+        run({"temi": 0.5, "scan": 0.6}, encoder="mae"),
+        run({"temi": 0.8, "scan": 0.6}, encoder="dino"),
+        run({"temi": 0.8}, encoder="moco"),
+    ]
+    found = sweep(runs, "encoder", "acc")
+    assert difference(found, "temi", "scan") == [("dino", pytest.approx(0.2)), ("mae", pytest.approx(-0.1))]
+    with pytest.raises(InputError, match="'temi' and 'tsp' were not both run anywhere: choose two of temi, scan"):
+        difference(found, "temi", "tsp")
+
+
+def test_what_is_not_there_is_refused():
+    with pytest.raises(InputError, match="no run has a setting 'depth' on split test"):
+        sweep(runs_over_c(), "depth", "acc")
+    with pytest.raises(InputError, match="no row of split test has 'ece': choose from acc, nmi"):
+        sweep(runs_over_c(), "n_clusters", "ece")
+    with pytest.raises(InputError, match=r"no run holds evaluation/separability\.json"):
+        separability_figure([])
+
+
+def test_figures_show_every_method_value_and_r_squared(tmp_path: Path):
+    over_c = sweep(runs_over_c(), "n_clusters", "acc")
+    _, svg = save_figure(sweep_figure(over_c), tmp_path / "over_c")
+    for shown in ("TEMI", "k-means", "number of clusters C", ">20<", ">100<"):
+        assert shown in svg.read_text()
+    by_name = sweep([run({"temi": 0.5, "scan": 0.6}, encoder="mae")], "encoder", "acc")
+    _, svg = save_figure(sweep_figure(by_name), tmp_path / "by_encoder")
+    assert ">mae<" in svg.read_text()
+    _, svg = save_figure(difference_figure(by_name, "temi", "scan"), tmp_path / "difference")
+    assert ">-10.0<" in svg.read_text()
+    assert "TEMI − SCANv2" in svg.read_text()
+    points = [
+        {"name": f"b{i}", "probe": 0.1 * i, "alignment": 2 - 0.1 * i, "davies_bouldin": 3.0, "silhouette": 0.2 * i**2}
+        for i in range(4)
+    ]
+    _, svg = save_figure(separability_figure(points), tmp_path / "separability")
+    text = svg.read_text()
+    assert "R² = 1.00" in text  # alignment
+    assert text.count("R² = ") == 2  # a constant score has none

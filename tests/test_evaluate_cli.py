@@ -1,0 +1,187 @@
+"""`python evaluate.py` with metrics and figures, and `python summarize.py` over what it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepclust.clustering import Clustering
+from deepclust.features.store import FeatureSet
+from deepclust.metrics import ROW_KEYS
+
+TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans", "n_clusters=5")
+OWN = ("data=features", "data.train=X.npy", "data.train_labels=y.npy", "data.test=X_test.npy", "loss=temi")
+TEST = ("data.test_labels=y_test.npy", "baselines=kmeans")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, planted: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows, labels = np.asarray(planted.features), planted.labels
+    np.save("X.npy", rows[:200])
+    np.save("y.npy", labels[:200])
+    np.save("X_test.npy", rows[200:])
+    np.save("y_test.npy", labels[200:])
+    return tmp_path
+
+
+@pytest.fixture
+def run(command, workplace) -> Path:
+    assert command("train.py", *OWN, *TEST, *TINY, "run_dir=run").code == 0
+    return workplace / "run"
+
+
+def rows_in(path: Path) -> dict[tuple[str, str], dict]:
+    return {(row["method"], row["split"]): row for row in json.loads(path.read_text())}
+
+
+def test_baselines_are_scored_beside_the_heads(run, command):
+    assert command("evaluate.py", f"run={run}").code == 0
+    found, trained = rows_in(run / "evaluation.json"), rows_in(run / "results.json")
+    assert set(found) == {(method, split) for method in ("temi", "kmeans") for split in ("train", "test")}
+    for place, row in found.items():
+        assert tuple(row) == ROW_KEYS
+        assert {**row, "seconds": 0} == {**trained[place], "seconds": 0}
+
+
+def test_a_run_of_baselines_alone_is_scored(command, workplace):
+    arguments = ("data=features", "data.train=X.npy", "data.train_labels=y.npy", "n_clusters=5", "loss=none")
+    assert command("train.py", *arguments, "run_dir=run").code == 0
+    assert command("evaluate.py", "run=run").code == 0
+    assert set(rows_in(workplace / "run" / "evaluation.json")) == {("kmeans", "train"), ("agglomerative", "train")}
+    outcome = command("evaluate.py", "run=run", "data=features", "data.train=X_test.npy")
+    assert outcome.code == 2
+    assert "the clusters of kmeans, agglomerative are for its own data only" in outcome.error_line
+
+
+def test_other_features_leave_out_the_baselines_and_say_so(run, command):
+    outcome = command("evaluate.py", f"run={run}", "data=features", "data.train=X_test.npy")
+    assert set(rows_in(run / "evaluation.json")) == {("temi", "train")}
+    assert "k-means left clusters of its own data only" in outcome.out
+
+
+def test_metrics_add_columns_and_files(run, command, workplace):
+    (workplace / "sets.json").write_text(json.dumps({"0": [1], "1": [0]}))
+    outcome = command(
+        "evaluate.py",
+        f"run={run}",
+        "metrics=[multilabel,calibration,separability,probe]",
+        "label_sets=sets.json",
+        "figures=[consistency,confusion]",
+        "probe.max_epochs=3",
+        "probe.learning_rates=[0.5]",
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = rows_in(run / "evaluation.json")
+    for row in rows.values():
+        assert row["top1_to_1"] == pytest.approx(row["acc"])
+        assert row["top1_to_1"] <= row["top1_to_L"] <= row["top5_to_L"]
+    assert rows["temi", "test"]["ece"] >= 0
+    assert rows["kmeans", "test"]["ece"] is None
+    assert "k-means gives no probabilities, so it has no calibration." in outcome.out
+    folder = run / "evaluation"
+    assert set(json.loads((folder / "calibration.json").read_text())) == {"temi"}
+    assert set(json.loads((folder / "separability.json").read_text())) == {"train", "test"}
+    probe = json.loads((folder / "probe.json").read_text())
+    assert (probe["judged_on"], len(probe["grid"])) == ("test", 3)
+    assert probe["accuracy"] == 1.0
+    assert np.load(folder / "probe_class_accuracy.npy").tolist() == [1.0] * 5
+    figures = {path.name for path in folder.glob("*.png")}
+    assert figures == {
+        "reliability.png", "confidence.png", "consistency.png", "confusion_temi.png", "confusion_kmeans.png",
+    }  # fmt: skip
+
+
+def test_sets_of_each_sample_draw_labels_for_the_split_they_are_of(run, command, workplace):
+    labels = np.load("y_test.npy").tolist()
+    (workplace / "sets.json").write_text(json.dumps([[label, (label + 1) % 5] for label in labels]))
+    outcome = command("evaluate.py", f"run={run}", "metrics=multilabel", "label_sets=sets.json", "n_draws=4")
+    rows = rows_in(run / "evaluation.json")
+    assert rows["temi", "test"]["top1_to_1_std"] > 0
+    assert "top1_to_1" not in rows["temi", "train"]
+    assert "the label sets are not those of the train split" in outcome.out
+    (workplace / "sets.json").write_text("[[1]]")
+    outcome = command("evaluate.py", f"run={run}", "metrics=multilabel", "label_sets=sets.json")
+    assert outcome.code == 2
+    assert "label_sets=sets.json is of another number of samples than any split" in outcome.error_line
+
+
+def test_overclustering_runs_every_method_at_each_number_of_clusters_once(run, command, workplace):
+    arguments = ("evaluate.py", f"run={run}", "metrics=overclustering", "counts=[5,10]")
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.split("NMI at C")[1].split()[:2] == ["TEMI", "k-means"]
+    assert (run / "evaluation" / "overclustering.png").is_file()
+    clusterings = {
+        count: Clustering.load(run / "overclustering" / str(count) / "clusterings" / "temi.npz") for count in (5, 10)
+    }
+    assert {count: clustering.n_clusters for count, clustering in clusterings.items()} == {5: 5, 10: 10}
+    # The same recipe at the same number of clusters is the same run.
+    assert (clusterings[5].labels == Clustering.load(run / "clusterings" / "temi.npz").labels).all()
+    written = (run / "overclustering" / "10" / "checkpoints" / "temi.ckpt").stat().st_mtime_ns
+    assert command(*arguments).code == 0
+    assert (run / "overclustering" / "10" / "checkpoints" / "temi.ckpt").stat().st_mtime_ns == written
+    outcome = command(
+        "summarize.py", run / "overclustering", "--by", "n_clusters", "--metric", "nmi", "--figure", "over_c",
+        "--markdown", "over_c.md",
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert (workplace / "over_c.png").is_file()
+    lines = (workplace / "over_c.md").read_text().splitlines()
+    assert lines[0] == "| n_clusters | TEMI | k-means |"
+    assert [line.split(" |")[0] for line in lines[2:4]] == ["| 5", "| 10"]
+
+
+def test_runs_side_by_side_by_a_setting(command, workplace):
+    for k in (4, 8):
+        arguments = [entry for entry in TINY if not entry.startswith("n_neighbors")]
+        folder = f"run_dir=sweep/{k}"
+        assert command("train.py", *OWN, *TEST, *arguments, f"n_neighbors={k}", folder).code == 0
+        measured = ("metrics=[separability,probe,calibration]", "probe.max_epochs=1")
+        assert command("evaluate.py", f"run=sweep/{k}", *measured).code == 0
+    outcome = command("summarize.py", "sweep", "--by", "n_neighbors", "--metric", "ece")
+    assert outcome.code == 0
+    assert "ece on split test, in percent" in outcome.out
+    outcome = command("summarize.py", "sweep", "--by", "n_neighbors", "--difference", "temi", "kmeans", "--figure", "d")
+    assert outcome.code == 0
+    assert (workplace / "d.svg").is_file()
+    outcome = command("summarize.py", "sweep", "--separability", "--by", "n_neighbors", "--figure", "s")
+    assert outcome.code == 0
+    assert "R²" in outcome.out
+    assert (workplace / "s.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("metrics=[ece]",), "no metric is called 'ece': choose from multilabel, calibration,"),
+        (("figures=[tsne]",), "no figure is called 'tsne': choose from consistency, neighbors, umap, confusion"),
+        (("figures=[neighbors]",), "figures=[neighbors] needs images: these features know no image files"),
+        (("metrics=multilabel", "label_sets=none.json"), "label_sets=none.json cannot be read as JSON"),
+        (("metrics=multilabel", "label_sets=real"), "label_sets=real needs features that know their files"),
+        (("metrics=overclustering", "counts=[1000]"), "n_clusters=1000, but there are only 200 samples"),
+        (("metrics=overclustering", "data=features", "data.train=X.npy"), "trains again on the run's own data"),
+        (("metrics=probe", "data=features", "data.train=X.npy"), "needs labels"),
+        (("metrics=calibration", "data=features", "data.train=X.npy"), "metrics=[calibration] needs labels"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(run, command, arguments, message):
+    outcome = command("evaluate.py", f"run={run}", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.error_line
+    assert not (run / "evaluation.json").exists()
+
+
+def test_summarize_refuses_what_it_cannot_show(command, workplace):
+    outcome = command("summarize.py", ".", "--figure", "x")
+    assert outcome.code == 2
+    assert "--figure and --difference need --by KEY" in outcome.error_line
+    outcome = command("summarize.py", ".", "--by", "seed", "--metric", "ece")
+    assert outcome.code == 2
+    assert "no evaluation.json beside a config.yaml in .: run evaluate.py metrics=[…] first" in outcome.error_line
+    outcome = command("summarize.py", ".", "--separability")
+    assert outcome.code == 2
+    assert "run `python evaluate.py run=… metrics=[separability,probe]` on each" in outcome.error_line

@@ -2,7 +2,8 @@
 
 For squared Euclidean and cosine distance the mean distance of a sample to a cluster follows from the cluster's mean
 and mean squared norm alone, so the silhouette is exact at O(N · C · D) and needs two passes over blocks of rows. Other
-distances need all pairs, which `pairwise_silhouette` walks block by block: exact up to `PAIRWISE_SAMPLES`, sampled above.
+distances need all pairs, which `pairwise_silhouette` walks block by block: exact up to `PAIRWISE_SAMPLES`,
+sampled above.
 
 Shape suffixes: N samples, D feature dimensions, C clusters, B samples in a block.
 """

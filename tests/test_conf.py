@@ -63,7 +63,7 @@ def test_there_is_a_config_for_every_choice():
         return {path.stem for path in (CONF / group).glob("*.yaml")}
 
     assert names("loss") == {*OBJECTIVES, "none"}
-    assert names("baselines") == {*BASELINES, "none"}
+    assert names("baselines") == {*BASELINES, "none", "all"}
     assert names("data") >= {*DATASETS, "digits", "features"}
     assert names("logger") == {"none", "csv", "tensorboard", "wandb"}
 

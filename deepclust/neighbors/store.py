@@ -29,7 +29,7 @@ class Neighbors:
 
     Attributes:
         ids: (N, K) int32 row numbers, never the row itself.
-        similarities: (N, K) float32 cosine similarities.
+        similarities: (N, K) float32 cosine similarities; minus the distances where `settings` say metric euclidean.
         settings: how they were mined.
     """
 

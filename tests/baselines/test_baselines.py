@@ -89,7 +89,9 @@ def test_agglomerative_says_how_new_samples_are_assigned(digits):
 
 def test_bad_input_is_refused(digits):
     features = digits[0]
-    with pytest.raises(InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, agglomerative,"):
+    with pytest.raises(
+        InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, agglomerative,"
+    ):
         make_baseline("dbscan")
     with pytest.raises(InputError, match=r"baseline kmeans: .*'colour'.*its options are n_clusters, seed"):
         make_baseline("kmeans", n_clusters=3, colour=1)

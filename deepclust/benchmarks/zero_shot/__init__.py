@@ -1,5 +1,4 @@
-"""The zero-shot clustering protocol of Lowe et al. 2023: settings are searched on some data sets, frozen, and applied to
-others.
+"""The zero-shot protocol of Lowe et al. 2023: clusterers tuned on some data sets, frozen, and applied to others.
 
 `protocol` says what is searched in which order, `data` which rows take part, `cells` makes and keeps one cell of the
 matrix, `runner` many of them, `search` and `apply` are the two stages; the tables and figures are

@@ -87,7 +87,8 @@ def read_results(
     Raises:
         InputError: if there is none.
     """
-    rows, probes = [], []
+    rows: list[Row] = []
+    probes: list[Row] = []
     for dataset in test:
         for encoder in encoders:
             for name in (*clusterers, CLASSES, PROBE):

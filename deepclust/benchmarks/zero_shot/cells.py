@@ -4,8 +4,8 @@ folder/
   cells/<data set>.<encoder>.<clusterer>.<key>.json   the scores, or why there are none; and .npz, the Clustering
   reduced/<key>.npy                                   reduced features, shared by the cells of one space
 
-A cell's key is a digest of the features' content and of every setting: a finished cell is never made twice, and a changed
-setting never meets an old one.
+A cell's key is a digest of the features' content and of every setting: a finished cell is never made twice, and a
+changed setting never meets an old one.
 """
 
 from __future__ import annotations
@@ -217,7 +217,9 @@ def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clus
         levels: Mapping[str, np.ndarray] = {**data.levels, "class": data.labels}
         scores["one_sided_ami"] = {name: one_sided_ami(level, labels_M) for name, level in levels.items()}
     if cell.silhouette is not None:
-        found = silhouette(space_MD, labels_M, metric=cell.silhouette)  # type: ignore[arg-type]
+        # Noise is one more cluster, as for AMI: the paper's negative values for HDBSCAN come from there.
+        counted_M = np.where(labels_M == NOISE, labels_M.max() + 1, labels_M)
+        found = silhouette(space_MD, counted_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
         scores["silhouette"], scores["silhouette_reason"] = found.value, found.reason
     return scores
 

@@ -158,7 +158,7 @@ def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | No
 
 
 def stratified_rows(n_rows: int, n_chosen: int, labels_N: np.ndarray | None, seed: int) -> np.ndarray:
-    """Sorted ids of a random subset in which every class keeps its share, up to rounding; plainly random without labels.
+    """Sorted ids of a random subset in which every class keeps its share, up to rounding; without labels, any subset.
 
     The paper's tuning sets are class-stratified subsets of the size of the test split.
     """
@@ -198,11 +198,13 @@ def _level(given: str | Sequence[int], name: str, split: FeatureSet, rows: np.nd
     if coarse.ndim == 1 and len(coarse) == len(split):
         return np.unique(coarse[rows], return_inverse=True)[1]
     if split.labels is None:
-        raise InputError(f"{where}: level '{name}' has {len(coarse)} ids for {len(split)} rows, and there are no labels")
+        raise InputError(
+            f"{where}: level '{name}' has {len(coarse)} ids for {len(split)} rows, and there are no labels"
+        )
     n_classes = int(split.labels.max()) + 1
     if coarse.ndim != 1 or len(coarse) < n_classes:
         raise InputError(
-            f"{where}: level '{name}' has shape {coarse.shape}: give one id for each of the {n_classes} classes, or for "
-            f"each of the {len(split)} rows"
+            f"{where}: level '{name}' has shape {coarse.shape}: give one id for each of the {n_classes} classes, or "
+            f"for each of the {len(split)} rows"
         )
     return np.unique(coarse[split.labels[rows]], return_inverse=True)[1]

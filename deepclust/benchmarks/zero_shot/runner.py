@@ -107,10 +107,14 @@ class Runner:
         seconds = sum(row["seconds"] or 0 for row in rows) + (rows[0]["reduction_seconds"] or 0)
         dataset, encoder, reduction = job[0].space
         self.report(
-            f"[{n_done}/{n_jobs}] {dataset} {encoder} {reduction}: {len(rows)} cells"
+            f"[{n_done}/{n_jobs}] {dataset} {encoder} {reduction}: {_count(len(rows))}"
             + (f", {refused} without a result" if refused else "")
             + f", {seconds:.0f} s"
         )
+
+
+def _count(n_cells: int) -> str:
+    return "1 cell" if n_cells == 1 else f"{n_cells} cells"
 
 
 def _silent(_: str) -> None:

@@ -83,8 +83,8 @@ class Search:
             InputError: if a tuning set is missing or has no labels, or none of a clusterer's candidates has a result.
         """
         wanted = check_clusterers(self.clusterers)
-        leaders = [clusterer.follows for clusterer in wanted if clusterer.follows not in (None, *self.clusterers)]
-        searched = [clusterer for clusterer in [*map(CLUSTERERS.__getitem__, leaders), *wanted]]  # type: ignore[arg-type]
+        led = [item.follows for item in wanted if item.follows is not None and item.follows not in self.clusterers]
+        searched = [CLUSTERERS[name] for name in led] + wanted
         sets = {clusterer.name: self._sets(clusterer) for clusterer in searched}
         chosen = self._reduction_stage([item for item in searched if item.follows is None], sets)
         for stage in option_stages(self.candidates):
@@ -136,9 +136,7 @@ class Search:
         start = chosen[clusterer.follows or clusterer.name]
         return replace(start, options={**start.options, **clusterer.defaults} if clusterer.follows else start.options)
 
-    def _best(
-        self, stage: str, tried: Mapping[str, Sequence[Choice]], sets: Mapping[str, list[str]]
-    ) -> list[Choice]:
+    def _best(self, stage: str, tried: Mapping[str, Sequence[Choice]], sets: Mapping[str, list[str]]) -> list[Choice]:
         """The best choice of each clusterer, among the candidates that have a result on every set."""
         cells = [
             self._cell(dataset, name, choice)

@@ -26,20 +26,35 @@ def main(cfg: DictConfig) -> None:
 def evaluate(config: dict[str, Any]) -> None:
     from deepclust.experiment import RunFolder, evaluate_run
     from deepclust.files import write_json
+    from deepclust.reduced_splits import reduced_dataset
     from deepclust.report.tables import report_console, results_table
-    from train import load_data
+    from train import cache_folder, load_data, make_reduction, reductions_folder
 
     folder = RunFolder(Path(config["run"]).expanduser())
     if not folder.path.is_dir():
         raise InputError(f"run={config['run']}: no such folder")
     if not folder.trained_methods():
         raise InputError(f"{folder.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
-    if config.get("data") is None:
-        trained_on = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
-        assert isinstance(trained_on, dict)
+    trained_on: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))  # type: ignore
+    trained_on["features_dir"] = config["features_dir"] or trained_on.get("features_dir")
+    own_data = config.get("data") is None
+    if own_data:
         config = {**config, "data": trained_on["data"], "encoder": config.get("encoder") or trained_on.get("encoder")}
-        config["features_dir"] = config["features_dir"] or trained_on.get("features_dir")
-    results = evaluate_run(folder, load_data(config))
+        config["features_dir"] = trained_on["features_dir"]
+    dataset = load_data(config)
+    reduction = make_reduction(trained_on)
+    if reduction.kind != "none":
+        mining = dict(trained_on["neighbors"])
+        dataset = reduced_dataset(
+            reduction,
+            dataset,
+            fitted_on=None if own_data else load_data(trained_on).train,
+            neighbors_dir=mining.pop("cache_dir") or cache_folder(trained_on),
+            mining=mining,
+            cache_dir=reductions_folder(trained_on),
+            record=folder.reduction,
+        )
+    results = evaluate_run(folder, dataset)
     write_json(folder.path / "evaluation.json", results.rows)
     console = report_console()
     console.print(results_table(results.rows, notes=results.notes))

@@ -23,6 +23,8 @@ from deepclust.kmeans import kmeans_predict
 from deepclust.report.tables import display_name
 
 BLOCK_ROWS = 16384
+# The default `max_samples` of methods whose time grows with N² or faster: no run should take an hour unasked.
+MAX_SAMPLES = 10_000
 NORMALIZATIONS = ("l2", "none")
 
 
@@ -36,13 +38,17 @@ class Baseline(ABC):
     makes; whoever has reduced the features passes it. New samples of a method without a rule of its own go to the
     nearest cluster mean in the same space: by cosine similarity under `l2`, by Euclidean distance under `none`.
 
-    Subclasses are dataclasses of their settings with a `name`; they implement `_fit`, and override `_predict` where the
-    method has a rule of its own for new samples.
+    Above `max_samples` the method is run on a random subsample, and every other sample is assigned as new samples are.
+    The notes of the Clustering say so.
+
+    Subclasses are dataclasses of their settings with a `name`; they implement `_fit`, override `check` with what they
+    refuse, and `_predict` where the method has a rule of its own for new samples.
 
     Args:
         n_clusters: C; a method with `needs_n_clusters = False` finds it and ignores this one.
         seed: the same seed gives the same labels.
         normalize: `l2` or `none`.
+        max_samples: how many samples the method is run on at most; None: all.
 
     Raises:
         InputError: if C is not given to a method that needs it, or the normalization is unknown.
@@ -55,6 +61,7 @@ class Baseline(ABC):
     _: KW_ONLY
     seed: int = 0
     normalize: str = "l2"
+    max_samples: int | None = None
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid: ids without members have none.
     _centroid_ids_C: np.ndarray | None = field(default=None, init=False, repr=False)
@@ -66,6 +73,8 @@ class Baseline(ABC):
             raise InputError(f"{self.name} needs the number of clusters: set n_clusters=")
         if self.normalize not in NORMALIZATIONS:
             raise InputError(f"normalize is '{self.normalize}': choose one of {', '.join(NORMALIZATIONS)}")
+        if self.max_samples is not None and self.max_samples < 2:
+            raise InputError(f"max_samples is {self.max_samples}: it must be 2 or more, or null for all")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,8 +92,46 @@ class Baseline(ABC):
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows, or do not suit the settings.
         """
         start = time.perf_counter()
-        labels_N, top_ids_NT, notes = self._fit(features_ND)
+        if features_ND.ndim != 2:
+            raise InputError(f"features have shape {features_ND.shape}: give a matrix, one row per sample")
+        n_samples = features_ND.shape[0]
+        self.check(n_samples)
+        if self.max_samples is None or n_samples <= self.max_samples:
+            labels_N, top_ids_NT, notes = self._fit(features_ND)
+        else:
+            labels_N, top_ids_NT, notes = self._fit_subsample(features_ND, self.max_samples)
         return self._clustering(labels_N, top_ids_NT, time.perf_counter() - start, notes)
+
+    def check(self, n_samples: int) -> None:
+        """Refuse a number of samples that the settings, or the memory at hand, do not allow.
+
+        Raises:
+            InputError: saying what to change.
+        """
+        n_used = min(n_samples, self.max_samples or n_samples)
+        if self.n_clusters is not None and not 2 <= self.n_clusters <= n_used:
+            raise InputError(
+                f"n_clusters is {self.n_clusters}: {self.name} clustering of {n_used} samples gives 2 to {n_used}"
+                + (f"; raise max_samples (there are {n_samples} samples)" if n_used < n_samples else "")
+            )
+        self._check(n_used)
+
+    def _check(self, n_samples: int) -> None:  # noqa: B027
+        """What the method itself refuses of the samples that it is run on."""
+
+    def _fit_subsample(self, features_ND: Rows, n_drawn: int) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        n_samples = features_ND.shape[0]
+        drawn_S = np.sort(np.random.default_rng(self.seed).choice(n_samples, n_drawn, replace=False))
+        sample_SD = np.asarray(features_ND[drawn_S])
+        check_rows(sample_SD, drawn_S, zeros=self.normalize == "none")
+        drawn_labels_S, _, notes = self._fit(sample_SD)
+        labels_N, _ = self._nearest(features_ND)
+        labels_N[drawn_S] = drawn_labels_S
+        note = (
+            f"{display_name(self.name)} was run on {n_drawn} of {n_samples} samples drawn at random; the others joined "
+            "the nearest cluster mean."
+        )
+        return labels_N, None, (note, *notes)
 
     def predict(self, features_ND: Rows) -> Clustering:
         """Assign new samples to the clusters that `fit` found.
@@ -104,22 +151,11 @@ class Baseline(ABC):
         """(N, D) float32 rows in memory, as the method compares them.
 
         Raises:
-            InputError: if the features are no matrix, or hold NaN, infinite or (under `l2`) zero rows.
+            InputError: if the features hold NaN, infinite or (under `l2`) zero rows.
         """
-        if features_ND.ndim != 2:
-            raise InputError(f"features have shape {features_ND.shape}: give a matrix, one row per sample")
         rows_ND = np.array(features_ND[:], dtype=np.float32)
         check_rows(rows_ND, np.arange(len(rows_ND)), zeros=self.normalize == "none")
         return unit(rows_ND) if self.normalize == "l2" else rows_ND
-
-    def _check_n_clusters(self, n_samples: int) -> int:
-        """C, which lies between 2 and the number of samples."""
-        n_clusters = self.n_clusters
-        if n_clusters is None or not 2 <= n_clusters <= n_samples:
-            raise InputError(
-                f"n_clusters is {n_clusters}: {self.name} clustering of {n_samples} samples gives 2 to {n_samples}"
-            )
-        return n_clusters
 
     @property
     def _by_direction(self) -> bool:

@@ -138,19 +138,28 @@ def build_dendrogram(rows_ND: np.ndarray, linkage: str = "ward", metric: str = "
     n_samples = len(rows_ND)
     if n_samples < 2:
         raise InputError(f"there is {n_samples} sample: agglomerative clustering needs at least 2")
-    in_place = linkage == "ward" or (linkage == "single" and metric in SCIPY_METRICS)
-    condensed_fits = n_samples * (n_samples - 1) * 4 <= 0.8 * free_bytes()
-    if in_place and (n_samples > CONDENSED_SAMPLES or not condensed_fits):
+    check_reach(n_samples, linkage, metric)
+    if _in_place(linkage, metric) and (n_samples > CONDENSED_SAMPLES or _condensed_bytes(n_samples) > free_bytes() / 2):
         merges = fastcluster.linkage_vector(rows_ND, linkage, SCIPY_METRICS[metric])
     else:
-        check_memory(
-            n_samples,
-            4 * n_samples * (n_samples - 1),
-            f"{linkage} linkage",
-            "use linkage=ward, which needs memory for the features only, or set max_samples=",
-        )
         merges = fastcluster.linkage(pairwise_distances(rows_ND, metric), linkage, preserve_input=False)
     return Dendrogram(merges, linkage, metric)
+
+
+def check_reach(n_samples: int, linkage: str, metric: str) -> None:
+    """Raises InputError where the distances of all pairs, if the linkage needs them, exceed the memory at hand."""
+    if not _in_place(linkage, metric):
+        remedy = "use linkage=ward, which needs memory for the features only, or set max_samples="
+        check_memory(n_samples, _condensed_bytes(n_samples), f"{linkage} linkage", remedy)
+
+
+def _in_place(linkage: str, metric: str) -> bool:
+    """Whether fastcluster can do without the distances of all pairs."""
+    return linkage == "ward" or (linkage == "single" and metric in SCIPY_METRICS)
+
+
+def _condensed_bytes(n_samples: int) -> int:
+    return 4 * n_samples * (n_samples - 1)
 
 
 def check_linkage(linkage: str, metric: str) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from sklearn.cluster import HDBSCAN, OPTICS
 
-from deepclust.baselines.base import Baseline
+from deepclust.baselines.base import MAX_SAMPLES, Baseline
 from deepclust.clustering import NOISE
 from deepclust.errors import InputError
 from deepclust.features.store import Rows
@@ -39,7 +39,7 @@ class HDBSCANBaseline(_DensityBaseline):
     Args:
         n_clusters: ignored.
         seed: nothing is drawn.
-        normalize: `l2` or `none`.
+        normalize, max_samples: as in `Baseline`.
         min_cluster_size: smallest cluster, scikit-learn's default.
         min_samples: neighbors that make a sample dense, itself included; None takes `min_cluster_size`.
         max_cluster_size: largest cluster as a share of N; 0.2 is the setting of Lowe et al. 2023 (appendix C.2), None
@@ -49,6 +49,7 @@ class HDBSCANBaseline(_DensityBaseline):
 
     name: ClassVar[str] = "hdbscan"
 
+    max_samples: int | None = MAX_SAMPLES
     min_cluster_size: int = 5
     min_samples: int | None = None
     max_cluster_size: float | None = 0.2
@@ -61,9 +62,11 @@ class HDBSCANBaseline(_DensityBaseline):
         if self.cluster_selection_method not in ("eom", "leaf"):
             raise InputError(f"cluster_selection_method is '{self.cluster_selection_method}': choose eom or leaf")
 
+    def _check(self, n_samples: int) -> None:
+        _check_samples(self.name, n_samples, max(self.min_cluster_size, self.min_samples or 0))
+
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = self._space(features_ND)
-        _check_samples(self.name, len(rows_ND), max(self.min_cluster_size, self.min_samples or 0))
         largest = None if self.max_cluster_size is None else round(self.max_cluster_size * len(rows_ND))
         fitted = HDBSCAN(
             min_cluster_size=self.min_cluster_size,
@@ -84,7 +87,7 @@ class OPTICSBaseline(_DensityBaseline):
     Args:
         n_clusters: ignored.
         seed: nothing is drawn.
-        normalize: `l2` or `none`.
+        normalize, max_samples: as in `Baseline`.
         min_samples: neighbors that make a sample dense, itself included; scikit-learn's default.
         xi: least steepness of a cluster's border in the reachability plot; scikit-learn's default.
         min_cluster_size: smallest cluster; None takes `min_samples`.
@@ -92,6 +95,7 @@ class OPTICSBaseline(_DensityBaseline):
 
     name: ClassVar[str] = "optics"
 
+    max_samples: int | None = MAX_SAMPLES
     min_samples: int = 5
     xi: float = 0.05
     min_cluster_size: int | None = None
@@ -101,9 +105,11 @@ class OPTICSBaseline(_DensityBaseline):
         if not 0 < self.xi < 1:
             raise InputError(f"xi is {self.xi}: it must lie between 0 and 1")
 
+    def _check(self, n_samples: int) -> None:
+        _check_samples(self.name, n_samples, max(self.min_samples, self.min_cluster_size or 0))
+
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = self._space(features_ND)
-        _check_samples(self.name, len(rows_ND), max(self.min_samples, self.min_cluster_size or 0))
         fitted = OPTICS(min_samples=self.min_samples, xi=self.xi, min_cluster_size=self.min_cluster_size).fit(rows_ND)
         return self._labelled(rows_ND, fitted.labels_)
 

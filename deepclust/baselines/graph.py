@@ -31,12 +31,16 @@ WEIGHTS = ("similarity", "none")
 class _GraphBaseline(Baseline):
     """What the graph's clusterers share: the search for neighbors."""
 
-    def _neighbors(self, rows_ND: np.ndarray, n_neighbors: int) -> Neighbors:
-        if not 1 <= n_neighbors < len(rows_ND):
+    n_neighbors: int
+
+    def _check(self, n_samples: int) -> None:
+        if not 2 <= self.n_neighbors < n_samples:
             raise InputError(
-                f"n_neighbors is {n_neighbors}: {self.name} clustering of {len(rows_ND)} samples takes 1 to "
-                f"{len(rows_ND) - 1}"
+                f"n_neighbors is {self.n_neighbors}: {self.name} clustering of {n_samples} samples takes 2 to "
+                f"{n_samples - 1}"
             )
+
+    def _neighbors(self, rows_ND: np.ndarray, n_neighbors: int) -> Neighbors:
         return mine_neighbors(rows_ND, n_neighbors, metric="cosine" if self.normalize == "l2" else "euclidean")
 
 
@@ -47,7 +51,7 @@ class SpectralBaseline(_GraphBaseline):
     Args:
         n_clusters: C, at least 2 and at most N.
         seed: of the eigensolver's start and of k-means.
-        normalize: `l2` or `none`.
+        normalize, max_samples: as in `Baseline`.
         n_neighbors: K, the sample itself included, scikit-learn's default; edges have weight 1, or ½ where only one
             end names the other.
         n_components: eigenvectors; None takes C.
@@ -73,9 +77,8 @@ class SpectralBaseline(_GraphBaseline):
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = self._space(features_ND)
-        n_clusters = self._check_n_clusters(len(rows_ND))
         fitted = SpectralClustering(
-            n_clusters,
+            self.n_clusters,
             n_components=self.n_components,
             affinity="precomputed",
             assign_labels=self.assign_labels,
@@ -94,7 +97,6 @@ class _CommunityBaseline(_GraphBaseline):
     """What both community detections share: a weighted undirected graph in igraph."""
 
     needs_n_clusters: ClassVar[bool] = False
-    n_neighbors: int
     weights: str
     resolution: float
 
@@ -134,7 +136,7 @@ class LouvainBaseline(_CommunityBaseline):
     Args:
         n_clusters: ignored.
         seed: of the order in which vertices are visited.
-        normalize: `l2` or `none`.
+        normalize, max_samples: as in `Baseline`.
         n_neighbors: K, the sample itself not included. 15, the default of UMAP and of Scanpy's communities.
         weights: `similarity`, see `affinity`, or `none`: every edge counts 1.
         resolution: of the modularity; more gives more communities.
@@ -157,7 +159,7 @@ class LeidenBaseline(_CommunityBaseline):
     Args:
         n_clusters: ignored.
         seed: of the order in which vertices are visited.
-        normalize: `l2` or `none`.
+        normalize, max_samples: as in `Baseline`.
         n_neighbors, weights, resolution: as in `LouvainBaseline`.
         n_iterations: rounds of refinement; -1 goes on until nothing changes.
     """

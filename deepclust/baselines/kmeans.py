@@ -25,11 +25,9 @@ class _Centers(Baseline):
 
     def _fit_euclidean(self, features_ND: Rows, n_init: int, max_iter: int, init: str) -> None:
         """scikit-learn's KMeans on the rows of the method's space."""
-        rows_ND = self._space(features_ND)
-        n_clusters = self._check_n_clusters(len(rows_ND))
-        fitted = KMeans(n_clusters, n_init=n_init, max_iter=max_iter, init=init, random_state=self.seed).fit(rows_ND)
-        self._centroids_CD = fitted.cluster_centers_
-        self._centroid_ids_C = np.arange(n_clusters)
+        fitted = KMeans(self.n_clusters, n_init=n_init, max_iter=max_iter, init=init, random_state=self.seed)
+        self._centroids_CD = fitted.fit(self._space(features_ND)).cluster_centers_
+        self._centroid_ids_C = np.arange(len(self._centroids_CD))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -38,7 +36,7 @@ class KMeansBaseline(_Centers):
 
     Args:
         n_clusters: C, at least 2 and at most N.
-        seed: the same seed gives the same labels.
+        seed, max_samples: as in `Baseline`.
         normalize: `l2`; under `none`, where directions have no meaning, it is Lloyd's k-means in ℓ2 with the same
             settings.
         n_init: independent runs, of which the best is kept.
@@ -79,7 +77,7 @@ class KMeansL2Baseline(_Centers):
 
     Args:
         n_clusters: C, at least 2 and at most N.
-        seed: the same seed gives the same labels.
+        seed, max_samples: as in `Baseline`.
         normalize: `l2` or `none`.
         n_init: independent runs; 1 is scikit-learn's default and what the paper's code runs.
         max_iter: updates of the centers; the paper's code allows 1000.

@@ -99,16 +99,18 @@ def cached_neighbors(
     return neighbors
 
 
-def cache_folder(features: FeatureSet, cache_dir: str | os.PathLike | None = None) -> Path | None:
-    """`cache_dir`, else a folder beside the features, else None; only if it can be written."""
+def cache_folder(
+    features: FeatureSet, cache_dir: str | os.PathLike | None = None, kind: str = "neighbors"
+) -> Path | None:
+    """`cache_dir`, else a folder of that kind beside the features, else None; only if it can be written."""
     if cache_dir is not None:
         folder = Path(cache_dir)
     elif features.root is None:
         return None
     elif features.root.is_dir():
-        folder = features.root / "neighbors"
+        folder = features.root / kind
     else:
-        folder = features.root.with_name(features.root.name + ".neighbors")
+        folder = features.root.with_name(f"{features.root.name}.{kind}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deepclust.baselines import BASELINES, make_baseline
-from deepclust.clustering import Clustering
+from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
+from deepclust.experiment import RunFolder
+from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 from deepclust.files import write_json
-from deepclust.metrics import score
+from deepclust.metrics import ami, silhouette
 from deepclust.metrics.intrinsic import Metric
+from deepclust.reduced_splits import reduced_dataset
+from deepclust.reduction import Reduction
 from deepclust.report.tables import display_name
 
 
@@ -35,7 +42,7 @@ class Candidate:
         reduction: the space it was made and is judged in, `none` for the features as they are.
         n_clusters: C that the method was told, or None.
         n_found: clusters found.
-        silhouette: in that space; None where it is not defined.
+        silhouette: in that space, noise counted as one more cluster; None where it is not defined.
         ami: agreement with labels, None without; it has no part in the choice.
         reason: why there is no clustering, or empty.
     """
@@ -87,10 +94,10 @@ class Selection:
             return f"{said}, of {len(self.candidates)} candidates."
         if self.gap == 0:
             return f"{said}: also the best by AMI ({100 * self.chosen.ami:.1f}), of {len(self.candidates)} candidates."
-        assert self.best is not None and self.best.ami is not None
+        assert self.best is not None
         return (
             f"{said}: its AMI is {100 * self.chosen.ami:.1f}, {100 * self.gap:.1f} below the best of "
-            f"{len(self.candidates)} candidates, {self.best} at {100 * self.best.ami:.1f}."
+            f"{len(self.candidates)} candidates, {self.best} at {100 * (self.best.ami or 0):.1f}."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,6 +110,16 @@ class Selection:
             "note": self.note,
             "candidates": [asdict(candidate) for candidate in self.candidates],
         }
+
+
+def space_name(reduction: Reduction) -> str:
+    """A space as candidates name it: `none`, `UMAP 50`, `PCA 90 %`."""
+    if reduction.kind == "none":
+        return "none"
+    kind = {"pca": "PCA", "umap": "UMAP", "pacmap": "PaCMAP"}.get(reduction.kind, reduction.kind)
+    if reduction.variance is not None:
+        return f"{kind} {100 * reduction.variance:g} %"
+    return f"{kind} {reduction.dims}"
 
 
 def select_by_silhouette(candidates: Iterable[Candidate]) -> Selection:
@@ -120,13 +137,69 @@ def select_by_silhouette(candidates: Iterable[Candidate]) -> Selection:
     )
 
 
-def run_candidates(rows: Iterable[Mapping[str, Any]], reduction: str, *, split: str = "train") -> list[Candidate]:
-    """The candidates among a run's rows of results."""
-    return [
-        Candidate(row["method"], reduction, row["n_clusters"], row["n_found"], row["silhouette"], row["ami"])
-        for row in rows
-        if row["split"] == split
-    ]
+def check_numbers(n_clusters: Iterable[int], n_samples: int) -> None:
+    """Raises InputError unless every number of clusters to try lies between 2 and the samples."""
+    for count in n_clusters:
+        if not isinstance(count, int) or not 2 <= count <= n_samples:
+            raise InputError(
+                f"select.n_clusters holds {count}, but there are {n_samples} samples: choose between 2 and their number"
+            )
+
+
+def select_in_run(
+    run: RunFolder,
+    reduced: Dataset,
+    unreduced: Dataset,
+    *,
+    reduction: Reduction,
+    methods: Iterable[str],
+    baselines: Mapping[str, Mapping[str, Any]],
+    n_clusters: Sequence[int | None],
+    others: Iterable[Reduction] = (),
+    seed: int = 0,
+    cache_dir: Path | None = None,
+) -> Selection:
+    """Choose among a finished run's clusterings of the training split and further ones; writes `selection.json`.
+
+    Args:
+        run: the run folder.
+        reduced, unreduced: its data set in the space that it clustered, and as it came.
+        reduction: of the run.
+        methods: those whose Clusterings the run left.
+        baselines, n_clusters: see `more_candidates`.
+        others: further reductions to try.
+        seed: of the baselines.
+        cache_dir: where reduced features are kept.
+
+    Raises:
+        InputError: as `more_candidates`.
+    """
+    spaces: dict[str, Callable[[], FeatureSet]] = {space_name(reduction): lambda: reduced.train}
+    for other in others:
+        spaces.setdefault(space_name(other), partial(_train_split, other, unreduced, cache_dir))
+    found = [judge(Clustering.load(run.clustering(name)), space_name(reduction), reduced.train) for name in methods]
+    found += more_candidates(spaces, baselines, n_clusters, known=found, seed=seed, folder=run.path / "selection")
+    selection = select_by_silhouette(found)
+    write_json(run.path / "selection.json", selection.as_dict())
+    return selection
+
+
+def judge(clustering: Clustering, space: str, features: FeatureSet) -> Candidate:
+    """A clustering as a candidate: cosine silhouette of features as they are, the Euclidean one of reduced ones.
+
+    Noise is one more cluster here: a method must not win by leaving out the samples between clusters.
+    """
+    metric: Metric = "cosine" if space == "none" else "euclidean"
+    labels_N = clustering.labels
+    counted_N = np.where(labels_N == NOISE, labels_N.max(initial=0) + 1, labels_N)
+    return Candidate(
+        clustering.method,
+        space,
+        clustering.n_clusters,
+        clustering.n_found,
+        silhouette(features.features, counted_N, metric=metric).value,
+        None if features.labels is None else ami(features.labels, labels_N),
+    )
 
 
 def more_candidates(
@@ -175,9 +248,8 @@ def more_candidates(
     return found
 
 
-def write_selection(folder: Path, selection: Selection) -> None:
-    """Write `selection.json` into a run folder."""
-    write_json(folder / "selection.json", selection.as_dict())
+def _train_split(reduction: Reduction, dataset: Dataset, cache_dir: Path | None) -> FeatureSet:
+    return reduced_dataset(reduction, dataset, cache_dir=cache_dir).train
 
 
 def _candidate(
@@ -192,16 +264,13 @@ def _candidate(
     path = None
     if folder is not None:
         path = folder / f"{name}{'' if n_clusters is None else f'_{n_clusters}'}_{space.replace(' ', '_')}.npz"
-    reduced = space != "none"
     if path is not None and path.is_file():
         clustering = Clustering.load(path)
     else:
-        normalize = {"normalize": "none"} if reduced else {}
+        normalize = {} if space == "none" else {"normalize": "none"}
         clustering = make_baseline(name, n_clusters=n_clusters, seed=seed, **{**normalize, **options}).fit(
             features.features
         )
         if path is not None:
             clustering.save(path)
-    metric: Metric = "euclidean" if reduced else "cosine"
-    row = score(clustering, features.features, features.labels, seed=seed, silhouette_metric=metric)
-    return Candidate(name, space, clustering.n_clusters, row["n_found"], row["silhouette"], row["ami"])
+    return judge(clustering, space, features)

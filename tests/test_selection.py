@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from deepclust import selection as module
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
-from deepclust.selection import Candidate, more_candidates, run_candidates, select_by_silhouette, write_selection
+from deepclust.selection import Candidate, judge, more_candidates, select_by_silhouette
 
 
 def candidate(method, silhouette, ami=None, **more):
@@ -55,8 +56,6 @@ def test_the_planted_number_of_clusters_is_found_without_labels(planted, tmp_pat
     assert selection.chosen is not None
     assert selection.chosen.n_found == 5
     assert selection.gap == 0
-    write_selection(tmp_path, selection)
-    assert json.loads((tmp_path / "selection.json").read_text())["chosen"]["n_found"] == 5
 
 
 def test_finished_candidates_are_not_made_again(planted, tmp_path, monkeypatch):
@@ -90,8 +89,65 @@ def test_an_unknown_number_of_clusters_is_refused(planted):
         more_candidates({"none": lambda: planted}, {"kmeans": {}}, [None])
 
 
-def test_rows_of_a_run_are_candidates_of_their_split():
-    row = {"method": "temi", "n_clusters": 10, "n_found": 9, "silhouette": 0.1, "ami": None}
-    (found,) = run_candidates([{**row, "split": "train"}, {**row, "split": "test"}], "UMAP 50")
-    assert found == Candidate("temi", "UMAP 50", 10, 9, 0.1)
-    assert str(found) == "TEMI with C = 10 after UMAP 50"
+def test_noise_is_one_more_cluster_so_that_leaving_samples_out_does_not_win(planted):
+    half = np.where(np.arange(len(planted)) % 2, -1, planted.labels)
+    whole = judge(Clustering(planted.labels, "kmeans", 5), "none", planted)
+    noisy = judge(Clustering(half, "hdbscan"), "none", planted)
+    assert whole.silhouette is not None
+    assert noisy.silhouette is not None
+    assert whole.silhouette > 0.9
+    assert noisy.silhouette < 0.1
+    assert (noisy.n_found, str(noisy)) == (5, "HDBSCAN")
+
+
+OWN = ("data=features", "data.train=X.npy", "loss=none", "run_dir=run", "select=silhouette")
+
+
+@pytest.fixture
+def own_features(planted, tmp_path):
+    np.save(tmp_path / "X.npy", planted.features)
+    np.save(tmp_path / "y.npy", planted.labels)
+
+
+@pytest.mark.usefixtures("own_features")
+def test_train_selects_clusterer_reduction_and_number_of_clusters(command, tmp_path):
+    outcome = command(
+        "train.py", *OWN, "data.train_labels=y.npy", "baselines=[kmeans,leiden]", "select.n_clusters=[2,5,9]",
+        "select.reductions=[pca]", "select.dims=4",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    selection = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert selection["chosen"]["n_found"] == 5
+    assert selection["ami_below_best"] == pytest.approx(0)
+    assert [(c["method"], c["reduction"], c["n_clusters"]) for c in selection["candidates"]] == [
+        ("leiden", "none", None), ("kmeans", "none", 2), ("kmeans", "none", 5), ("kmeans", "none", 9),
+        ("kmeans", "PCA 4", 2), ("kmeans", "PCA 4", 5), ("kmeans", "PCA 4", 9), ("leiden", "PCA 4", None),
+    ]  # fmt: skip
+    assert selection["note"] in (tmp_path / "run" / "results.md").read_text()
+
+
+@pytest.mark.usefixtures("own_features")
+def test_train_selects_without_labels_too(command, tmp_path):
+    outcome = command("train.py", *OWN, "n_clusters=5", "baselines=[kmeans,agglomerative]")
+    assert (outcome.code, outcome.err) == (0, "")
+    selection = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert (selection["best_by_ami"], selection["ami_below_best"]) == (None, None)
+    assert not (tmp_path / "run" / "selection").exists()
+    assert "By silhouette" in outcome.out
+
+
+@pytest.mark.usefixtures("own_features")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("baselines=[kmeans]",), "kmeans needs the number of clusters"),
+        (("baselines=[leiden]", "select.reductions=[tsne]"), "unknown reduction 'tsne'"),
+        (("baselines=[kmeans]", "select.n_clusters=[1]"), "select.n_clusters"),
+        (("baselines=[kmeans]", "select.n_clusters=[5,999]"), "select.n_clusters"),
+    ],
+)
+def test_bad_selections_are_refused_before_anything_is_made(command, tmp_path, arguments, message):
+    outcome = command("train.py", *OWN, *arguments)
+    assert outcome.code == 2
+    assert message in outcome.error_line
+    assert not (tmp_path / "run").exists()

@@ -124,6 +124,7 @@ def test_chosen_settings_are_applied_to_other_data_and_read_back(runner):
     assert probe["memory_samples"] == 150
 
 
+@pytest.mark.slow
 def test_over_processes_the_rows_are_the_same(tmp_path):
     choices = [
         Search(runner_of(tmp_path / str(workers), workers=workers), "raw", ["a", "b"], NAMES, SMALL).run()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fastcluster
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -26,7 +27,8 @@ from deepclust.files import written_whole
 
 LINKAGES = ("ward", "complete", "average", "single")
 METRICS = ("euclidean", "l1", "linf", "cosine", "arccos")
-SCIPY_METRICS = {"euclidean": "euclidean", "l1": "cityblock", "linf": "chebyshev", "cosine": "cosine"}
+# By their names in fastcluster's way that saves memory.
+FASTCLUSTER_METRICS = {"euclidean": "euclidean", "l1": "cityblock", "linf": "chebychev", "cosine": "cosine"}
 BLOCK_ROWS = 512
 # Up to so many samples ward and single linkage take the faster way through all distances (1.6 GB).
 CONDENSED_SAMPLES = 20_000
@@ -132,15 +134,13 @@ def build_dendrogram(rows_ND: np.ndarray, linkage: str = "ward", metric: str = "
             more samples than the memory at hand reaches.
     """
     check_linkage(linkage, metric)
-    import fastcluster
-
     rows_ND = np.asarray(rows_ND, dtype=np.float64)
     n_samples = len(rows_ND)
     if n_samples < 2:
         raise InputError(f"there is {n_samples} sample: agglomerative clustering needs at least 2")
     check_reach(n_samples, linkage, metric)
     if _in_place(linkage, metric) and (n_samples > CONDENSED_SAMPLES or _condensed_bytes(n_samples) > free_bytes() / 2):
-        merges = fastcluster.linkage_vector(rows_ND, linkage, SCIPY_METRICS[metric])
+        merges = fastcluster.linkage_vector(rows_ND, linkage, FASTCLUSTER_METRICS[metric])
     else:
         merges = fastcluster.linkage(pairwise_distances(rows_ND, metric), linkage, preserve_input=False)
     return Dendrogram(merges, linkage, metric)
@@ -155,7 +155,7 @@ def check_reach(n_samples: int, linkage: str, metric: str) -> None:
 
 def _in_place(linkage: str, metric: str) -> bool:
     """Whether fastcluster can do without the distances of all pairs."""
-    return linkage == "ward" or (linkage == "single" and metric in SCIPY_METRICS)
+    return linkage == "ward" or (linkage == "single" and metric in FASTCLUSTER_METRICS)
 
 
 def _condensed_bytes(n_samples: int) -> int:
@@ -178,7 +178,7 @@ def pairwise_distances(rows_ND: np.ndarray, metric: str) -> np.ndarray:
     Euclidean and cosine distances come from matrix products: scipy's `pdist` would not use BLAS.
     """
     if metric in ("l1", "linf"):
-        return pdist(rows_ND, SCIPY_METRICS[metric])
+        return pdist(rows_ND, "cityblock" if metric == "l1" else "chebyshev")
     n_samples = len(rows_ND)
     # Distances do not change when all rows move together, but their rounding does.
     moved_ND = rows_ND - rows_ND.mean(axis=0) if metric == "euclidean" else rows_ND

@@ -107,9 +107,12 @@ class _CommunityBaseline(_GraphBaseline):
         if not self.resolution > 0:
             raise InputError(f"resolution is {self.resolution}: it must be above 0")
 
-    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        import igraph
+    def _check(self, n_samples: int) -> None:
+        super()._check(n_samples)
+        _igraph()
 
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        igraph = _igraph()
         rows_ND = self._space(features_ND)
         neighbors = self._neighbors(rows_ND, self.n_neighbors)
         edges = sparse.triu(affinity(neighbors), k=1).tocoo()
@@ -206,6 +209,14 @@ def affinity(neighbors: Neighbors) -> sparse.csr_matrix:
         weights_NK = np.exp(-(distances_NK**2) / spread_NK)
     directed = _directed(neighbors, weights_NK)
     return directed.maximum(directed.T).tocsr()
+
+
+def _igraph() -> Any:
+    try:
+        import igraph
+    except ImportError:
+        raise InputError("louvain and leiden need igraph: pip install 'deepclust[clusterers]'") from None
+    return igraph
 
 
 def _directed(neighbors: Neighbors, weights_NK: np.ndarray) -> sparse.csr_matrix:

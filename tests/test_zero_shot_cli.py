@@ -58,6 +58,12 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     assert message in outcome.error_line
 
 
+def test_the_small_experiment_is_a_matrix_of_known_data_sets(command):
+    outcome = command("zero_shot.py", "experiment=zero_shot_small", "stage=report")
+    assert outcome.code == 2
+    assert "runs/zero_shot_small/results holds no cell of this matrix" in outcome.error_line
+
+
 def test_finished_cells_are_kept_when_a_later_stage_is_refused(command, tmp_path):
     outcome = command("zero_shot.py", *FEW, "clusterers=[kmeans]", "test=[]")
     assert outcome.code == 2

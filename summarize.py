@@ -2,6 +2,7 @@
 
 python summarize.py runs/my_seeds            a folder of run folders, or any number of run folders
 python summarize.py runs/my_seeds --split test --markdown docs/table.md
+python summarize.py runs/rehearsal --benchmarks --figure docs/images/accuracy     benchmarks × methods, and figure 2
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ def main() -> None:
     parser.add_argument("--split", help="only this split")
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
     parser.add_argument("--svg", type=Path, help="draw the table into this file, too")
+    parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
+    parser.add_argument("--figure", type=Path, help="with --benchmarks: accuracy against depth and imbalance")
     options = parser.parse_args()
     with one_line_errors():
+        if options.benchmarks:
+            summarize_benchmarks(options)
+            return
         rows = collect(options.folders, options.split)
         report_console().print(mean_std_table(rows))
         if options.svg:
@@ -41,14 +47,38 @@ def main() -> None:
                 temporary.write_text(mean_std_markdown(rows), encoding="utf-8")
 
 
+def summarize_benchmarks(options: argparse.Namespace) -> None:
+    from omegaconf import OmegaConf
+
+    from deepclust.report.benchmark_figures import accuracy_figure, benchmark_markdown, benchmark_rows, benchmark_table
+
+    found = [file.parent for folder in options.folders for file in results_of(folder)]
+    configs = {folder: OmegaConf.load(folder / "config.yaml") for folder in found}
+    rows = benchmark_rows(found, {run: OmegaConf.select(config, "benchmark.name") for run, config in configs.items()})
+    if not rows:
+        raise InputError(f"no results in {', '.join(map(str, options.folders))}: name run folders of train.py")
+    split = options.split or ("test" if any(row["split"] == "test" for row in rows) else "train")
+    report_console().print(benchmark_table(rows, split))
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(benchmark_markdown(rows, split), encoding="utf-8")
+    if options.figure:
+        print(*accuracy_figure(rows, options.figure, split))
+
+
+def results_of(folder: Path) -> list[Path]:
+    """Every results.json in a folder or directly below it."""
+    return [file for file in [folder / "results.json", *sorted(folder.glob("*/results.json"))] if file.is_file()]
+
+
 def collect(folders: list[Path], split: str | None) -> list[dict]:
     """Rows of every results.json in the folders or directly below them.
 
     Raises:
         InputError: if there are none.
     """
-    files = [file for folder in folders for file in [folder / "results.json", *sorted(folder.glob("*/results.json"))]]
-    rows = [row for file in files if file.is_file() for row in json.loads(file.read_text(encoding="utf-8"))]
+    files = [file for folder in folders for file in results_of(folder)]
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     rows = [row for row in rows if split is None or row["split"] == split]
     if not rows:
         where = ", ".join(map(str, folders))

@@ -3,6 +3,7 @@
 python train.py                                              digits, every loss, every default baseline
 python train.py loss=temi data=fashion_mnist init=kmeans     one loss, another data set
 python train.py data=features data.train=X.npy n_clusters=100
+python train.py data=fashion_mnist benchmark=odd             one of the benchmarks of docs/imagenet21k.md
 python train.py -m loss=temi,scan,tsp seed=0,1,2             a sweep
 """
 
@@ -60,7 +61,7 @@ def run(config: dict[str, Any]) -> None:
         print(f"{path} is finished already: {folder.results}")
         return
     dataset = load_data(config)
-    n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
+    n_clusters = config["n_clusters"] if config["n_clusters"] is not None else known_classes(config, dataset)
     if n_clusters is None:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
@@ -91,6 +92,7 @@ def run(config: dict[str, Any]) -> None:
             mining=mining,
             progress=True,
             in_memory=config["data"]["in_memory"],
+            silhouette=config["silhouette"],
             **trainer,
         )
     finally:
@@ -111,7 +113,17 @@ def load_data(config: dict[str, Any]) -> Any:
     data = {key: value for key, value in config["data"].items() if key not in NOT_LOADED}
     encoder = config.get("encoder") or data.pop("encoder")
     data.pop("encoder", None)
-    return load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    dataset = load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    if config.get("benchmark"):
+        from deepclust.benchmarks.selection import select_benchmark
+
+        dataset = select_benchmark(dataset, **config["benchmark"])
+    return dataset
+
+
+def known_classes(config: dict[str, Any], dataset: Any) -> int | None:
+    """How many classes the data set has, or what its benchmark leaves of them; None where nobody knows."""
+    return len(dataset.train.class_names) if config["benchmark"] else config["data"]["n_clusters"]
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
@@ -150,7 +162,8 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    name = f"{moment}_{config['data']['name']}_{methods}"
+    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config["benchmark"] else "")
+    name = f"{moment}_{data}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:

@@ -119,6 +119,7 @@ def run_experiment(
     resume: bool = False,
     logger: Any = False,
     val_every_n_epochs: int = 0,
+    silhouette: bool = True,
     **fit_options: Any,
 ) -> Results | None:
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
@@ -133,6 +134,7 @@ def run_experiment(
         resume: continue a killed run.
         logger: a Lightning logger, or False.
         val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
+        silhouette: compute it; at thousands of clusters it costs more than all else that is scored.
         **fit_options: of `fit_heads`.
 
     Returns:
@@ -166,7 +168,8 @@ def run_experiment(
     rows = []
     for clusterings in finished:
         for split, clustering in clusterings.items():
-            rows.append(score(clustering, splits[split].features, splits[split].labels, split=split, seed=seed))
+            rows_ND = splits[split].features if silhouette else None
+            rows.append(score(clustering, rows_ND, splits[split].labels, split=split, seed=seed))
             notes.extend(note for note in clustering.notes if note not in notes)
     write_results(run.path, rows, notes)
     if finished:

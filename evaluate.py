@@ -39,7 +39,7 @@ def evaluate(config: dict[str, Any]) -> None:
         assert isinstance(trained_on, dict)
         config = {**config, "data": trained_on["data"], "encoder": config.get("encoder") or trained_on.get("encoder")}
         config["features_dir"] = config["features_dir"] or trained_on.get("features_dir")
-        config["benchmark"] = config["benchmark"] or trained_on.get("benchmark")
+        config["benchmark"] = config.get("benchmark") or trained_on.get("benchmark")
     results = evaluate_run(folder, load_data(config))
     write_json(folder.path / "evaluation.json", results.rows)
     console = report_console()

@@ -123,7 +123,7 @@ def load_data(config: dict[str, Any]) -> Any:
 
 def known_classes(config: dict[str, Any], dataset: Any) -> int | None:
     """How many classes the data set has, or what its benchmark leaves of them; None where nobody knows."""
-    return len(dataset.train.class_names) if config["benchmark"] else config["data"]["n_clusters"]
+    return len(dataset.train.class_names) if config.get("benchmark") else config["data"]["n_clusters"]
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
@@ -162,7 +162,7 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config["benchmark"] else "")
+    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
     name = f"{moment}_{data}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()

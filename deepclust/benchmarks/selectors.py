@@ -134,9 +134,11 @@ def kept(name: str, classes: Classes, keep_K: np.ndarray) -> Benchmark:
 def percentile_range(counts_K: np.ndarray, low: float, high: float) -> np.ndarray:
     """(K,) classes whose frequency lies within two percentiles of the frequencies, bounds included.
 
-    Ties stay together: hence the paper's 1060 classes where a tenth of 10 450 would be 1045.
+    Ties stay together: hence the paper's 1060 classes where a tenth of 10 450 would be 1045. A bound that falls between
+    two classes takes both in.
     """
-    return (counts_K >= np.percentile(counts_K, low)) & (counts_K <= np.percentile(counts_K, high))
+    lowest, highest = np.percentile(counts_K, low, method="lower"), np.percentile(counts_K, high, method="higher")
+    return (counts_K >= lowest) & (counts_K <= highest)
 
 
 def around_median(name: str, classes: Classes, spread: float) -> Benchmark:

@@ -5,6 +5,7 @@ python train.py loss=temi data=fashion_mnist init=kmeans     one loss, another d
 python train.py data=features data.train=X.npy n_clusters=100
 python train.py loss=none baselines=all reduction=umap       every clusterer, in a reduced space
 python train.py baselines=all select=silhouette              and which of all to take, without labels
+python train.py data=fashion_mnist benchmark=odd             one of the benchmarks of docs/imagenet21k.md
 python train.py -m loss=temi,scan,tsp seed=0,1,2             a sweep
 """
 
@@ -64,7 +65,7 @@ def run(config: dict[str, Any]) -> None:
         print(f"{path} is finished already: {folder.results}")
         return
     dataset = load_data(config)
-    n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
+    n_clusters: Any = config["n_clusters"] if config["n_clusters"] is not None else known_classes(config, dataset)
     select = config["select"]
     if n_clusters is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
@@ -114,6 +115,7 @@ def run(config: dict[str, Any]) -> None:
             mining=mining,
             progress=True,
             in_memory=config["data"]["in_memory"],
+            silhouette=config["silhouette"],
             **trainer,
         )
     finally:
@@ -136,7 +138,17 @@ def load_data(config: dict[str, Any]) -> Any:
     data = {key: value for key, value in config["data"].items() if key not in NOT_LOADED}
     encoder = config.get("encoder") or data.pop("encoder")
     data.pop("encoder", None)
-    return load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    dataset = load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    if config.get("benchmark"):
+        from deepclust.benchmarks.selection import select_benchmark
+
+        dataset = select_benchmark(dataset, **config["benchmark"])
+    return dataset
+
+
+def known_classes(config: dict[str, Any], dataset: Any) -> int | None:
+    """How many classes the data set has, or what its benchmark leaves of them; None where nobody knows."""
+    return len(dataset.train.class_names) if config.get("benchmark") else config["data"]["n_clusters"]
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
@@ -235,7 +247,8 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    name = f"{moment}_{config['data']['name']}_{methods}"
+    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
+    name = f"{moment}_{data}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:

@@ -208,6 +208,15 @@ def test_neighbors_of_another_kind_are_refused(rows):
         reduction.fit_transform(rows, mine_neighbors(rows, 8, metric="euclidean"))
 
 
+def test_values_that_are_no_numbers_are_refused(rows):
+    reduction = Reduction("pca", dims=2)
+    reduction.fit_transform(rows)
+    rows[7, 2] = np.nan
+    for refused in (reduction.fit_transform, reduction.transform):
+        with pytest.raises(InputError, match=r"NaN or infinite values \(first: row 7\)"):
+            refused(rows)
+
+
 def test_new_samples_must_fit(rows):
     reduction = Reduction("pca", dims=2)
     with pytest.raises(InputError, match="the reduction was not fitted"):

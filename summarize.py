@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--difference", nargs=2, metavar="METHOD", help="with --by: draw the first minus the second")
     parser.add_argument("--separability", action="store_true", help="separability over linear-probe accuracy, with R²")
     parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
-    parser.add_argument(
-        "--figure", type=Path, help="with --by, --separability, --benchmarks: write PATH.png, .svg"
-    )
+    parser.add_argument("--figure", type=Path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
     options = parser.parse_args()
     with one_line_errors():
         if options.benchmarks:

@@ -166,7 +166,7 @@ def run_experiment(
     """
     several = len(recipes) > 1
     splits = splits_of(dataset)
-    reduced = dataset.train.manifest.get("reduction")
+    reduced = dataset.train.reduction
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     finished: list[dict[str, Clustering]] = []
     neighbors = None
@@ -210,7 +210,7 @@ def scored(
     silhouette: bool = True,
 ) -> dict[str, Any]:
     """A row of results; where it has no silhouette though it was wanted the notes say why."""
-    metric: Metric = "cosine" if features.manifest.get("reduction") is None else "euclidean"
+    metric: Metric = "cosine" if features.reduction is None else "euclidean"
     rows_ND = features.features if silhouette else None
     row = score(clustering, rows_ND, features.labels, split=split, seed=seed, silhouette_metric=metric)
     if silhouette and row["silhouette"] is None:

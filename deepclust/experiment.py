@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from deepclust.baselines import make_baseline
@@ -29,6 +30,7 @@ from deepclust.metrics import score
 from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
+from deepclust.ranks import Ranks
 from deepclust.reduction import Reduction
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
 from deepclust.report.tables import display_name, write_results
@@ -179,14 +181,18 @@ def run_experiment(
             val_every_n_epochs, fit_options,
         )  # fmt: skip
         neighbors = found or neighbors
+    ranks = Ranks.of_run()
+    normalize = {} if reduced is None else {"normalize": "none"}
+    for name, options in (baselines or {}).items():
+        # The first rank's folder decides for all.
+        if ranks.from_first(np.array([_is_finished(run, name, splits)]))[0]:
+            continue
+        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks)
     if not is_rank_zero():
         return None
     for recipe in recipes:
         finished.append({split: Clustering.load(run.clustering(recipe.loss, split)) for split in splits})
-    for name, options in (baselines or {}).items():
-        if not _is_finished(run, name, splits):
-            normalize = {} if reduced is None else {"normalize": "none"}
-            _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run)
+    for name in baselines or ():
         finished.append({split: Clustering.load(run.clustering(name, split)) for split in splits})
     rows = []
     for clusterings in finished:
@@ -277,9 +283,15 @@ def _run_baseline(
     seed: int,
     splits: dict[str, FeatureSet],
     run: RunFolder,
+    ranks: Ranks,
 ) -> None:
     baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
-    fitted = baseline.fit(splits["train"].features)
+    if baseline.over_ranks:
+        fitted = baseline.fit(splits["train"].features, ranks)
+    elif ranks.rank == 0:
+        fitted = baseline.fit(splits["train"].features)
+    if ranks.rank > 0:
+        return
     for split in reversed(splits):
         clustering = fitted if split == "train" else baseline.predict(splits[split].features)
         replace(clustering, seconds=fitted.seconds).save(run.clustering(name, split))

@@ -307,3 +307,30 @@ def test_two_ranks_mine_what_one_mines_and_share_one_cache(tmp_path):
         for ids, cosines in zip(found["ids"], found["cosines"]):
             np.testing.assert_array_equal(ids, expected.ids)
             np.testing.assert_allclose(cosines, expected.similarities, atol=1e-6)
+
+
+def test_lists_that_are_all_looked_into_give_the_exact_neighbors(rows):
+    found, expected = mine_neighbors(rows, 7, method="ivf", recall=1.0), mine_neighbors(rows, 7)
+    assert share_of_same(found.ids, expected.ids) >= 0.99
+    assert found.settings["recall"] >= 0.99
+    kept = mining_module.ListSearch(rows, mining_module.group_rows(rows), 8, 1.0)
+    kept.n_probe = kept.n_lists
+    ids, similarities = mining_module.nearest_others(kept, np.arange(len(rows)), 7)
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_allclose(similarities, expected.similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.95, 0.99])
+def test_lists_reach_the_recall_that_was_asked_for(recall):
+    rows = np.random.default_rng(1).standard_normal((4000, 6)).astype(np.float32)
+    found, expected = mine_neighbors(rows, 20, method="ivf", recall=recall), mine_neighbors(rows, 20)
+    reached = share_of_same(found.ids, expected.ids)
+    assert reached >= recall - 0.02
+    assert found.settings["recall"] == pytest.approx(reached, abs=0.02)  # measured on 512 samples
+    assert found.settings["n_probe"] < 126  # of 126 lists
+
+
+def test_fewer_rows_in_the_lists_than_neighbors_are_looked_for_further_on(rows):
+    search = mining_module.ListSearch(rows, mining_module.group_rows(rows), 3, 0.1)
+    ids, _ = mining_module.nearest_others(search, np.arange(len(rows)), 140)
+    assert all(len(set(row)) == 140 for row in ids.tolist())

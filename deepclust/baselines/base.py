@@ -20,6 +20,7 @@ from deepclust.clustering import NOISE, TOP, Clustering
 from deepclust.errors import InputError
 from deepclust.features.store import Rows
 from deepclust.kmeans import kmeans_predict
+from deepclust.ranks import ALONE, Ranks
 from deepclust.report.tables import display_name
 
 BLOCK_ROWS = 16384
@@ -56,12 +57,15 @@ class Baseline(ABC):
 
     name: ClassVar[str]
     needs_n_clusters: ClassVar[bool] = True
+    # Whether the processes of a distributed run share the work of `fit`; else the first does it alone.
+    over_ranks: ClassVar[bool] = False
 
     n_clusters: int | None = None
     _: KW_ONLY
     seed: int = 0
     normalize: str = "l2"
     max_samples: int | None = None
+    _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid: ids without members have none.
     _centroid_ids_C: np.ndarray | None = field(default=None, init=False, repr=False)
@@ -85,13 +89,18 @@ class Baseline(ABC):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         """(N,) labels, (N, T) closest clusters or None, and notes for the table."""
 
-    def fit(self, features_ND: Rows) -> Clustering:
+    def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
         """Cluster the features.
+
+        Args:
+            features_ND: N × D.
+            ranks: the processes that share the work, all of which call; for methods `over_ranks`.
 
         Raises:
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows, or do not suit the settings.
         """
         start = time.perf_counter()
+        self._ranks = ranks
         if features_ND.ndim != 2:
             raise InputError(f"features have shape {features_ND.shape}: give a matrix, one row per sample")
         n_samples = features_ND.shape[0]

@@ -45,6 +45,7 @@ class KMeansBaseline(_Centers):
     """
 
     name: ClassVar[str] = "kmeans"
+    over_ranks: ClassVar[bool] = True
 
     n_init: int = 5
     max_iter: int = 100
@@ -62,6 +63,7 @@ class KMeansBaseline(_Centers):
                 max_iter=self.max_iter,
                 init=self.init,
                 seed=self.seed,
+                ranks=self._ranks,
             )
             self._centroids_CD = result.centroids_CD
             self._centroid_ids_C = np.arange(self.n_clusters)

@@ -26,6 +26,7 @@ from deepclust.neighbors.search import (
     faiss_gpu_works,
 )
 from deepclust.neighbors.search_ivf import IVFSearch
+from deepclust.neighbors.search_lists import Lists, ListSearch, group_rows, shared_lists
 from deepclust.neighbors.store import MINING_VERSION, Neighbors
 from deepclust.ranks import ALONE, Ranks
 
@@ -57,7 +58,8 @@ def mine_neighbors(
         k: neighbours per sample, 1 ≤ k < N. The papers use 50 (TEMI, SCANv2), 25 for large C, and 20 (TSP).
         method: `exact`: float32 inner products of all pairs, by faiss on GPUs, by blocked matrix products on a CPU (the
             faster exact search there). `screened`: all pairs in bfloat16, the best candidates again in float32.
-            `ivf`: faiss' inverted file, probing as many lists as `recall` needs. `faiss`: faiss' flat index.
+            `ivf`: rows grouped into lists, looking into as many as `recall` needs: faiss' inverted file on GPUs,
+            `ListSearch` on a CPU. `faiss`: faiss' flat index.
             `auto`: `ivf` above 400 000 rows; else `screened` above 10 000 on a CPU that multiplies bfloat16; else
             `exact`.
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
@@ -86,24 +88,28 @@ def mine_neighbors(
     # Zero where other ranks mine: the sum over ranks is what all of them found.
     ids_NK = np.zeros((n_rows, k), np.int32)
     similarities_NK = np.zeros((n_rows, k), np.float32)
+    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not faiss_gpu_works() else None
+    order_N = np.arange(n_rows) if lists is None else lists.order_N
     search: Search | None = None
     starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)
     with _progress_bar(sum(min(QUERY_ROWS, n_rows - start) for start in starts), progress) as advance:
         for start in starts:
-            block = slice(start, min(start + QUERY_ROWS, n_rows))
+            own_Q = order_N[start : start + QUERY_ROWS]
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
             if saved is not None and saved.is_file():
                 with np.load(saved) as archive:
-                    ids_NK[block], similarities_NK[block] = archive["ids"], archive["similarities"]
+                    ids_NK[own_Q], similarities_NK[own_Q] = archive["ids"], archive["similarities"]
             else:
                 # Built at the first block that is missing: a search that was almost done needs no index for long.
                 if search is None:
-                    search = EuclideanSearch(rows) if metric == "euclidean" else make_search(chosen, rows, k, recall)
-                ids_NK[block], similarities_NK[block] = nearest_others(search, np.arange(block.start, block.stop), k)
+                    euclidean = metric == "euclidean"
+                    search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
+                found_QK, found_similarities_QK = nearest_others(search, own_Q, k)
+                ids_NK[own_Q], similarities_NK[own_Q] = found_QK, found_similarities_QK
                 if saved is not None:
                     with written_whole(saved) as temporary:
-                        np.savez(temporary, ids=ids_NK[block], similarities=similarities_NK[block])
-            advance(block.stop - block.start)
+                        np.savez(temporary, ids=found_QK.astype(np.int32), similarities=found_similarities_QK)
+            advance(len(own_Q))
     ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     if metric != "cosine":
@@ -111,7 +117,7 @@ def mine_neighbors(
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):
         settings["recall"] = measured_recall(rows, ids_NK)
-        if isinstance(search, IVFSearch):
+        if isinstance(search, IVFSearch | ListSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
 
@@ -125,14 +131,16 @@ def choose_method(n_rows: int) -> str:
     return "exact"
 
 
-def make_search(method: str, rows: Rows, k: int, recall: float) -> Search:
+def make_search(method: str, rows: Rows, k: int, recall: float, lists: Lists | None = None) -> Search:
     if method == "exact":
         return FaissSearch(rows) if faiss_gpu_works() else ExactSearch(rows)
     if method == "screened":
         return ScreenedSearch(rows)
     if method == "faiss":
         return FaissSearch(rows)
-    return IVFSearch(rows, k + 1, recall)
+    if faiss_gpu_works():
+        return IVFSearch(rows, k + 1, recall)
+    return ListSearch(rows, lists or group_rows(rows), k + 1, recall)
 
 
 def nearest_others(search: Search, own_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

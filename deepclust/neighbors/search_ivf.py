@@ -1,4 +1,4 @@
-"""Search in an inverted file: only the lists nearest to a query are compared with it.
+"""Search in faiss' inverted file, for GPUs: only the lists nearest to a query are compared with it.
 
 Shape suffixes: N rows, D feature dimensions, Q queries, K candidates.
 """

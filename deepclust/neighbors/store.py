@@ -21,7 +21,7 @@ from deepclust.files import fingerprint, written_whole
 from deepclust.ranks import ALONE, Ranks
 
 # Bumped whenever the mining changes its result, so that no cache of an older rule is met.
-MINING_VERSION = 2
+MINING_VERSION = 3
 
 
 @dataclass(frozen=True)

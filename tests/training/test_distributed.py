@@ -35,9 +35,11 @@ def test_two_processes_give_the_labels_and_losses_of_one(command, in_process_of_
     assert both.code == 0, both.err
     assert both.out.count("run folder: ") == 1  # one process speaks
     assert {path.name for path in tmp_path.iterdir()} == {"alone", "both", "features_alone", "features_both"}
-    for method in METHODS:
+    for method in (*METHODS, "kmeans"):
         first, second = (Clustering.load(tmp_path / run / "clusterings" / f"{method}.npz") for run in ("alone", "both"))
         assert (first.labels == second.labels).mean() >= 0.999
+        if method == "kmeans":
+            continue
         for name in ("train/loss", "train/loss_head_00", "train/loss_head_01"):
             losses = [losses_of(tmp_path / run, f"{method}/{name}") for run in ("alone", "both")]
             assert len(losses[0]) == (18 if name == "train/loss" else 3)

@@ -26,7 +26,7 @@ $(READY): pyproject.toml
 
 # Every benchmark at a size that ends within 20 minutes on two cores; docs/benchmarks.md has the full sizes.
 bench: $(READY)
-	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan; do \
+	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan agglomerative; do \
 		$(BIN)/python benchmarks/$$script.py --quick; done
 
 clean:

@@ -42,7 +42,7 @@ def evaluate(config: dict[str, Any]) -> None:
     if not (folder.trained_methods() or folder.saved_methods()):
         raise InputError(f"{folder.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
     own = config.get("data") is None
-    trained_on = config_of(folder.path) if own else {}
+    trained_on = config_of(folder.path) if own or (folder.path / "config.yaml").is_file() else {}
     if own:
         # Everything that decides which rows and labels were trained on; a key that is not there changes nothing.
         inherited: dict[str, Any] = {
@@ -53,7 +53,7 @@ def evaluate(config: dict[str, Any]) -> None:
         config = {**config, **inherited, **given, "encoder": encoder}
     elif "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data=")
-    found = evaluate_run(folder, load_data(config), saved=own)
+    found = evaluate_run(folder, reduced(load_data(config), folder, trained_on, own), saved=own)
     config["cache_dir"] = config["cache_dir"] or trained_on.get("neighbors", {}).get("cache_dir")
     results = measure(found, metrics, figures, config, trained_on)
     write_json(folder.path / "evaluation.json", found.rows)
@@ -65,6 +65,26 @@ def evaluate(config: dict[str, Any]) -> None:
     for path in found.written:
         if path.suffix != ".svg":
             console.print(f"written to {path}", soft_wrap=True)
+
+
+def reduced(dataset: Any, folder: Any, trained_on: dict[str, Any], own: bool) -> Any:
+    """The splits in the space that the run clustered, which was fitted to its own training split."""
+    from deepclust.reduced_splits import reduced_dataset
+    from train import cache_folder, load_data, make_reduction, reductions_folder
+
+    reduction = make_reduction(trained_on)
+    if reduction.kind == "none":
+        return dataset
+    mining = dict(trained_on["neighbors"])
+    return reduced_dataset(
+        reduction,
+        dataset,
+        fitted_on=None if own else load_data(trained_on).train,
+        neighbors_dir=mining.pop("cache_dir") or cache_folder(trained_on),
+        mining=mining,
+        cache_dir=reductions_folder(trained_on),
+        record=folder.reduction,
+    )
 
 
 def config_of(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 python train.py                                              digits, every loss, every default baseline
 python train.py loss=temi data=fashion_mnist init=kmeans     one loss, another data set
 python train.py data=features data.train=X.npy n_clusters=100
+python train.py loss=none baselines=all reduction=umap       every clusterer, in a reduced space
 python train.py -m loss=temi,scan,tsp seed=0,1,2             a sweep
 """
 
@@ -28,6 +29,7 @@ SHARED = (
     "n_heads",
     "n_neighbors",
     "max_epochs",
+    "patience",
     "learning_rate",
     "preprocess",
     "pca_dim",
@@ -46,6 +48,7 @@ def run(config: dict[str, Any]) -> None:
     from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, run_experiment
     from deepclust.files import written_whole
     from deepclust.loggers import make_logger
+    from deepclust.reduced_splits import reduced_dataset
     from deepclust.report.tables import report_console, results_table
 
     trainer = dict(config["trainer"])
@@ -61,11 +64,19 @@ def run(config: dict[str, Any]) -> None:
         return
     dataset = load_data(config)
     n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
-    if n_clusters is None:
+    if n_clusters is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
     baselines = config["baselines"]
-    check_inputs(dataset, recipes, baselines=baselines, n_clusters=n_clusters, precision=trainer["precision"])
+    reduction = make_reduction(config)
+    check_inputs(
+        dataset,
+        recipes,
+        baselines=baselines,
+        n_clusters=n_clusters,
+        precision=trainer["precision"],
+        reduction=reduction,
+    )
     logger_options = dict(config["logger"])
     mining = dict(config["neighbors"])
     cache_dir = mining.pop("cache_dir") or cache_folder(config)
@@ -76,6 +87,14 @@ def run(config: dict[str, Any]) -> None:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:
         logger.log_hyperparams(config)
+    dataset = reduced_dataset(
+        reduction,
+        dataset,
+        mining=mining,
+        cache_dir=reductions_folder(config),
+        neighbors_dir=cache_dir,
+        record=folder.reduction if is_rank_zero() else None,
+    )
     try:
         results = run_experiment(
             dataset,
@@ -128,6 +147,18 @@ def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_c
     return Recipe(
         **{**settings, **sized, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]}
     )
+
+
+def make_reduction(config: dict[str, Any]) -> Any:
+    """What the features are reduced by, with the run's seed unless it has its own."""
+    from deepclust.reduction import Reduction
+
+    settings = {
+        key: value for key, value in (config.get("reduction") or {"kind": "none"}).items() if key != "cache_dir"
+    }
+    if settings.get("seed") is None:
+        settings["seed"] = config["seed"]
+    return Reduction(**settings)
 
 
 def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
@@ -186,6 +217,13 @@ def cache_folder(config: dict[str, Any]) -> Path | None:
         root = config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features"
         return Path(root) / config["data"]["name"] / "neighbors"
     return None
+
+
+def reductions_folder(config: dict[str, Any]) -> Path | None:
+    """Reduced features are kept beside the neighbors."""
+    chosen = (config.get("reduction") or {}).get("cache_dir")
+    neighbors = config["neighbors"]["cache_dir"] or cache_folder(config)
+    return Path(chosen) if chosen else Path(neighbors).with_name("reductions") if neighbors else None
 
 
 if __name__ == "__main__":

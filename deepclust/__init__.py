@@ -15,22 +15,36 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from deepclust.baselines.estimator import BaselineClusterer
     from deepclust.clustering import Clustering
     from deepclust.estimators import SCAN, TEMI, TSP
     from deepclust.features.store import FeatureSet, load_features
     from deepclust.kmeans import SphericalKMeans
+    from deepclust.reduction import Reduction
 
 _HOMES = {
     "TEMI": "deepclust.estimators",
     "SCAN": "deepclust.estimators",
     "TSP": "deepclust.estimators",
     "SphericalKMeans": "deepclust.kmeans",
+    "BaselineClusterer": "deepclust.baselines.estimator",
+    "Reduction": "deepclust.reduction",
     "FeatureSet": "deepclust.features.store",
     "load_features": "deepclust.features.store",
     "Clustering": "deepclust.clustering",
 }
 
-__all__ = ["SCAN", "TEMI", "TSP", "Clustering", "FeatureSet", "SphericalKMeans", "load_features"]
+__all__ = [
+    "SCAN",
+    "TEMI",
+    "TSP",
+    "BaselineClusterer",
+    "Clustering",
+    "FeatureSet",
+    "Reduction",
+    "SphericalKMeans",
+    "load_features",
+]
 
 
 def __getattr__(name: str) -> Any:

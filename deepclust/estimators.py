@@ -149,9 +149,9 @@ _SHARED_DOC = """
         n_neighbors: K mined neighbours, from which pairs are drawn.
         head: `mlp` or `linear`.
         init: `spectral`, `kmeans` or `random`; see `Recipe`, as for everything below.
-        warm_start_epochs, max_epochs, batch_size, micro_batch_size, learning_rate, lr_schedule, warmup_fraction,
-        weight_decay, optimizer, teacher_momentum, freeze_prototypes_epochs, gradient_clip, temperature, hidden_dim,
-        embedding_dim, preprocess, pca_dim: as in `deepclust.training.recipe.Recipe`.
+        warm_start_epochs, max_epochs, patience, batch_size, micro_batch_size, learning_rate, lr_schedule,
+        warmup_fraction, weight_decay, optimizer, teacher_momentum, freeze_prototypes_epochs, gradient_clip,
+        temperature, hidden_dim, embedding_dim, preprocess, pca_dim: as in `deepclust.training.recipe.Recipe`.
         random_state: seed, `RandomState` or None.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `32` or `bf16-mixed`.
@@ -195,6 +195,7 @@ class TEMI(_HeadsEstimator):
         preprocess: str = "standardize",
         pca_dim: int | None = None,
         max_epochs: int | None = None,
+        patience: int | None = None,
         batch_size: int = 512,
         micro_batch_size: int | None = None,
         optimizer: str = "adamw",
@@ -239,6 +240,7 @@ class SCAN(_HeadsEstimator):
         preprocess: str = "standardize",
         pca_dim: int | None = None,
         max_epochs: int | None = None,
+        patience: int | None = None,
         batch_size: int = 512,
         micro_batch_size: int | None = None,
         optimizer: str = "adamw",
@@ -283,6 +285,7 @@ class TSP(_HeadsEstimator):
         preprocess: str = "standardize",
         pca_dim: int | None = None,
         max_epochs: int | None = None,
+        patience: int | None = None,
         batch_size: int = 256,
         micro_batch_size: int | None = None,
         optimizer: str = "adam",

@@ -18,11 +18,10 @@ import numpy as np
 
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
-from deepclust.experiment import RunFolder, splits_of
+from deepclust.experiment import RunFolder, scored, splits_of
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 from deepclust.files import write_json, written_whole
-from deepclust.metrics import score
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
 from deepclust.metrics.linear_probe import held_out_split, linear_probe
 from deepclust.metrics.multilabel import (
@@ -97,7 +96,9 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
         InputError: if there is nothing to score, or the features have other dimensions.
     """
     clusterings: dict[tuple[str, str], Clustering] = {}
-    rows, notes = [], []
+    reduced = dataset.train.manifest.get("reduction")
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = [] if reduced is None else [reduced["note"]]
     splits = splits_of(dataset)
     trained_methods = sorted(run.trained_methods(), key=_place)
     others = sorted(set(run.saved_methods()) - set(trained_methods), key=_place)
@@ -109,7 +110,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)
-            rows.append(score(clustering, features.features, features.labels, split=split, seed=trained.recipe.seed))
+            rows.append(scored(clustering, features, split, trained.recipe.seed, notes))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             notes.extend(trained.warn_of_collapse(dataset.train))
@@ -121,7 +122,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
             if not run.clustering(method, split).is_file():
                 continue
             clustering = clusterings[method, split] = Clustering.load(run.clustering(method, split))
-            rows.append(score(clustering, features.features, features.labels, split=split))
+            rows.append(scored(clustering, features, split, None, notes))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
 

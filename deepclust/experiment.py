@@ -2,6 +2,7 @@
 
 run folder/
   config.yaml                 what was asked for (written by the entry point)
+  reduction.json              what the features were reduced by, where they were
   checkpoints/<method>.ckpt   newest training state of each loss
   clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
   results.json, results.md    one row per (method, split)
@@ -19,16 +20,18 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from deepclust.baselines import make_baseline
-from deepclust.clustering import Clustering
+from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 from deepclust.loggers import log_final
 from deepclust.metrics import score
+from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
 from deepclust.preprocess import FeatureTransform
+from deepclust.reduction import Reduction
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
-from deepclust.report.tables import write_results
+from deepclust.report.tables import display_name, write_results
 from deepclust.training.fit import check_precision, fit_heads
 from deepclust.training.recipe import Recipe
 
@@ -49,6 +52,10 @@ class RunFolder:
 
     def clustering(self, method: str, split: str = "train") -> Path:
         return self.path / "clusterings" / (f"{method}.npz" if split == "train" else f"{method}_{split}.npz")
+
+    @property
+    def reduction(self) -> Path:
+        return self.path / "reduction.json"
 
     @property
     def results(self) -> Path:
@@ -85,12 +92,14 @@ def check_inputs(
     baselines: Mapping[str, Mapping[str, Any]] | None = None,
     n_clusters: int | None = None,
     precision: str | int = "32",
+    reduction: Reduction | None = None,
 ) -> None:
     """Everything that can be refused before anything is written; the arguments are those of `run_experiment`.
 
     Raises:
         InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
-            dimensions, labels on one split only being of another length, or options that no baseline has.
+            dimensions, labels on one split only being of another length, options that no baseline has, more samples
+            than a baseline's memory reaches, or a reduction that the features do not allow.
     """
     check_precision(precision)
     for recipe in recipes:
@@ -100,8 +109,16 @@ def check_inputs(
         raise InputError(
             f"n_clusters={n_clusters}, but there are {len(dataset.train)} samples: choose between 2 and their number"
         )
+    if reduction is not None and reduction.kind != "none":
+        reduction.check(len(dataset.train), dataset.train.dim)
+        for recipe in recipes:
+            if recipe.pca_dim is not None:
+                raise InputError(
+                    f"pca_dim={recipe.pca_dim} would project again what reduction={reduction.kind} has reduced: leave "
+                    "one of them out"
+                )
     for name, options in (baselines or {}).items():
-        make_baseline(name, n_clusters=n_clusters, seed=0, **options)
+        make_baseline(name, n_clusters=n_clusters, seed=0, **options).check(len(dataset.train))
     for name, split in splits_of(dataset).items():
         split.check(f"{dataset.name} ({name} split)")
         if split.dim != dataset.train.dim:
@@ -127,7 +144,8 @@ def run_experiment(
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
 
     Args:
-        dataset: features of the splits; `check_inputs` has looked at them.
+        dataset: features of the splits; `check_inputs` has looked at them. Where they were reduced (see
+            `deepclust.reduced_splits`), baselines take the rows as they are, and silhouettes are Euclidean.
         recipes: one per loss, at most one of each.
         run: the run folder.
         baselines: options by name of baseline.
@@ -146,7 +164,8 @@ def run_experiment(
     """
     several = len(recipes) > 1
     splits = splits_of(dataset)
-    notes: list[str] = []
+    reduced = dataset.train.manifest.get("reduction")
+    notes: list[str] = [] if reduced is None else [reduced["note"]]
     finished: list[dict[str, Clustering]] = []
     neighbors = None
     for recipe in sorted(recipes, key=lambda recipe: -recipe.mined_neighbors(len(dataset.train))):
@@ -164,18 +183,33 @@ def run_experiment(
         finished.append({split: Clustering.load(run.clustering(recipe.loss, split)) for split in splits})
     for name, options in (baselines or {}).items():
         if not _is_finished(run, name, splits):
-            _run_baseline(name, options, n_clusters, seed, splits, run)
+            normalize = {} if reduced is None else {"normalize": "none"}
+            _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run)
         finished.append({split: Clustering.load(run.clustering(name, split)) for split in splits})
     rows = []
     for clusterings in finished:
         for split, clustering in clusterings.items():
-            rows.append(score(clustering, splits[split].features, splits[split].labels, split=split, seed=seed))
+            rows.append(scored(clustering, splits[split], split, seed, notes))
             notes.extend(note for note in clustering.notes if note not in notes)
     write_results(run.path, rows, notes)
     if finished:
         _show_images(run, dataset.train, finished[0]["train"])
     log_final(rows, logger, several)
     return Results(rows, notes)
+
+
+def scored(
+    clustering: Clustering, features: FeatureSet, split: str, seed: int | None, notes: list[str]
+) -> dict[str, Any]:
+    """A row of results; where it has no silhouette the notes say why."""
+    metric: Metric = "cosine" if features.manifest.get("reduction") is None else "euclidean"
+    row = score(clustering, features.features, features.labels, split=split, seed=seed, silhouette_metric=metric)
+    if row["silhouette"] is None:
+        notes.append(
+            f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
+            f"{int((clustering.labels != NOISE).sum())} samples were found, and it compares at least 2 with members."
+        )
+    return row
 
 
 def _show_images(run: RunFolder, features: FeatureSet, clustering: Clustering) -> None:

@@ -15,6 +15,7 @@ from deepclust.baselines import BASELINES
 from deepclust.estimators import RUN_OPTIONS
 from deepclust.features.datasets import DATASETS
 from deepclust.losses import OBJECTIVES
+from deepclust.reduction import KINDS, Reduction
 from deepclust.training.recipe import Recipe
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -63,9 +64,22 @@ def test_there_is_a_config_for_every_choice():
         return {path.stem for path in (CONF / group).glob("*.yaml")}
 
     assert names("loss") == {*OBJECTIVES, "none"}
-    assert names("baselines") == {*BASELINES, "none"}
+    assert names("baselines") == {*BASELINES, "none", "all"}
+    assert names("reduction") == set(KINDS)
     assert names("data") >= {*DATASETS, "digits", "features"}
     assert names("logger") == {"none", "csv", "tensorboard", "wandb"}
+
+
+def test_all_baselines_are_all_of_the_registry():
+    assert list(yaml.safe_load((CONF / "baselines" / "all.yaml").read_text())) == list(BASELINES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reductions_settings_are_its_defaults(kind):
+    settings = yaml.safe_load((CONF / "reduction" / f"{kind}.yaml").read_text())
+    assert settings.pop("seed") is None  # the run's
+    assert settings.pop("cache_dir") is None
+    assert {key: getattr(Reduction(kind), key) for key in settings} == settings
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "data").glob("*.yaml")), ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepclust.baselines import BASELINES
 from deepclust.clustering import Clustering
 from deepclust.features.store import FeatureSet
 from deepclust.metrics import ROW_KEYS
@@ -141,6 +142,65 @@ def test_features_of_every_kind_are_read(kind, command, workplace):
 def test_losses_and_baselines_are_chosen_by_name(choice, methods, command, workplace):
     assert command("train.py", *OWN, *choice, "run_dir=run").code == 0
     assert [row["method"] for row in rows_of(workplace / "run")] == methods
+
+
+def test_every_clusterer_runs_in_one_command(command, workplace):
+    arguments = ("loss=none", "baselines=all", "data.train_labels=y.npy", "data.test=X_test.npy", "run_dir=run")
+    outcome = command("train.py", *OWN, *arguments, "data.test_labels=y_test.npy")
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = {(row["method"], row["split"]): row for row in rows_of(workplace / "run")}
+    assert {method for method, _ in rows} == set(BASELINES)
+    assert [row["n_clusters"] for row in rows.values() if row["method"] in ("spectral", "leiden")] == [5, 5, None, None]
+    assert rows["spectral", "train"]["acc"] == rows["leiden", "test"]["acc"] == 1
+
+
+def test_clusterers_that_find_the_number_of_clusters_need_none(command, workplace):
+    arguments = ("data=features", "data.train=X.npy", "loss=none", "run_dir=run")
+    assert command("train.py", *arguments, "baselines=[leiden,hdbscan]").code == 0
+    assert next(row["n_found"] for row in rows_of(workplace / "run")) == 5
+    outcome = command("train.py", *arguments, "baselines=[leiden,spectral]", "run_dir=other")
+    assert outcome.code == 2
+    assert "spectral needs the number of clusters: set n_clusters=" in outcome.error_line
+    assert not (workplace / "other").exists()
+
+
+def test_a_clustering_without_a_silhouette_says_why(command, workplace):
+    arguments = (
+        "loss=none",
+        "baselines=agglomerative_threshold",
+        "+baselines.agglomerative_threshold.distance_threshold=99",
+    )
+    outcome = command("train.py", *OWN, *arguments, "run_dir=run")
+    assert outcome.code == 0, outcome.err
+    (row,) = rows_of(workplace / "run")
+    assert (row["n_found"], row["silhouette"]) == (1, None)
+    assert "no silhouette, as 1 clusters of 200 samples were found" in (workplace / "run" / "results.md").read_text()
+
+
+def test_heads_and_baselines_see_the_reduced_space_and_evaluate_does_too(command, workplace):
+    arguments = ("data.train_labels=y.npy", "data.test=X_test.npy", "data.test_labels=y_test.npy", "loss=tsp")
+    reduction = ("reduction=pca", "reduction.dims=6")
+    outcome = command("train.py", *OWN, *arguments, *reduction, "run_dir=run")
+    assert (outcome.code, outcome.err) == (0, "")
+    run = workplace / "run"
+    rows = rows_of(run)
+    assert all(row["acc"] > 0.9 for row in rows)
+    for name in ("tsp", "kmeans", "agglomerative"):
+        settings = Clustering.load(run / "clusterings" / f"{name}.npz").settings
+        assert settings.get("normalize", "none") == "none"
+    assert "Reduced by PCA to 6 dimensions" in outcome.out
+    assert "Reduced by PCA to 6 dimensions" in (run / "results.md").read_text()
+    assert torch.load(run / "checkpoints" / "tsp.ckpt", weights_only=False)["state_dict"]["transform.mean"].shape == (
+        6,
+    )
+    # Scored again from the checkpoint: the same rows; and new features take the same road.
+    assert command("evaluate.py", "run=run").code == 0
+    again = json.loads((run / "evaluation.json").read_text())
+    assert [row["silhouette"] for row in again] == [row["silhouette"] for row in rows]
+    new = ("data=features", "data.train=X_test.npy", "data.train_labels=y_test.npy")
+    assert command("evaluate.py", "run=run", *new).code == 0
+    (row,) = json.loads((run / "evaluation.json").read_text())
+    assert row["acc"] == next(row["acc"] for row in rows if (row["method"], row["split"]) == ("tsp", "test"))
 
 
 def test_settings_reach_the_training(command, workplace):
@@ -407,6 +467,8 @@ BAD_INPUT = {
     "beta": (nothing, (*OWN, "loss.temi.loss_options.beta=0.3"), "beta is 0.3"),
     "unknown head": (nothing, (*OWN, "head=deep"), "unknown head 'deep': choose one of mlp, linear"),
     "unknown init": (nothing, (*OWN, "init=magic"), "unknown init 'magic'"),
+    "reduction above D": (nothing, (*OWN, "reduction=umap", "reduction.dims=17"), "reduction.dims=17.*200 × 16"),
+    "pca twice": (nothing, (*OWN, "reduction=pca", "reduction.dims=8", "pca_dim=4"), "pca_dim=4 would project again"),
     "pca above D": (nothing, (*OWN, "pca_dim=17"), "PCA to 17 dimensions, but the features have 16"),
     "precision": (nothing, (*OWN, "trainer.precision=16"), "precision 16 is not supported"),
     "baseline option": (nothing, (*OWN, "+baselines.kmeans.speed=9"), "baseline kmeans: .*speed"),

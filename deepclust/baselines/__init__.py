@@ -5,12 +5,30 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from deepclust.baselines.agglomerative import AgglomerativeBaseline
+from deepclust.baselines.affinity_propagation import AffinityPropagationBaseline
+from deepclust.baselines.agglomerative import AgglomerativeBaseline, AgglomerativeThresholdBaseline
 from deepclust.baselines.base import Baseline
-from deepclust.baselines.kmeans import KMeansBaseline
+from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram
+from deepclust.baselines.density import HDBSCANBaseline, OPTICSBaseline
+from deepclust.baselines.graph import LeidenBaseline, LouvainBaseline, SpectralBaseline
+from deepclust.baselines.kmeans import KMeansBaseline, KMeansL2Baseline
 from deepclust.errors import InputError
 
-BASELINES: dict[str, type[Baseline]] = {baseline.name: baseline for baseline in (KMeansBaseline, AgglomerativeBaseline)}
+BASELINES: dict[str, type[Baseline]] = {
+    baseline.name: baseline
+    for baseline in (
+        KMeansBaseline,
+        KMeansL2Baseline,
+        AgglomerativeBaseline,
+        AgglomerativeThresholdBaseline,
+        AffinityPropagationBaseline,
+        SpectralBaseline,
+        HDBSCANBaseline,
+        OPTICSBaseline,
+        LouvainBaseline,
+        LeidenBaseline,
+    )
+}
 
 
 def make_baseline(name: str, **options: Any) -> Baseline:
@@ -30,4 +48,20 @@ def make_baseline(name: str, **options: Any) -> Baseline:
     return kind(**options)
 
 
-__all__ = ["BASELINES", "AgglomerativeBaseline", "Baseline", "KMeansBaseline", "make_baseline"]
+__all__ = [
+    "BASELINES",
+    "AffinityPropagationBaseline",
+    "AgglomerativeBaseline",
+    "AgglomerativeThresholdBaseline",
+    "Baseline",
+    "Dendrogram",
+    "HDBSCANBaseline",
+    "KMeansBaseline",
+    "KMeansL2Baseline",
+    "LeidenBaseline",
+    "LouvainBaseline",
+    "OPTICSBaseline",
+    "SpectralBaseline",
+    "build_dendrogram",
+    "make_baseline",
+]

@@ -1,128 +1,104 @@
-"""Agglomerative clustering as a baseline: scipy's linkage over Euclidean distances of normalized features.
+"""Agglomerative clustering as a baseline, cut by a number of clusters or by a distance.
 
-Shape suffixes: N samples, D feature dimensions, S samples that the tree is built over, B rows of a block.
+Shape suffixes: N samples, D feature dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
-from scipy import sparse
-from scipy.cluster.hierarchy import linkage as build_linkage
-from scipy.sparse.csgraph import connected_components
 
-from deepclust.baselines.base import Baseline
+from deepclust.baselines.base import MAX_SAMPLES, Baseline, check_rows, unit
+from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram, check_linkage, check_reach
 from deepclust.errors import InputError
 from deepclust.features.store import Rows
 
-LINKAGES = ("ward", "average", "complete", "single")
-# The tree holds all S²/2 distances, twice while it is built: 10 000 samples take 0.8 GB and about 5 s on two cores.
-MAX_SAMPLES = 10_000
-BLOCK_ROWS = 512
+# Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.
+DEFAULT_SHARE = 0.7
 
 
+@dataclass(eq=False, kw_only=True)
 class AgglomerativeBaseline(Baseline):
-    """Bottom-up merging until C clusters are left.
+    """Bottom-up merging until C clusters are left, or until those that are left lie a distance apart.
 
-    Above `max_samples` the tree is built over a random subsample and every other sample joins the nearest cluster mean
-    by cosine similarity, as new samples do. The notes of the Clustering say so.
+    New samples, and those beyond `max_samples`, join the nearest cluster mean.
 
     Args:
         n_clusters: C, at least 2 and at most as many as the samples (or `max_samples`).
         seed: of the subsample; below `max_samples` nothing is drawn.
-        linkage: `ward`, `average`, `complete` or `single`.
-        max_samples: S at most.
+        normalize: `l2` or `none`.
+        max_samples: how many samples the tree is built over at most; None: all. Ward and single linkage reach as far as
+            patience, the others as far as the memory; see `build_dendrogram`.
+        distance_threshold: clusters at least so far apart are not merged; instead of `n_clusters`, and in the unit of
+            the linkage's distance.
+        linkage: `ward` (Euclidean only), `complete`, `average` or `single`.
+        metric: `euclidean`, `l1`, `linf`, `cosine` or `arccos`.
+
+    Attributes:
+        dendrogram: the tree, once fitted.
     """
 
     name: ClassVar[str] = "agglomerative"
 
-    def __init__(
-        self, n_clusters: int, *, seed: int = 0, linkage: str = "ward", max_samples: int = MAX_SAMPLES
-    ) -> None:
-        if linkage not in LINKAGES:
-            raise InputError(f"linkage is '{linkage}': choose one of {', '.join(LINKAGES)}")
-        self.n_clusters: int = n_clusters
-        self.seed = seed
-        self.linkage = linkage
-        self.max_samples = max_samples
+    max_samples: int | None = MAX_SAMPLES
+    distance_threshold: float | None = None
+    linkage: str = "ward"
+    metric: str = "euclidean"
+    dendrogram: Dendrogram | None = field(default=None, init=False, repr=False)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {
-            "n_clusters": self.n_clusters,
-            "seed": self.seed,
-            "linkage": self.linkage,
-            "max_samples": self.max_samples,
-        }
+    def __post_init__(self) -> None:
+        if self.distance_threshold is None or not self.needs_n_clusters:
+            super().__post_init__()
+        elif self.n_clusters is not None:
+            raise InputError(
+                f"{self.name} got n_clusters={self.n_clusters} and distance_threshold={self.distance_threshold}: give "
+                "one of them, or use agglomerative_threshold, which ignores n_clusters"
+            )
+        if self.distance_threshold is not None and not self.distance_threshold > 0:
+            raise InputError(f"distance_threshold is {self.distance_threshold}: it must be above 0")
+        check_linkage(self.linkage, self.metric)
+
+    def _check(self, n_samples: int) -> None:
+        check_reach(n_samples, self.linkage, self.metric)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        if features_ND.ndim != 2:
-            raise InputError(f"features have shape {features_ND.shape}: give a matrix, one row per sample")
-        n_samples = features_ND.shape[0]
-        n_tree = min(n_samples, self.max_samples)
-        if not 2 <= self.n_clusters <= n_tree:
-            raise InputError(
-                f"n_clusters is {self.n_clusters}: agglomerative clustering of {n_tree} samples gives 2 to {n_tree}"
-                + (f"; raise max_samples (there are {n_samples} samples)" if n_tree < n_samples else "")
-            )
-        if n_tree == n_samples:
-            tree_rows = np.arange(n_samples)
-        else:
-            tree_rows = np.sort(np.random.default_rng(self.seed).choice(n_samples, n_tree, replace=False))
-        sample_SD = np.asarray(features_ND[tree_rows], dtype=np.float64)
-        _check_rows(sample_SD, tree_rows)
-        sample_SD /= np.linalg.norm(sample_SD, axis=1, keepdims=True)
-        tree = build_linkage(_unit_distances(sample_SD), self.linkage)
-        sample_labels_S = _cut(tree, self.n_clusters)
-        self._keep_centroids(sample_SD, sample_labels_S)
-        if n_tree == n_samples:
-            return sample_labels_S, None, ()
-        labels_N, _ = self._nearest(features_ND)
-        labels_N[tree_rows] = sample_labels_S
+        rows_ND = np.array(features_ND[:], dtype=np.float64)
+        directions = self.normalize == "l2" or self.metric in ("cosine", "arccos")
+        check_rows(rows_ND, np.arange(len(rows_ND)), zeros=not directions)
+        if self.normalize == "l2":
+            unit(rows_ND)
+        self.dendrogram = build_dendrogram(rows_ND, self.linkage, self.metric)
+        labels_N, notes = self._cut(self.dendrogram)
+        self._keep_centroids(rows_ND, labels_N)
+        return labels_N, None, notes
+
+    def _cut(self, tree: Dendrogram) -> tuple[np.ndarray, Sequence[str]]:
+        if self.n_clusters is not None:
+            return tree.cut(self.n_clusters), ()
+        assert self.distance_threshold is not None
+        return tree.cut_at(self.distance_threshold), ()
+
+
+@dataclass(eq=False, kw_only=True)
+class AgglomerativeThresholdBaseline(AgglomerativeBaseline):
+    """Agglomerative clustering without a known C: `n_clusters` is ignored, the tree is cut at a distance.
+
+    The arguments are those of `AgglomerativeBaseline`. Without a `distance_threshold` the cut is at 0.7 of the tallest
+    merge, where MATLAB's and scipy's dendrograms change color. Lowe et al. 2023 search 21 thresholds on other data.
+    """
+
+    name: ClassVar[str] = "agglomerative_threshold"
+    needs_n_clusters: ClassVar[bool] = False
+
+    def _cut(self, tree: Dendrogram) -> tuple[np.ndarray, Sequence[str]]:
+        if self.distance_threshold is not None:
+            return tree.cut_at(self.distance_threshold), ()
+        threshold = DEFAULT_SHARE * float(tree.heights[-1])
         note = (
-            f"Agglomerative: the {self.linkage} tree was built over {n_tree} of {n_samples} samples drawn at random; "
-            "the others joined the nearest cluster mean."
+            f"Agglomerative without C: cut at a distance of {threshold:.4g}, {DEFAULT_SHARE} of the tallest merge, as "
+            "no distance_threshold was given."
         )
-        return labels_N, None, (note,)
-
-    def _predict(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        note = "Agglomerative has no rule for new samples: they joined the nearest cluster mean."
-        return (*self._nearest(features_ND), (note,))
-
-
-def _check_rows(sample_SD: np.ndarray, tree_rows: np.ndarray) -> None:
-    good_S = np.isfinite(sample_SD).all(axis=1) & sample_SD.any(axis=1)
-    if not good_S.all():
-        raise InputError(
-            f"features hold {int((~good_S).sum())} rows that are all zero, NaN or infinite (first: row "
-            f"{tree_rows[int(np.argmin(good_S))]}): remove them"
-        )
-
-
-def _unit_distances(unit_SD: np.ndarray) -> np.ndarray:
-    """Euclidean distances of all pairs in scipy's condensed order, by matrix products: `pdist` would not use BLAS."""
-    n_samples = len(unit_SD)
-    condensed = np.empty(n_samples * (n_samples - 1) // 2)
-    position = 0
-    for start in range(0, n_samples, BLOCK_ROWS):
-        cosines_BS = unit_SD[start : start + BLOCK_ROWS] @ unit_SD[start:].T
-        for offset, cosines_S in enumerate(cosines_BS):
-            row = cosines_S[offset + 1 :]
-            condensed[position : position + len(row)] = row
-            position += len(row)
-    condensed *= -2
-    condensed += 2
-    return np.sqrt(np.maximum(condensed, 0, out=condensed), out=condensed)
-
-
-def _cut(tree: np.ndarray, n_clusters: int) -> np.ndarray:
-    """Labels after the first S - C merges. Unlike `fcluster` this gives exactly C clusters where heights tie."""
-    n_samples = len(tree) + 1
-    merges = tree[: n_samples - n_clusters, :2].astype(np.int64)
-    merged = n_samples + np.repeat(np.arange(len(merges)), 2)
-    n_nodes = n_samples + len(merges)
-    graph = sparse.coo_array((np.ones(len(merged), np.int8), (merges.ravel(), merged)), shape=(n_nodes, n_nodes))
-    _, components = connected_components(graph, directed=False)
-    return np.unique(components[:n_samples], return_inverse=True)[1].astype(np.int32)
+        return tree.cut_at(threshold), (note,)

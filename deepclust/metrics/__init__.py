@@ -10,7 +10,7 @@ from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.store import Rows
 from deepclust.metrics.agreement import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
-from deepclust.metrics.intrinsic import ClusterUsage, Silhouette, cluster_usage, silhouette, silhouette_samples
+from deepclust.metrics.intrinsic import ClusterUsage, Metric, Silhouette, cluster_usage, silhouette, silhouette_samples
 
 # One row of results.json, in this order.
 ROW_KEYS = (
@@ -35,15 +35,17 @@ def score(
     *,
     split: str = "train",
     seed: int | None = None,
+    silhouette_metric: Metric = "cosine",
 ) -> dict[str, Any]:
     """One row of results for one clustering of one split.
 
     Args:
         clustering: N cluster ids with the method and the seconds they took.
-        features: the N × D features that were clustered; the silhouette is the exact cosine one on them.
+        features: the N × D features that were clustered, on which the silhouette is computed.
         labels: N class ids, or None: then the label metrics are None.
         split: the name of the split.
         seed: the run's seed; by default the one in the clustering's settings.
+        silhouette_metric: its distance; `euclidean` for features that were reduced.
 
     Returns:
         A dict with the keys of `ROW_KEYS`; metrics are fractions, absent ones None.
@@ -64,7 +66,7 @@ def score(
     }
     for name, metric in (("acc", cluster_accuracy), ("nmi", nmi), ("ami", ami), ("ari", ari)):
         row[name] = None if labels is None else metric(labels, clustering.labels)
-    row["silhouette"] = silhouette(features, clustering.labels).value
+    row["silhouette"] = silhouette(features, clustering.labels, metric=silhouette_metric).value
     row["seconds"] = round(float(clustering.seconds), 3)
     row["seed"] = clustering.settings.get("seed") if seed is None else seed
     return row

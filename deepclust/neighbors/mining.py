@@ -17,11 +17,19 @@ from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet, Rows
 from deepclust.files import written_whole
-from deepclust.neighbors.search import ExactSearch, FaissSearch, ScreenedSearch, Search, faiss_gpu_works
+from deepclust.neighbors.search import (
+    EuclideanSearch,
+    ExactSearch,
+    FaissSearch,
+    ScreenedSearch,
+    Search,
+    faiss_gpu_works,
+)
 from deepclust.neighbors.search_ivf import IVFSearch
 from deepclust.neighbors.store import MINING_VERSION, Neighbors
 from deepclust.ranks import ALONE, Ranks
 
+METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
 # Above so many rows an inverted file beats comparing all pairs: the crossover measured in benchmarks/neighbors.py.
@@ -36,6 +44,7 @@ def mine_neighbors(
     k: int,
     *,
     method: str = "auto",
+    metric: str = "cosine",
     recall: float = 0.99,
     block_dir: Path | None = None,
     progress: bool = False,
@@ -51,6 +60,7 @@ def mine_neighbors(
             `ivf`: faiss' inverted file, probing as many lists as `recall` needs. `faiss`: faiss' flat index.
             `auto`: `ivf` above 400 000 rows; else `screened` above 10 000 on a CPU that multiplies bfloat16; else
             `exact`.
+        metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
         recall: for `ivf`, the share of true neighbours to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
         progress: show a progress bar.
@@ -61,13 +71,18 @@ def mine_neighbors(
         on 512 samples other than those of the calibration.
 
     Raises:
-        InputError: if k is not in [1, N - 1], or the method is unknown.
+        InputError: if k is not in [1, N - 1], the method or the metric is unknown, or `euclidean` is to be searched by
+            another method than `exact`.
     """
     rows = features.features if isinstance(features, FeatureSet) else features
     n_rows = len(rows)
     check_request(n_rows, k, method)
+    if metric not in METRICS:
+        raise InputError(f"unknown neighbor metric '{metric}': choose one of {', '.join(METRICS)}")
+    if metric == "euclidean" and method not in ("auto", "exact"):
+        raise InputError(f"neighbors by Euclidean distance are searched exactly, not by '{method}': set method=exact")
     started = time.perf_counter()
-    chosen = choose_method(n_rows) if method == "auto" else method
+    chosen = "exact" if metric == "euclidean" else choose_method(n_rows) if method == "auto" else method
     # Zero where other ranks mine: the sum over ranks is what all of them found.
     ids_NK = np.zeros((n_rows, k), np.int32)
     similarities_NK = np.zeros((n_rows, k), np.float32)
@@ -82,7 +97,8 @@ def mine_neighbors(
                     ids_NK[block], similarities_NK[block] = archive["ids"], archive["similarities"]
             else:
                 # Built at the first block that is missing: a search that was almost done needs no index for long.
-                search = search or make_search(chosen, rows, k, recall)
+                if search is None:
+                    search = EuclideanSearch(rows) if metric == "euclidean" else make_search(chosen, rows, k, recall)
                 ids_NK[block], similarities_NK[block] = nearest_others(search, np.arange(block.start, block.stop), k)
                 if saved is not None:
                     with written_whole(saved) as temporary:
@@ -90,6 +106,8 @@ def mine_neighbors(
             advance(block.stop - block.start)
     ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
+    if metric != "cosine":
+        settings["metric"] = metric
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):
         settings["recall"] = measured_recall(rows, ids_NK)

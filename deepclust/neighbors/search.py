@@ -63,6 +63,32 @@ class ExactSearch:
         return torch.cat(ids, dim=1).gather(1, best.indices).numpy(), best.values.float().numpy()
 
 
+class EuclideanSearch:
+    """Euclidean distance on the rows as they are, by blocked matrix products in float32; the rows are kept in memory.
+
+    The `similarities` are minus the distances, which are computed again from the differences for those that are kept.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows_ND = torch.from_numpy(np.array(rows[:], dtype=np.float32))
+        # Distances do not change when all rows move together, but the rounding of their products does.
+        self.rows_ND -= self.rows_ND.mean(dim=0)
+        self.half_norms_N = self.rows_ND.square().sum(dim=1) / 2
+
+    def query(self, ids_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        query_QD = self.rows_ND[torch.from_numpy(ids_Q)]
+        # Minus half the squared distance, but for the query's own norm, which does not change the order.
+        found_QK = torch.addmm(-self.half_norms_N, query_QD, self.rows_ND.T).topk(k, dim=1).indices
+        distances_QK = torch.cat(
+            [
+                torch.linalg.vector_norm(self.rows_ND[ids] - query, dim=2)
+                for ids, query in zip(found_QK.split(64), query_QD[:, None].split(64))
+            ]
+        )
+        best = distances_QK.sort(dim=1, stable=True)
+        return found_QK.gather(1, best.indices).numpy(), -best.values.numpy()
+
+
 class ScreenedSearch(ExactSearch):
     """All pairs in bfloat16, then the best K + margin candidates of each query again in float32.
 

@@ -30,7 +30,7 @@ class Neighbors:
 
     Attributes:
         ids: (N, K) int32 row numbers, never the row itself.
-        similarities: (N, K) float32 cosine similarities.
+        similarities: (N, K) float32 cosine similarities; minus the distances where `settings` say metric euclidean.
         settings: how they were mined.
         partitions: clusterings of this graph, by what they were made with: the losses of a run share them.
     """
@@ -125,16 +125,18 @@ def _from_first(found: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -
     return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)
 
 
-def cache_folder(features: FeatureSet, cache_dir: str | os.PathLike | None = None) -> Path | None:
-    """`cache_dir`, else a folder beside the features, else None; only if it can be written."""
+def cache_folder(
+    features: FeatureSet, cache_dir: str | os.PathLike | None = None, kind: str = "neighbors"
+) -> Path | None:
+    """`cache_dir`, else a folder of that kind beside the features, else None; only if it can be written."""
     if cache_dir is not None:
         folder = Path(cache_dir)
     elif features.root is None:
         return None
     elif features.root.is_dir():
-        folder = features.root / "neighbors"
+        folder = features.root / kind
     else:
-        folder = features.root.with_name(features.root.name + ".neighbors")
+        folder = features.root.with_name(f"{features.root.name}.{kind}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -26,7 +26,15 @@ DISPLAY_NAMES = {
     "scan": "SCANv2",
     "tsp": "TSP",
     "kmeans": "k-means",
+    "kmeans_l2": "k-means, ℓ2",
     "agglomerative": "Agglomerative",
+    "agglomerative_threshold": "Agglomerative w/o C",
+    "affinity_propagation": "Affinity propagation",
+    "spectral": "Spectral",
+    "hdbscan": "HDBSCAN",
+    "optics": "OPTICS",
+    "louvain": "Louvain",
+    "leiden": "Leiden",
 }
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"

@@ -64,11 +64,18 @@ class WholeCheckpoint(pl.Callback):
         self._saved_at = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        last = trainer.current_epoch + 1 == trainer.max_epochs
         # Rank 0's clock decides for all: saving is a collective call.
         due = trainer.strategy.broadcast(last or time.monotonic() - self._saved_at >= self.every_seconds)
-        if not due:
-            return
+        if due:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Training that was ended early did not know its last epoch for the last.
+        if trainer.should_stop and trainer.current_epoch != trainer.max_epochs:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             with written_whole(self.path) as temporary:
                 trainer.save_checkpoint(temporary)

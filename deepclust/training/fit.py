@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -22,11 +23,15 @@ from deepclust.errors import InputError
 from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
-from deepclust.training.module import ClusteringModule
+from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import PairDataModule
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
+# Freed memory is kept for the next step while no tensor of a step is larger.
+KEPT_BYTES = 256 << 20
+# An epoch whose loss fell by less, in nats, counts as one without progress.
+MIN_IMPROVEMENT = 1e-3
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
@@ -106,6 +111,11 @@ def fit_heads(
     )
     if validation is not None and logger:
         callbacks = [*callbacks, LogValidation(validation, val_every_n_epochs)]
+    if recipe.patience is not None:
+        callbacks = [
+            *callbacks,
+            EarlyStopping(f"{log_prefix}{EPOCH_LOSS}", MIN_IMPROVEMENT, recipe.patience, check_on_train_epoch_end=True),
+        ]
     resume_from = None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -138,11 +148,18 @@ def fit_heads(
             )
         except MisconfigurationException as error:
             raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
-        with freed_memory_kept():
+        # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
+        with freed_memory_kept() if _largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
     seconds = time.perf_counter() - started
     return FitResult(module.trained(), seconds, data.neighbors)
+
+
+def _largest_bytes(recipe: Recipe) -> int:
+    """Of the logits or the hidden layer of all heads, both views, in bfloat16."""
+    width = max(recipe.n_clusters, recipe.hidden_dim if recipe.head == "mlp" else 0)
+    return 2 * recipe.n_heads * 2 * (recipe.micro_batch_size or recipe.batch_size) * width
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:

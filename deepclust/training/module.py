@@ -26,6 +26,9 @@ from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
+# The lowest head's loss over an epoch, logged under this name.
+EPOCH_LOSS = "train/lowest_loss"
+
 
 class ClusteringModule(pl.LightningModule):
     """Multi-head student–teacher training on frozen features.
@@ -274,6 +277,7 @@ class ClusteringModule(pl.LightningModule):
         losses = self.last_loss_H.tolist()
         name = f"{self.log_prefix}train/loss_head"
         self.log_dict({f"{name}_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
+        self.log(f"{self.log_prefix}{EPOCH_LOSS}", min(losses))  # on every rank: early stopping looks at it
 
     # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------
 

@@ -40,6 +40,8 @@ class Recipe:
         preprocess: `standardize`, `l2` or `none`, fitted on the training split.
         pca_dim: project the features to so many principal directions first; None keeps all.
         max_epochs: passes over the samples; None: 10, or as many as make 120 steps where the data are small.
+        patience: end training after so many epochs in which the lowest head's loss fell by less than 0.001 nats; None
+            trains to the end. For `lr_schedule=constant`: the cosine needs to know its end.
         batch_size: B, the batch that the loss sees, over all devices.
         micro_batch_size: the pairs that memory sees at a time on one device; None takes the batch whole. It changes
             memory and speed, never the result beyond float order.
@@ -68,6 +70,7 @@ class Recipe:
     preprocess: str = "standardize"
     pca_dim: int | None = None
     max_epochs: int | None = None
+    patience: int | None = None
     batch_size: int = 512
     micro_batch_size: int | None = None
     optimizer: str = "adamw"
@@ -91,7 +94,7 @@ class Recipe:
         ):
             if value not in choices:
                 raise InputError(f"unknown {name} '{value}': choose one of {', '.join(choices)}")
-        for name in ("n_heads", "n_neighbors", "max_epochs", "batch_size", "hidden_dim", "embedding_dim"):
+        for name in ("n_heads", "n_neighbors", "max_epochs", "patience", "batch_size", "hidden_dim", "embedding_dim"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | np.integer) or value < 1):
                 raise InputError(f"{name} is {value}: it must be 1 or more")

@@ -296,3 +296,23 @@ def test_bfloat16_finds_the_same_clusters(loss, planted):
     recipe = recipe_of(loss, init="kmeans", max_epochs=10)
     clustering = fit(planted, recipe, precision="bf16-mixed").assign(planted)
     assert adjusted_rand_score(planted.labels, clustering.labels) > 0.99
+
+
+def test_patience_ends_training_once_the_loss_is_flat(planted, tmp_path):
+    recipe = recipe_of(
+        "temi", max_epochs=40, patience=2, lr_schedule="constant", learning_rate=1e-9, warmup_fraction=0.0
+    )
+    recorder = Recorder()
+    stopped = fit_heads(planted, recipe, precision="32", callbacks=[recorder], checkpoint=tmp_path / "x.ckpt")
+    steps_per_epoch = -(-len(planted) // recipe.batch_size)
+    # TEMI's running marginal settles within a few epochs; nothing else moves.
+    assert 3 * steps_per_epoch <= len(recorder.rates) < 40 * steps_per_epoch
+    saved = TrainedHeads.load(tmp_path / "x.ckpt")
+    np.testing.assert_allclose(saved.losses_H, stopped.trained.losses_H)
+
+
+def test_training_that_makes_progress_is_not_ended(planted):
+    recorder = Recorder()
+    recipe = recipe_of("temi", init="random", max_epochs=6, patience=1, lr_schedule="constant")
+    fit_heads(planted, recipe, precision="32", callbacks=[recorder])
+    assert len(recorder.rates) == 6 * -(-len(planted) // recipe.batch_size)

@@ -1,0 +1,160 @@
+"""The splits of a data set in a reduced space: fitted on the first, kept on disk.
+
+The reduced features are kept under a key of the features and the settings. The fitted models are not: with its seed
+fixed a reduction is fitted again to the same result, and no pickle has to be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.errors import InputError
+from deepclust.features.datasets import Dataset
+from deepclust.features.store import MANIFEST, FeatureSet, load_features
+from deepclust.files import fingerprint, write_json
+from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.neighbors.store import cache_folder
+from deepclust.reduction import Reduction
+
+# Bumped whenever the result changes for the same settings, so that nothing of an older rule is read.
+REDUCTION_VERSION = 1
+
+
+def reduced_splits(
+    reduction: Reduction,
+    splits: Mapping[str, FeatureSet],
+    *,
+    neighbors: Callable[[], Neighbors] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> dict[str, FeatureSet]:
+    """Fit a reduction to the first split and take every split into its space.
+
+    Args:
+        reduction: what to do; `none` gives the splits back.
+        splits: features by name, of the same dimension.
+        neighbors: gives the mined neighbors of the first split, for UMAP and PaCMAP to start from; called only if the
+            result is not kept yet. None: `Reduction` searches.
+        cache_dir: where results are kept; None: a folder beside the features of the first split. Features in memory,
+            or in a folder that cannot be written, are reduced anew.
+
+    Returns:
+        FeatureSets of the same names, with the labels and paths of the given ones; `manifest["reduction"]` holds the
+        settings and the `note` for a table.
+
+    Raises:
+        InputError: as `Reduction.check` and `Reduction.transform`.
+    """
+    if reduction.kind == "none":
+        return dict(splits)
+    fitted_on = next(iter(splits.values()))
+    reduction.check(len(fitted_on), fitted_on.dim)
+    folder = cache_folder(fitted_on, cache_dir, "reductions")
+    key = fingerprint(
+        fitted_on.fingerprint(),
+        reduction.settings,
+        reduction.package_version,
+        REDUCTION_VERSION,
+    )
+    places = {name: folder and folder / key / split.fingerprint() for name, split in splits.items()}
+    kept = {name: load_features(place) for name, place in places.items() if place and (place / MANIFEST).is_file()}
+    results = dict(kept)
+    if len(kept) == len(splits):
+        return {name: _dressed(kept[name], split) for name, split in splits.items()}
+    mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
+    for name, split in splits.items():
+        if split is fitted_on:
+            rows_NP = reduction.fit_transform(split.features, mined)
+        elif name not in kept:
+            rows_NP = reduction.transform(split.features)
+        place = places[name]
+        if name not in kept:
+            result = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
+            results[name] = result if place is None else load_features(result.save(place))
+        elif split is fitted_on and not np.allclose(np.asarray(kept[name].features), rows_NP, atol=1e-3):
+            raise InputError(
+                f"{place} was reduced on another machine or by other versions, and cannot be repeated here: delete it"
+            )
+    return {name: _dressed(results[name], split) for name, split in splits.items()}
+
+
+def reduced_dataset(
+    reduction: Reduction,
+    dataset: Dataset,
+    *,
+    fitted_on: FeatureSet | None = None,
+    mining: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    neighbors_dir: str | os.PathLike | None = None,
+    record: Path | None = None,
+) -> Dataset:
+    """A data set in the reduced space.
+
+    Args:
+        reduction: what to do.
+        dataset: its training split is fitted on.
+        fitted_on: another split to fit on instead, as for features that are met after training.
+        mining: options of `mine_neighbors`. By cosine, UMAP and PaCMAP start from the mined neighbors that are kept
+            beside the features.
+        cache_dir: as in `reduced_splits`.
+        neighbors_dir: where mined neighbors are kept.
+        record: a file with the settings and a digest of the result; written where it is missing, else compared.
+
+    Raises:
+        InputError: as `reduced_splits`; or if the record tells of another result.
+    """
+    if reduction.kind == "none":
+        return dataset
+    start = dataset.train if fitted_on is None else fitted_on
+
+    def mine() -> Neighbors:
+        k = reduction.wanted_neighbors(len(start))
+        return cached_neighbors(start, k, cache_dir=neighbors_dir, **(mining or {}))
+
+    splits = {"fitted_on": start, "train": dataset.train}
+    if dataset.test is not None:
+        splits["test"] = dataset.test
+    if fitted_on is None:
+        del splits["fitted_on"]
+    reduced = reduced_splits(
+        reduction, splits, neighbors=mine if reduction.metric == "cosine" else None, cache_dir=cache_dir
+    )
+    if record is not None:
+        _compare(record, next(iter(reduced.values())))
+    return replace(dataset, train=reduced["train"], test=reduced.get("test"))
+
+
+def _compare(record: Path, reduced: FeatureSet) -> None:
+    facts = {**reduced.manifest["reduction"], "digest": fingerprint(np.asarray(reduced.features))}
+    if not record.is_file():
+        write_json(record, facts)
+        return
+    earlier = json.loads(record.read_text(encoding="utf-8"))
+    changed = [key for key in facts if facts[key] != earlier.get(key)]
+    if changed:
+        raise InputError(
+            f"{record} tells of another reduction ({', '.join(changed)}): the features, their settings, the version of "
+            "the package or the machine have changed; start a new run"
+        )
+
+
+def _facts(reduction: Reduction) -> dict[str, Any]:
+    return {**reduction.settings, "package_version": reduction.package_version, "note": reduction.note}
+
+
+def _dressed(reduced: FeatureSet, original: FeatureSet) -> FeatureSet:
+    """Reduced features with the labels, paths and provenance of those they were made from."""
+    provenance = {key: value for key, value in original.manifest.items() if key not in ("shards", "n_rows")}
+    return replace(
+        reduced,
+        labels=original.labels,
+        class_names=original.class_names,
+        paths=original.paths,
+        manifest={**provenance, **reduced.manifest},
+    )

@@ -18,8 +18,8 @@ def run(cfg: DictConfig) -> None:
     from deepclust.features.extraction import extract, rank_device
     from deepclust.features.sources import open_sources
 
-    if cfg.data.name in ("digits", "features"):
-        raise InputError(f"data={cfg.data.name} comes as features: there are no images to extract them from")
+    if cfg.data.name == "features":
+        raise InputError("data=features comes as features: there are no images to extract them from")
     options = {str(key): value for key, value in cfg.encoder.items()}
     # Fashion-MNIST's default for training is raw pixels.
     options["name"] = options["name"] or cfg.data.encoder or "efficientnet_lite0"

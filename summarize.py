@@ -5,6 +5,7 @@ python summarize.py runs/my_seeds --split test --markdown docs/table.md
 python summarize.py runs/sweep --by n_clusters --metric nmi --figure nmi_over_c
 python summarize.py runs/sweep --by encoder --difference temi scan --figure difference
 python summarize.py runs/sweep --by benchmark --separability --figure separability
+python summarize.py runs/rehearsal --benchmarks --figure docs/images/accuracy     benchmarks × methods, and figure 2
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ def main() -> None:
     parser.add_argument("--metric", default="acc", help="with --by: acc, nmi, top1_to_L, ece, … (default: acc)")
     parser.add_argument("--difference", nargs=2, metavar="METHOD", help="with --by: draw the first minus the second")
     parser.add_argument("--separability", action="store_true", help="separability over linear-probe accuracy, with R²")
-    parser.add_argument("--figure", type=Path, help="with --by or --separability: write PATH.png and PATH.svg")
+    parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
+    parser.add_argument("--figure", type=Path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
     options = parser.parse_args()
     with one_line_errors():
-        if options.separability:
+        if options.benchmarks:
+            show_benchmarks(options)
+        elif options.separability:
             show_separability(options)
         elif options.by:
             show_sweep(options)
@@ -120,6 +124,24 @@ def show_separability(options: argparse.Namespace) -> None:
 def run_folders(folders: list[Path], file: str) -> list[Path]:
     """The folders that hold a file, among those given and those directly below them."""
     return [place for folder in folders for place in (folder, *sorted(folder.glob("*"))) if (place / file).is_file()]
+
+
+def show_benchmarks(options: argparse.Namespace) -> None:
+    """A row per benchmark, a column per method."""
+    from deepclust.report.benchmark_figures import accuracy_figure, benchmark_markdown, benchmark_rows, benchmark_table
+
+    found = run_folders(options.folders, "results.json")
+    configs = {folder: OmegaConf.load(folder / "config.yaml") for folder in found}
+    rows = benchmark_rows(found, {run: OmegaConf.select(config, "benchmark.name") for run, config in configs.items()})
+    if not rows:
+        raise InputError(f"no results in {', '.join(map(str, options.folders))}: name run folders of train.py")
+    split = options.split or ("test" if any(row["split"] == "test" for row in rows) else "train")
+    report_console().print(benchmark_table(rows, split))
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(benchmark_markdown(rows, split), encoding="utf-8")
+    if options.figure:
+        print(*accuracy_figure(rows, options.figure, split))
 
 
 def collect(folders: list[Path], split: str | None) -> list[dict]:

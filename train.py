@@ -4,6 +4,8 @@ python train.py                                              digits, every loss,
 python train.py loss=temi data=fashion_mnist init=kmeans     one loss, another data set
 python train.py data=features data.train=X.npy n_clusters=100
 python train.py loss=none baselines=all reduction=umap       every clusterer, in a reduced space
+python train.py baselines=all select=silhouette              and which of all to take, without labels
+python train.py data=fashion_mnist benchmark=odd             one of the benchmarks of docs/imagenet21k.md
 python train.py -m loss=temi,scan,tsp seed=0,1,2             a sweep
 """
 
@@ -63,12 +65,14 @@ def run(config: dict[str, Any]) -> None:
         print(f"{path} is finished already: {folder.results}")
         return
     dataset = load_data(config)
-    n_clusters = config["data"]["n_clusters"] if config["n_clusters"] is None else config["n_clusters"]
+    n_clusters: Any = config["n_clusters"] if config["n_clusters"] is not None else known_classes(config, dataset)
+    select = config["select"]
     if n_clusters is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     recipes = [make_recipe(name, settings, config, n_clusters) for name, settings in config["loss"].items()]
-    baselines = config["baselines"]
+    baselines = config["baselines"] if n_clusters is not None else without_c(config["baselines"], select)
     reduction = make_reduction(config)
+    others = select_reductions(config, len(dataset.train)) if select["by"] is not None else []
     check_inputs(
         dataset,
         recipes,
@@ -87,6 +91,7 @@ def run(config: dict[str, Any]) -> None:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     if logger:
         logger.log_hyperparams(config)
+    unreduced = dataset
     dataset = reduced_dataset(
         reduction,
         dataset,
@@ -110,6 +115,7 @@ def run(config: dict[str, Any]) -> None:
             mining=mining,
             progress=True,
             in_memory=config["data"]["in_memory"],
+            silhouette=config["silhouette"],
             **trainer,
         )
     finally:
@@ -119,6 +125,8 @@ def run(config: dict[str, Any]) -> None:
             # Without this the next job of a sweep would continue this run.
             wandb.finish()
     if results is not None:
+        if select["by"] is not None:
+            select_among(results, dataset, unreduced, config, others, n_clusters, folder)
         console = report_console()
         console.print(results_table(results.rows, notes=results.notes))
         console.print(f"run folder: {folder.path}", soft_wrap=True)
@@ -130,7 +138,17 @@ def load_data(config: dict[str, Any]) -> Any:
     data = {key: value for key, value in config["data"].items() if key not in NOT_LOADED}
     encoder = config.get("encoder") or data.pop("encoder")
     data.pop("encoder", None)
-    return load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    dataset = load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
+    if config.get("benchmark"):
+        from deepclust.benchmarks.selection import select_benchmark
+
+        dataset = select_benchmark(dataset, **config["benchmark"])
+    return dataset
+
+
+def known_classes(config: dict[str, Any], dataset: Any) -> int | None:
+    """How many classes the data set has, or what its benchmark leaves of them; None where nobody knows."""
+    return len(dataset.train.class_names) if config.get("benchmark") else config["data"]["n_clusters"]
 
 
 # Keys of conf/data/ that are about training on the data, not about loading it.
@@ -147,6 +165,54 @@ def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_c
     return Recipe(
         **{**settings, **sized, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]}
     )
+
+
+def without_c(baselines: dict[str, Any], select: dict[str, Any]) -> dict[str, Any]:
+    """The baselines of a run whose C is unknown: those that need one wait for the numbers that select= tries."""
+    from deepclust.baselines import BASELINES
+
+    if not select.get("n_clusters"):
+        return baselines
+    return {name: options for name, options in baselines.items() if not BASELINES[name].needs_n_clusters}
+
+
+def select_reductions(config: dict[str, Any], n_samples: int) -> list[Any]:
+    """The further reductions of select=; refuses numbers of clusters that cannot be."""
+    from deepclust.reduction import Reduction
+    from deepclust.selection import check_numbers
+
+    select = config["select"]
+    check_numbers(select["n_clusters"] or (), n_samples)
+    return [Reduction(kind, select["dims"], seed=config["seed"]) for kind in select["reductions"] or ()]
+
+
+def select_among(
+    results: Any,
+    reduced: Any,
+    unreduced: Any,
+    config: dict[str, Any],
+    others: list[Any],
+    n_clusters: int | None,
+    run: Any,
+) -> None:
+    """Choose by silhouette among the run's clusterings and the further ones that select= names; note it down."""
+    from deepclust.report.tables import write_results
+    from deepclust.selection import select_in_run
+
+    selection = select_in_run(
+        run,
+        reduced,
+        unreduced,
+        reduction=make_reduction(config),
+        others=others,
+        methods=[row["method"] for row in results.rows if row["split"] == "train"],
+        baselines=config["baselines"],
+        n_clusters=config["select"]["n_clusters"] or [n_clusters],
+        seed=config["seed"],
+        cache_dir=reductions_folder(config),
+    )
+    results.notes.append(selection.note)
+    write_results(run.path, results.rows, results.notes)
 
 
 def make_reduction(config: dict[str, Any]) -> Any:
@@ -181,7 +247,8 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    name = f"{moment}_{config['data']['name']}_{methods}"
+    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
+    name = f"{moment}_{data}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:

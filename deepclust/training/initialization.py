@@ -13,8 +13,10 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from deepclust.features.row_view import RowView
+from deepclust.features.store import Rows
 from deepclust.heads import Heads, LinearHeads, MLPHeads
-from deepclust.kmeans import spherical_kmeans
+from deepclust.kmeans import kmeans_predict, spherical_kmeans
 from deepclust.neighbors import Neighbors
 from deepclust.spectral import spectral_embedding, spectral_labels
 from deepclust.training.bank import BankRows, FeatureBank
@@ -31,6 +33,11 @@ COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
 MAX_COMPONENTS = 192
 # Pairs per sample over which the mutual information is measured.
 PAIR_NEIGHBORS = 20
+# From so many clusters on, seeding k-means center by center and running it to its end over all samples costs more than
+# the training it prepares: a few rounds from random rows, over so many rows per cluster, are a start all the same.
+SAMPLED_CLUSTERS = 2000
+SAMPLE_ROWS_PER_CLUSTER = 16
+SAMPLE_ITERATIONS = 3
 # One map has to turn further than three layers together.
 WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
 WARM_START_BATCH = 512
@@ -42,7 +49,7 @@ def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors:
 
     `kmeans` on a linear head is TSP's formula with the spherical k-means centres of the head's inputs (appendix A); on
     an mlp head each prototype is the normalised mean of its cluster's members under the head's own, still random,
-    embedding. Every head has a k-means run of its own.
+    embedding. Every head has a k-means run of its own; from 2000 clusters on it is a short one over a sample.
 
     `spectral` clusters the neighbour graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
@@ -51,19 +58,34 @@ def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors:
         return
     if recipe.init == "kmeans":
         runs = [
-            spherical_kmeans(BankRows(bank), recipe.n_clusters, n_init=1, seed=recipe.seed + SEED_STRIDE * head)
-            for head in range(heads.n_heads)
+            _kmeans_start(bank, recipe.n_clusters, recipe.seed + SEED_STRIDE * head) for head in range(heads.n_heads)
         ]
         if isinstance(heads, LinearHeads):
-            heads.set_prototypes(torch.from_numpy(np.stack([run.centroids_CD for run in runs])).to(bank.device))
+            heads.set_prototypes(torch.from_numpy(np.stack([centroids_CD for centroids_CD, _ in runs])).to(bank.device))
             return
-        labels_HN = np.stack([run.labels_N for run in runs])
+        labels_HN = np.stack(
+            [kmeans_predict(BankRows(bank), run[0], top=1)[0] if run[1] is None else run[1] for run in runs]
+        )
     else:
         labels_HN = spectral_partitions(neighbors, recipe.n_clusters, heads.n_heads, seed=recipe.seed)
     labels = torch.from_numpy(labels_HN).long().to(bank.device)
     heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
     if recipe.init == "spectral":
         warm_start(heads, bank, labels, recipe)
+
+
+def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(C, P) centers of the inputs, and every sample's label unless they come from a sample."""
+    rows: Rows = BankRows(bank)
+    if n_clusters < SAMPLED_CLUSTERS:
+        run = spherical_kmeans(rows, n_clusters, n_init=1, seed=seed)
+        return run.centroids_CD, run.labels_N
+    n_sampled = min(len(rows), SAMPLE_ROWS_PER_CLUSTER * n_clusters)
+    ids = np.sort(np.random.default_rng(seed).choice(len(rows), n_sampled, replace=False))
+    run = spherical_kmeans(
+        RowView(rows, ids), n_clusters, n_init=1, max_iter=SAMPLE_ITERATIONS, init="random", seed=seed
+    )
+    return run.centroids_CD, None
 
 
 def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0) -> np.ndarray:

@@ -131,7 +131,7 @@ def test_own_features_are_checked(tmp_path: Path) -> None:
     [
         ("features", {}, "data=features needs data.train"),
         ("folder", {}, "data=folder needs data.path"),
-        ("digits", {"encoder": "dino_vitb16"}, "takes no encoder"),
+        ("digits", {"encoder": "dino_vitb16"}, "make them with `python extract.py data=digits encoder=dino_vitb16`"),
         ("digits", {"train": "x.npy"}, "are for data=features"),
         ("features", {"train": "x.npy", "test_labels": "y.npy"}, "without data.test"),
         ("nothing", {}, "unknown data set 'nothing': one of .*cifar10"),

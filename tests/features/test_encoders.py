@@ -14,13 +14,14 @@ from deepclust.errors import InputError
 from deepclust.features.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
 from deepclust.features.encoders import Encoder, fold_batch_norms, load_encoder
 from deepclust.features.idx import DEBIAN_FOLDER, fashion_mnist
-from deepclust.features.weights import LITE0_PACKAGE, lite0_weights, load_into
+from deepclust.features.weights import WEIGHT_PACKAGES, load_into, packaged_weights
 
 CONF = Path(__file__).parents[2] / "conf"
 # Features of Fashion-MNIST made independently with the same weights: a folder with test_features.npy.
 REFERENCE = os.environ.get("DEEPCLUST_LITE0_REFERENCE")
 needs_lite0 = pytest.mark.skipif(
-    importlib.util.find_spec(LITE0_PACKAGE) is None, reason="needs deepclust[offline-encoder]"
+    any(importlib.util.find_spec(package) is None for package in WEIGHT_PACKAGES.values()),
+    reason="needs deepclust[offline-encoder]",
 )
 VIT = {"name": "small", "library": "timm", "model": "test_vit", "image_size": 32}
 
@@ -69,9 +70,10 @@ def test_moco_v3_vit_s_has_twelve_heads() -> None:
 
 
 @needs_lite0
-def test_lite0_weights_map_in_order_onto_timms_names() -> None:
-    model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    state = lite0_weights(model)
+@pytest.mark.parametrize("name", WEIGHT_PACKAGES)
+def test_packaged_weights_map_in_order_onto_timms_names(name: str) -> None:
+    model = timm.create_model(name, num_classes=0)
+    state = packaged_weights(model, name)
     assert state is not None
     expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     assert set(state) == expected

@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_samples as reference_samples
 from sklearn.metrics import silhouette_score
 
 from deepclust.errors import InputError
-from deepclust.metrics import cluster_usage, intrinsic, silhouette, silhouette_samples
+from deepclust.metrics import cluster_usage, intrinsic, pairwise_silhouette, silhouette, silhouette_samples
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,21 @@ def blobs():
     return features.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean", "euclidean"])
+# Ours and scikit-learn's name of the distance.
+METRICS = {
+    "cosine": "cosine",
+    "sqeuclidean": "sqeuclidean",
+    "euclidean": "euclidean",
+    "l1": "manhattan",
+    "linf": "chebyshev",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_silhouette_equals_scikit_learns_without_the_noise(blobs, metric):
     features, labels = blobs
     kept = labels != -1
-    expected = silhouette_score(features[kept].astype(float), labels[kept], metric=metric)
+    expected = silhouette_score(features[kept].astype(float), labels[kept], metric=METRICS[metric])
     result = silhouette(features, labels, metric=metric)
     assert result.value == pytest.approx(expected, abs=1e-5)
     assert (result.n_used, result.n_clustered, result.sampled) == (591, 591, False)
@@ -49,11 +59,24 @@ def test_a_far_away_origin_does_not_spoil_the_closed_form(blobs):
     assert silhouette(moved, labels, metric="sqeuclidean").value == pytest.approx(expected, abs=1e-4)
 
 
-def test_euclidean_is_sampled_above_the_limit_and_says_so(blobs, monkeypatch):
+@pytest.mark.parametrize("metric", ["euclidean", "l1", "linf"])
+def test_all_pairs_agree_with_scikit_learn_per_sample_and_in_any_blocks(blobs, metric, monkeypatch):
+    features, labels = blobs
+    kept = labels != -1
+    expected = reference_samples(features[kept].astype(float), labels[kept], metric=METRICS[metric])
+    ours = pairwise_silhouette.pairwise_silhouette_samples(features[kept], labels[kept], metric=metric)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    monkeypatch.setattr(pairwise_silhouette, "BLOCK_DISTANCES", 5000)
+    blockwise = pairwise_silhouette.pairwise_silhouette_samples(features[kept], labels[kept], metric=metric)
+    np.testing.assert_allclose(blockwise, ours, atol=1e-5)
+
+
+def test_all_pairs_are_sampled_above_the_limit_and_say_so(blobs):
     features, labels = blobs
     exact = silhouette(features, labels, metric="euclidean").value
-    monkeypatch.setattr(intrinsic, "EUCLIDEAN_SAMPLES", 300)
-    sampled, again, other = (silhouette(features, labels, metric="euclidean", seed=s) for s in (0, 0, 1))
+    sampled, again, other = (
+        silhouette(features, labels, metric="euclidean", max_pairwise=300, seed=s) for s in (0, 0, 1)
+    )
     assert sampled.sampled
     assert "300 of 591" in sampled.note
     assert sampled.value == again.value != other.value

@@ -18,6 +18,7 @@ from deepclust.preprocess import FeatureTransform
 from deepclust.training import initialization
 from deepclust.training.bank import FeatureBank
 from deepclust.training.initialization import (
+    SAMPLE_ITERATIONS,
     cluster_means,
     initialize_heads,
     pair_information,
@@ -181,3 +182,24 @@ def test_partitions_of_one_graph_are_made_once(planted, monkeypatch):
     monkeypatch.setattr(initialization, "spectral_embedding", None)  # a second computation would fail
     np.testing.assert_array_equal(initialization.spectral_partitions(neighbors, 5, 2, seed=3), first[:2])
     np.testing.assert_array_equal(fresh, first[:2])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_at_thousands_of_clusters_kmeans_starts_from_a_few_rounds_over_a_sample(kind, planted, monkeypatch):
+    looked_at = []
+
+    def recorded(rows, n_clusters, **settings):
+        looked_at.append((len(rows), settings["max_iter"]))
+        return spherical_kmeans(rows, n_clusters, **settings)
+
+    monkeypatch.setattr("deepclust.training.initialization.SAMPLED_CLUSTERS", C)
+    monkeypatch.setattr("deepclust.training.initialization.spherical_kmeans", recorded)
+    heads, drawn, bank = started(planted, kind, "kmeans")
+    assert looked_at == [(16 * C, SAMPLE_ITERATIONS)] * H
+    found = assigned(heads, bank)
+    # Rough starts, but starts: better than the heads as drawn, and each head its own.
+    for head in range(H):
+        ours, theirs = (adjusted_rand_score(planted.labels, labels[head]) for labels in (found, assigned(drawn, bank)))
+        assert ours > theirs
+    again, _, _ = started(planted, kind, "kmeans")
+    np.testing.assert_array_equal(assigned(again, bank), found)

@@ -1,0 +1,148 @@
+"""Tables and figures over benchmarks: methods side by side, accuracy against granularity and imbalance (figure 2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from deepclust.errors import InputError
+from deepclust.report.figures import MARKERS, PALETTE, new_figure, save_figure
+from deepclust.report.tables import display_name
+
+WHOLE = "all classes"
+# The paper's order; `all classes` closes each group of figure 2.
+DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
+SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
+
+Row = Mapping[str, Any]
+
+
+def benchmark_rows(folders: Iterable[str | os.PathLike], benchmark_of: Mapping[Path, str | None]) -> list[dict]:
+    """The rows of results of run folders, each with the `benchmark` it was run on.
+
+    Args:
+        folders: run folders with `results.json`.
+        benchmark_of: the benchmark of each, None without one.
+    """
+    rows = []
+    for folder in map(Path, folders):
+        name = benchmark_of[folder] or WHOLE
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        rows += [{**row, "benchmark": name} for row in found]
+    return rows
+
+
+def means_by_benchmark(rows: Sequence[Row], split: str, metric: str) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """benchmark → method → (mean, standard deviation, runs) of a metric on a split; standard deviation over seeds.
+
+    Raises:
+        InputError: if no row has that split and metric.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["split"] == split and row.get(metric) is not None:
+            values.setdefault(row["benchmark"], {}).setdefault(row["method"], []).append(float(row[metric]))
+    if not values:
+        raise InputError(f"no results of split {split} hold {metric}: choose another split or metric")
+    return {
+        benchmark: {
+            method: (float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else 0.0, len(found))
+            for method, found in methods.items()
+        }
+        for benchmark, methods in values.items()
+    }
+
+
+def ordered(benchmarks: Iterable[str]) -> list[str]:
+    """In the order of the paper's tables, others behind, the whole data set last."""
+    from deepclust.benchmarks.counts import PAPER_COUNTS
+
+    places = {name: place for place, name in enumerate([*PAPER_COUNTS, "odd"])}
+    return sorted(benchmarks, key=lambda name: (name == WHOLE, places.get(name, len(places)), name))
+
+
+def benchmark_cells(rows: Sequence[Row], split: str, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table benchmarks × (metric, method), in percent, with ± where there are several seeds."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    tables = {metric: means_by_benchmark(rows, split, metric) for metric in metrics}
+    clusters = {row["benchmark"]: row["n_clusters"] for row in rows}
+    header = ["Benchmark", "Clusters"]
+    header += [f"{metric.upper()} {display_name(method)}" for metric in metrics for method in methods]
+    lines = []
+    for benchmark in ordered(clusters):
+        line = [benchmark, str(clusters[benchmark])]
+        for metric in metrics:
+            found = tables[metric].get(benchmark, {})
+            best = max((value[0] for value in found.values()), default=None)
+            for method in methods:
+                if method not in found:
+                    line.append("–")
+                    continue
+                mean, std, runs = found[method]
+                text = f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if runs > 1 else "")
+                line.append(f"**{text}**" if mean == best else text)
+        lines.append(line)
+    return header, lines
+
+
+def benchmark_markdown(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("acc", "ami")) -> str:
+    """The table in Markdown, the best method of each benchmark and metric in bold."""
+    header, lines = benchmark_cells(rows, split, metrics)
+    rule = ["---"] * 2 + ["---:"] * (len(header) - 2)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines]) + "\n"
+
+
+def benchmark_table(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("acc", "ami")) -> Table:
+    """The table for the terminal."""
+    header, lines = benchmark_cells(rows, split, metrics)
+    table = Table(title=f"{split} split, %", title_justify="left", box=None)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for line in lines:
+        table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in line))
+    return table
+
+
+def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> list[Path]:
+    """Clustering accuracy against the maximal depth d, and against the interval s around the median (figure 2).
+
+    Args:
+        rows: of `benchmark_rows`; benchmarks that were not run leave a gap.
+        path: of the picture, without a suffix.
+        split: whose accuracy.
+
+    Raises:
+        InputError: if none of the benchmarks of either axis is among the rows.
+    """
+    means = means_by_benchmark(rows, split, "acc")
+    panels = (
+        ("maximal depth d of the classes", {name: depth for depth, name in enumerate(DEPTHS, 1)}, 9),
+        ("classes within s percent of the median frequency", SPREADS, 50),
+    )
+    if not any(name in means for _, places, _ in panels for name in places):
+        raise InputError("no benchmark of figure 2 (coarse_1 … coarse_8, tiny … huge) is among the results")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = new_figure(n_columns=2)
+    for axis, (label, places, whole) in zip(axes, panels):
+        known = {**places, WHOLE: whole}
+        for index, method in enumerate(methods):
+            points = [(at, *means[name][method][:2]) for name, at in known.items() if method in means.get(name, {})]
+            if not points:
+                continue
+            x, mean, std = np.array(sorted(points)).T
+            color = PALETTE[index % len(PALETTE)]
+            marker = MARKERS[index % len(MARKERS)]
+            axis.plot(x, 100 * mean, color=color, marker=marker, label=display_name(method))
+            if std.any():
+                axis.fill_between(x, 100 * (mean - std), 100 * (mean + std), color=color, alpha=0.15, linewidth=0)
+        axis.set_xticks(list(known.values()), [*map(str, places.values()), "all"])
+        axis.set_xlabel(label)
+        axis.set_ylabel("accuracy (%)")
+    axes[0].legend()
+    return save_figure(figure, path)

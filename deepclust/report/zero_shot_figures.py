@@ -1,0 +1,125 @@
+"""The zero-shot protocol's figures: average ranks, AMI against silhouette, AMI by taxonomy level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from deepclust.benchmarks.zero_shot.protocol import CLASSES
+from deepclust.benchmarks.zero_shot.statistics import ami_silhouette_correlation, average_ranks
+from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure
+
+Row = Mapping[str, Any]
+Names = Mapping[str, str]
+
+
+def rank_figure(rows: Sequence[Row], of: str, titles: Names) -> Figure | None:
+    """Bars of the average rank ± 1 standard deviation, the best on top (Lowe et al. 2023, figures 1 and 2).
+
+    Args:
+        rows: the cells.
+        of: `encoder` or `clusterer`.
+        titles: what they are called.
+
+    Returns:
+        The figure, or None where nothing can be ranked.
+    """
+    ranks = sorted(average_ranks([row for row in rows if row["clusterer"] != CLASSES], of), key=lambda rank: rank.mean)
+    if not ranks:
+        return None
+    figure, (axes,) = new_figure(ONE_COLUMN, 0.75 + 0.26 * len(ranks))
+    places = np.arange(len(ranks))
+    axes.barh(places, [rank.mean for rank in ranks], color=PALETTE[0], height=0.62)
+    axes.errorbar(
+        [rank.mean for rank in ranks], places, xerr=[rank.std or 0 for rank in ranks],
+        fmt="none", ecolor=PALETTE[-1], elinewidth=1, capsize=2.5,
+    )  # fmt: skip
+    axes.set_yticks(places, [titles.get(rank.name, rank.name) for rank in ranks])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, None)
+    axes.set_xlabel(f"Average rank by AMI (1 is best, n = {max(rank.n for rank in ranks)})")
+    return figure
+
+
+def scatter_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Figure | None:
+    """AMI against silhouette, a point per cell: color by clusterer, marker by data set (figure 3)."""
+    shown = [row for row in rows if row["clusterer"] in clusterers and None not in (row["ami"], row["silhouette"])]
+    if not shown:
+        return None
+    figure, (axes,) = new_figure(TWO_COLUMNS, 3.2)
+    for color_place, clusterer in enumerate(clusterers):
+        for marker_place, dataset in enumerate(datasets):
+            points = [row for row in shown if (row["clusterer"], row["dataset"]) == (clusterer, dataset)]
+            color = PALETTE[color_place % len(PALETTE)]
+            axes.plot(
+                [row["silhouette"] for row in points], [100 * row["ami"] for row in points],
+                linestyle="none", marker=MARKERS[marker_place % len(MARKERS)], markersize=5,
+                color=color, markerfacecolor=_face(color, color_place), alpha=0.9,
+            )  # fmt: skip
+    correlation, n_cells = ami_silhouette_correlation(shown)
+    axes.set_xlabel("Silhouette in the clustered space")
+    axes.set_ylabel("AMI (%)")
+    if correlation is not None:
+        axes.set_title(f"Pearson's r = {correlation:.2f} over {n_cells} cells", loc="left", fontsize=8)
+    handles: list[Any] = []
+    for place, title in enumerate(clusterers.values()):
+        color = PALETTE[place % len(PALETTE)]
+        handles.append(Patch(edgecolor=color, facecolor=_face(color, place), label=title))
+    handles += [
+        _handle(title, MARKERS[place % len(MARKERS)], "#555555", 0, "none")
+        for place, title in enumerate(datasets.values())
+    ]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False)
+    return figure
+
+
+def level_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Figure | None:
+    """One-sided AMI at each level of a taxonomy, coarse to fine: a line per clusterer, averaged over encoders.
+
+    Only data sets with more levels than their classes have a panel.
+    """
+    scored = [row for row in rows if row["clusterer"] in clusterers and len(row["one_sided_ami"]) > 1]
+    panels = [name for name in datasets if any(row["dataset"] == name for row in scored)]
+    if not panels:
+        return None
+    figure, all_axes = new_figure(min(TWO_COLUMNS, 1.5 + 2.2 * len(panels)), 2.6, n_columns=len(panels))
+    for axes, dataset in zip(all_axes, panels, strict=True):
+        here = [row for row in scored if row["dataset"] == dataset]
+        levels = list(here[0]["one_sided_ami"])
+        for place, clusterer in enumerate(clusterers):
+            lines = [[row["one_sided_ami"][level] for level in levels] for row in here if row["clusterer"] == clusterer]
+            if lines:
+                color = PALETTE[place % len(PALETTE)]
+                axes.plot(
+                    range(len(levels)), 100 * np.mean(lines, axis=0), color=color,
+                    marker=MARKERS[place % len(MARKERS)], markerfacecolor=_face(color, place),
+                )  # fmt: skip
+        axes.set_xticks(range(len(levels)), levels)
+        axes.margins(x=0.12)
+        axes.set_ylim(0, 104)
+        axes.set_title(datasets[dataset], loc="left", fontsize=8)
+    all_axes[0].set_ylabel("One-sided AMI (%)")
+    handles = [
+        _handle(title, MARKERS[place % len(MARKERS)], PALETTE[place % len(PALETTE)], place, "-")
+        for place, title in enumerate(clusterers.values())
+    ]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False)
+    return figure
+
+
+def _face(color: str, place: int) -> str:
+    """Filled markers for the first round of the palette, open ones for the next."""
+    return color if place < len(PALETTE) else "white"
+
+
+def _handle(label: str, marker: str, color: str, place: int, line: Literal["-", "none"]) -> Line2D:
+    return Line2D(
+        [], [], linestyle=line, linewidth=1.4, marker=marker, markersize=5, color=color,
+        markerfacecolor=_face(color, place), label=label,
+    )  # fmt: skip

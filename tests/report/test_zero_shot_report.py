@@ -1,0 +1,150 @@
+"""What the zero-shot tables and figures show."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from PIL import Image
+
+from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
+from deepclust.report.zero_shot_report import write_report
+from deepclust.report.zero_shot_tables import (
+    MatrixTable,
+    ami_table,
+    count_table,
+    dataset_correlation_table,
+    probe_tables,
+    silhouette_table,
+)
+
+DATASETS = {"x": "X & Y", "y": "Y"}
+ENCODERS = {"raw": "Raw_pixels", "lite": "Lite"}
+CLUSTERERS = {"kmeans": "k-means", "hdbscan": "HDBSCAN"}
+
+
+def cell(dataset, encoder, clusterer, ami, silhouette=0.1, n_found=12, reason=""):
+    levels = {} if ami is None else {"kind": 0.9, "class": ami}
+    return {
+        "dataset": dataset, "encoder": encoder, "clusterer": clusterer, "ami": ami, "silhouette": silhouette,
+        "silhouette_metric": "euclidean", "n_found": n_found, "n_classes": 10, "reason": reason,
+        "reduction": {"kind": "umap", "dims": 50}, "options": {}, "one_sided_ami": levels,
+    }  # fmt: skip
+
+
+ROWS = [
+    cell("x", "raw", "kmeans", 0.5, 0.3), cell("x", "lite", "kmeans", 0.7, 0.2),
+    cell("x", "raw", "hdbscan", 0.4, -0.1), cell("x", "lite", "hdbscan", 0.7004, 0.5),
+    cell("y", "raw", "kmeans", 0.2), cell("y", "raw", "hdbscan", None, None, None, "out of memory"),
+    cell("x", "raw", "classes", 1.0, 0.9),
+]  # fmt: skip
+
+
+def test_best_is_bold_per_data_set_and_underlined_per_clusterer_as_printed():
+    lines = ami_table(ROWS, DATASETS, ENCODERS, CLUSTERERS).markdown().splitlines()
+    assert lines[2:6] == [
+        "| k-means | Raw_pixels | 50.0 | 20.0 |",
+        "|  | Lite | **<u>70.0</u>** | – |",
+        "| HDBSCAN | Raw_pixels | 40.0 | – |",
+        "|  | Lite | **<u>70.0</u>** | – |",
+    ]
+    assert "- HDBSCAN, Raw_pixels, Y: out of memory" in lines
+    assert "- HDBSCAN, Lite, Y: no cell yet" in lines
+
+
+def test_the_classes_own_silhouette_is_shown_and_does_not_compete():
+    text = silhouette_table(ROWS, DATASETS, ENCODERS, CLUSTERERS).markdown()
+    assert "| G.T. | Raw_pixels | 0.90 |" in text
+    assert "|  | Lite | **<u>0.50</u>** |" in text
+    assert "G.T., " not in text
+
+
+def test_latex_is_escaped_ruled_and_grouped():
+    text = ami_table(ROWS, DATASETS, ENCODERS, CLUSTERERS).latex()
+    for rule in (
+        r"\toprule",
+        r"\bottomrule",
+        r"\begin{tabular}{llrr}",
+        r"X \& Y",
+        r"Raw\_pixels",
+        r"\caption{AMI (\%)",
+    ):
+        assert rule in text
+    assert text.count(r"\midrule") == 2
+    assert r"\textbf{\underline{70.0}}" in text
+    assert " -- " in text
+
+
+def test_csv_names_every_group_and_leaves_absent_figures_empty():
+    lines = list(csv.reader(ami_table(ROWS, DATASETS, ENCODERS, CLUSTERERS).csv().splitlines()))
+    assert lines[2] == ["k-means", "Lite", "70.0", ""]
+
+
+def test_numbers_of_clusters_are_those_of_clusterers_that_are_not_told():
+    lines = count_table(ROWS, DATASETS, ENCODERS, CLUSTERERS).markdown().splitlines()
+    assert lines[2:4] == ["|  | Classes | 10 | 10 |", "| HDBSCAN | Raw_pixels | 12 | – |"]
+    assert not any("k-means" in line for line in lines)
+
+
+def test_correlations_say_over_how_many_cells():
+    lines = dataset_correlation_table(ROWS, DATASETS).markdown().splitlines()
+    assert lines[3] == "| cells | 4 | 1 |"
+    assert lines[2].endswith("| – |")
+
+
+def test_probe_tables_are_absent_without_a_probe():
+    assert probe_tables(ROWS, [], DATASETS, ENCODERS, CLUSTERERS) == []
+    probes = [{"dataset": "x", "encoder": "raw", "accuracy": {"1": 0.5, "10": None}}]
+    accuracy, correlation = probe_tables(ROWS, probes, DATASETS, ENCODERS, CLUSTERERS)
+    assert "| X & Y | Raw_pixels | 50.0 | – |" in accuracy.markdown()
+    assert "| k-means | – | – |" in correlation.markdown()
+
+
+def test_a_cell_of_a_table_may_hold_what_latex_reads_as_a_command():
+    table = MatrixTable("t", "c", ["", "a"], [["k", r"50 % $x_1$ {y} \z"]], n_labels=1)
+    assert r"50 \% \$x\_1\$ \{y\} \textbackslash z" in table.latex()
+
+
+def test_the_report_holds_every_table_in_three_forms_and_every_figure_in_two(tmp_path):
+    probes = [{"dataset": "x", "encoder": "raw", "accuracy": {"1": 0.5}}]
+    written = write_report(
+        tmp_path, ROWS, probes, datasets=DATASETS, encoders=ENCODERS, clusterers=list(CLUSTERERS), tuned_on=["y"]
+    )
+    names = {path.stem for path in written}
+    assert names == {
+        "ami", "silhouette", "n_clusters", "settings", "correlation_datasets", "correlation_clusterers", "knn_probe",
+        "knn_correlation", "rank_encoders", "rank_clusterers", "ami_silhouette", "ami_levels",
+    }  # fmt: skip
+    assert {path.suffix for path in written} == {".md", ".tex", ".csv", ".png", ".svg"}
+    for path in written:
+        assert path.stat().st_size > 20
+        if path.suffix == ".png":
+            Image.open(path).verify()
+    page = (tmp_path / "report.md").read_text()
+    assert "![" in page
+    assert "| Y* |" in page
+    assert "*: the settings were searched on this data set" in page
+    assert "UMAP 50" in page
+
+
+@pytest.mark.parametrize("rows", [[], [cell("x", "raw", "kmeans", None, None)]])
+def test_nothing_to_draw_is_no_figure(rows):
+    assert rank_figure(rows, "encoder", ENCODERS) is None
+    assert scatter_figure(rows, DATASETS, CLUSTERERS) is None
+
+
+def test_levels_are_drawn_only_where_there_are_several():
+    flat = [{**cell("x", "raw", "kmeans", 0.5), "one_sided_ami": {"class": 0.5}}]
+    assert level_figure(flat, DATASETS, CLUSTERERS) is None
+    figure = level_figure(ROWS, DATASETS, CLUSTERERS)
+    assert figure is not None
+    lines = figure.axes[0].get_lines()
+    # k-means: the mean over both encoders.
+    assert list(lines[0].get_ydata()) == pytest.approx([90, 60])
+
+
+def test_bars_stand_in_order_of_rank():
+    figure = rank_figure(ROWS, "encoder", ENCODERS)
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Lite", "Raw_pixels"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1, 2]

@@ -34,7 +34,7 @@ from deepclust.metrics.multilabel import (
     real_label_sets,
 )
 from deepclust.metrics.separability import separability
-from deepclust.report.tables import DISPLAY_NAMES, display_name
+from deepclust.report.tables import display_name, method_order
 from deepclust.training.trained import TrainedHeads
 
 METRICS = ("multilabel", "calibration", "separability", "probe", "overclustering")
@@ -100,8 +100,8 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
     rows: list[dict[str, Any]] = []
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     splits = splits_of(dataset)
-    trained_methods = sorted(run.trained_methods(), key=_place)
-    others = sorted(set(run.saved_methods()) - set(trained_methods), key=_place)
+    trained_methods = sorted(run.trained_methods(), key=method_order)
+    others = sorted(set(run.saved_methods()) - set(trained_methods), key=method_order)
     if not trained_methods and not (others and saved):
         left = f"; the clusters of {', '.join(others)} are for its own data only" if others else ""
         raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of train.py")
@@ -229,12 +229,6 @@ def add_probe(found: Evaluation, *, seed: int, progress: bool = False, **options
         np.save(temporary, accuracy_K)
     found.written.append(path)
     return result
-
-
-def _place(method: str) -> tuple[int, str]:
-    """Methods stand in one order, and so have one color, wherever they are shown."""
-    known = list(DISPLAY_NAMES)
-    return (known.index(method) if method in known else len(known), method)
 
 
 def labels_of(features: FeatureSet, asked: str) -> np.ndarray:

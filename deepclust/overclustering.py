@@ -14,6 +14,7 @@ from typing import Any
 from deepclust.errors import InputError
 from deepclust.experiment import Results, RunFolder, check_inputs, run_experiment
 from deepclust.features.datasets import Dataset
+from deepclust.report.tables import method_order
 from deepclust.training.trained import TrainedHeads
 
 # Multiples of the number of classes where none are asked for; the paper goes from 1000 to 10 000 on ImageNet-1K.
@@ -55,7 +56,9 @@ def overcluster(
     """
     if not counts:
         raise InputError("overclustering needs numbers of clusters: counts=[10,20,40]")
-    recipes = [TrainedHeads.load(run.checkpoint(method)).recipe for method in run.trained_methods()]
+    recipes = [
+        TrainedHeads.load(run.checkpoint(method)).recipe for method in sorted(run.trained_methods(), key=method_order)
+    ]
     planned = {count: [replace(recipe, n_clusters=count) for recipe in recipes] for count in sorted(set(counts))}
     for count, again in planned.items():
         check_inputs(dataset, again, baselines=baselines, n_clusters=count)

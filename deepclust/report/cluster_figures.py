@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from deepclust.clustering import Clustering
@@ -164,23 +165,33 @@ def _scatter(axes: Axes, places_N2: np.ndarray, groups_N: np.ndarray, class_name
     groups = np.unique(groups_N)
     for group in groups:
         rows = groups_N == group
-        style, color = divmod(int(group), len(PALETTE))
         axes.scatter(
             places_N2[rows, 0],
             places_N2[rows, 1],
             s=3.5,
             linewidths=0,
             alpha=0.75,
-            color=_GRAY if group == UNMAPPED else PALETTE[color],
-            marker=MARKERS[style % len(MARKERS)],
+            color=_GRAY if group == UNMAPPED else _color(int(group)),
+            marker=MARKERS[int(group) // len(PALETTE) % len(MARKERS)],
         )
-    # Seven colors do not tell ten classes apart: each has its name where most of it lies.
+    # Colors alone do not tell ten classes apart: each has its name where most of it lies.
     for group in groups if len(groups) <= NAMED_CLASSES else ():
         x, y = np.median(places_N2[groups_N == group], axis=0)
         name = axes.text(x, y, _name(group, class_names), ha="center", va="center", fontsize=7.5)
         name.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
+
+
+def _color(group: int) -> tuple[float, ...]:
+    """The palette, then darker and lighter shades of it by turns."""
+    turn, place = divmod(group, len(PALETTE))
+    color = np.array(to_rgb(PALETTE[place]))
+    if turn % 3 == 1:
+        color = color * 0.5 if color.any() else color + 0.4
+    elif turn % 3 == 2:
+        color = color * 0.5 + 0.5
+    return tuple(color.tolist())
 
 
 def _name(label: int, class_names: Sequence[str] | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.errors import InputError
-from deepclust.report.tables import ABSENT, display_name
+from deepclust.report.tables import ABSENT, display_name, method_order
 
 Value = int | float | str
 # Values that are not numbers but have an order: Adaloglou et al. 2024, table 2.
@@ -45,7 +45,7 @@ class Sweep:
         metric: a key of the rows.
         split: the split of all rows.
         values: of the setting, in order.
-        methods: in order of appearance.
+        methods: in the usual order.
         cells: (mean, standard deviation (n − 1) or None, runs) of each (value, method) that was run.
     """
 
@@ -98,7 +98,7 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
         for place, values in found.items()
     }
     values = sorted({value for value, _ in cells}, key=natural_order)
-    methods = list(dict.fromkeys(row["method"] for _, row in rows if any(m == row["method"] for _, m in cells)))
+    methods = sorted({method for _, method in cells}, key=method_order)
     return Sweep(key, metric, split, values, methods, cells)
 
 

@@ -51,6 +51,12 @@ def display_name(method: str) -> str:
     return DISPLAY_NAMES.get(method, method)
 
 
+def method_order(method: str) -> tuple[int, str]:
+    """A sort key: methods stand in one order, and so have one color, wherever they are shown."""
+    known = list(DISPLAY_NAMES)
+    return (known.index(method) if method in known else len(known), method)
+
+
 def results_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:
     """Methods × metrics for the terminal: percent with one decimal, the best of each split in bold, notes below."""
     rows = _by_split(rows)

@@ -15,8 +15,7 @@ from deepclust.errors import InputError
 from deepclust.report.figures import MARKERS, PALETTE, new_figure, save_figure
 from deepclust.report.tables import display_name
 
-WHOLE = "all classes"
-# The paper's order; `all classes` closes each group of figure 2.
+WHOLE = "all"
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
 SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
 

@@ -102,7 +102,7 @@ def benchmark_table(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("
     header, lines = benchmark_cells(rows, split, metrics)
     table = Table(title=f"{split} split, %", title_justify="left", box=None)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for line in lines:
         table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in line))
     return table

@@ -42,6 +42,7 @@ PAPER_COUNTS: Mapping[str, tuple[int, float]] = {
     "sup_1k": (1000, 1.12),
     "random_1k": (1000, 1.06),
     "union": (1331, 1.49),
+    "all": (10_450, 11.06),
 }
 
 
@@ -110,7 +111,7 @@ def _place(name: str) -> int:
 IMAGENET21K_CLASSES = 10_450
 # Keys of conf/benchmark/ that find the hierarchy, and the rules that need no sample.
 NOT_OF_THE_RULE = ("name", "rule", "hierarchy", "links", "hypernym")
-RULES_WITHOUT_SAMPLES = ("coarse", "source_leaf", "tree_leaf", "random")
+RULES_WITHOUT_SAMPLES = ("everything", "coarse", "source_leaf", "tree_leaf", "random")
 
 
 def link_rules(synsets: Sequence[str]) -> list[dict[str, Any]]:

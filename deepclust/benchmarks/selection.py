@@ -22,6 +22,7 @@ from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 
 RULES: Mapping[str, Callable[..., Benchmark]] = {
+    "everything": selectors.everything,
     "around_median": selectors.around_median,
     "imbalanced": selectors.imbalanced,
     "centered": selectors.centered,

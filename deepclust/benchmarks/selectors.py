@@ -10,7 +10,7 @@ Shape suffixes: N samples of a split, K classes of the data set, C classes of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -131,6 +131,11 @@ def kept(name: str, classes: Classes, keep_K: np.ndarray) -> Benchmark:
     return Benchmark(name, new_class_K, [classes.names[index] for index in np.flatnonzero(keep_K).tolist()])
 
 
+def everything(name: str, classes: Classes) -> Benchmark:
+    """Every class and every sample: what the others are held against."""
+    return kept(name, classes, np.ones(len(classes), bool))
+
+
 def percentile_range(counts_K: np.ndarray, low: float, high: float) -> np.ndarray:
     """(K,) classes whose frequency lies within two percentiles of the frequencies, bounds included.
 
@@ -185,9 +190,7 @@ def _check_uneven(name: str, classes: Classes) -> None:
 
 def odd(name: str, classes: Classes, seed: int = 0) -> Benchmark:
     """ODD: the classes of odd number lose half of their training samples; validation stays as it is (§3)."""
-    everything = kept(name, classes, np.ones(len(classes), bool))
-    halved_K = np.arange(len(classes)) % 2 == 1
-    return Benchmark(name, everything.new_class_K, everything.class_names, halved_K, seed=seed)
+    return replace(everything(name, classes), halved_K=np.arange(len(classes)) % 2 == 1, seed=seed)
 
 
 def random_classes(name: str, classes: Classes, n_classes: int = 1000, seed: int = 0) -> Benchmark:

@@ -15,8 +15,7 @@ from deepclust.errors import InputError
 from deepclust.report.figures import MARKERS, PALETTE, new_figure, save_figure
 from deepclust.report.tables import display_name
 
-WHOLE = "all classes"
-# The paper's order; `all classes` closes each group of figure 2.
+WHOLE = "all"
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
 SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
 
@@ -103,7 +102,7 @@ def benchmark_table(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("
     header, lines = benchmark_cells(rows, split, metrics)
     table = Table(title=f"{split} split, %", title_justify="left", box=None)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for line in lines:
         table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in line))
     return table

@@ -97,7 +97,7 @@ def test_an_unknown_option_is_refused_with_those_that_there_are():
     classes = Classes(["a", "b"], np.array([1, 2]), lambda: None)
     with pytest.raises(InputError, match="its options are spread"):
         make_benchmark("tiny", "around_median", classes, spreads=5)
-    with pytest.raises(InputError, match="choose one of around_median"):
+    with pytest.raises(InputError, match="choose one of everything"):
         make_benchmark("tiny", "median", classes)
 
 

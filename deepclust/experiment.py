@@ -161,7 +161,7 @@ def run_experiment(
     """
     several = len(recipes) > 1
     splits = splits_of(dataset)
-    reduced = dataset.train.manifest.get("reduction")
+    reduced = dataset.train.reduction
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     finished: list[dict[str, Clustering]] = []
     neighbors = None
@@ -199,7 +199,7 @@ def _scored(
     clustering: Clustering, features: FeatureSet, split: str, seed: int | None, notes: list[str]
 ) -> dict[str, Any]:
     """A row of results; where it has no silhouette the notes say why."""
-    metric: Metric = "cosine" if features.manifest.get("reduction") is None else "euclidean"
+    metric: Metric = "cosine" if features.reduction is None else "euclidean"
     row = score(clustering, features.features, features.labels, split=split, seed=seed, silhouette_metric=metric)
     if row["silhouette"] is None:
         notes.append(
@@ -282,7 +282,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, seed: int = 0) -> Results:
     methods = run.trained_methods()
     if not methods:
         raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
-    reduced = dataset.train.manifest.get("reduction")
+    reduced = dataset.train.reduction
     rows, notes = [], [] if reduced is None else [reduced["note"]]
     for method in methods:
         trained = TrainedHeads.load(run.checkpoint(method))

@@ -56,32 +56,31 @@ def reduced_splits(
     fitted_on = next(iter(splits.values()))
     reduction.check(len(fitted_on), fitted_on.dim)
     folder = cache_folder(fitted_on, cache_dir, "reductions")
-    key = fingerprint(
-        fitted_on.fingerprint(),
-        reduction.settings,
-        reduction.package_version,
-        REDUCTION_VERSION,
-    )
-    places = {name: folder and folder / key / split.fingerprint() for name, split in splits.items()}
-    kept = {name: load_features(place) for name, place in places.items() if place and (place / MANIFEST).is_file()}
-    results = dict(kept)
-    if len(kept) == len(splits):
-        return {name: _dressed(kept[name], split) for name, split in splits.items()}
-    mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
-    for name, split in splits.items():
-        if split is fitted_on:
-            rows_NP = reduction.fit_transform(split.features, mined)
-        elif name not in kept:
-            rows_NP = reduction.transform(split.features)
-        place = places[name]
-        if name not in kept:
-            result = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
-            results[name] = result if place is None else load_features(result.save(place))
-        elif split is fitted_on and not np.allclose(np.asarray(kept[name].features), rows_NP, atol=1e-3):
+    # By content: a split that is met again under another name is the same split, not one to be placed anew.
+    contents = {name: split.fingerprint() for name, split in splits.items()}
+    own = fitted_on.fingerprint()
+    key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
+    places = {content: None if folder is None else folder / key / content for content in contents.values()}
+    results = {
+        content: load_features(place)
+        for content, place in places.items()
+        if place is not None and (place / MANIFEST).is_file()
+    }
+    missing = {contents[name]: split for name, split in splits.items() if contents[name] not in results}
+    if missing:
+        mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
+        fitted_NP = reduction.fit_transform(fitted_on.features, mined)
+        if own in results and not np.allclose(np.asarray(results[own].features), fitted_NP, atol=1e-3):
             raise InputError(
-                f"{place} was reduced on another machine or by other versions, and cannot be repeated here: delete it"
+                f"{places[own]} was reduced on another machine or by other versions, and cannot be repeated here: "
+                "delete it"
             )
-    return {name: _dressed(results[name], split) for name, split in splits.items()}
+        for content, split in missing.items():
+            rows_NP = fitted_NP if content == own else reduction.transform(split.features)
+            reduced = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
+            place = places[content]
+            results[content] = reduced if place is None else load_features(reduced.save(place))
+    return {name: _dressed(results[contents[name]], split) for name, split in splits.items()}
 
 
 def reduced_dataset(
@@ -131,7 +130,7 @@ def reduced_dataset(
 
 
 def _compare(record: Path, reduced: FeatureSet) -> None:
-    facts = {**reduced.manifest["reduction"], "digest": fingerprint(np.asarray(reduced.features))}
+    facts = {**(reduced.reduction or {}), "digest": fingerprint(np.asarray(reduced.features))}
     if not record.is_file():
         write_json(record, facts)
         return

@@ -125,14 +125,16 @@ class Reduction:
         Args:
             features_ND: samples.
             neighbors: mined already, by this `metric` and at least `wanted_neighbors` of them. None: they are mined
-                here, for Euclidean distance exactly. UMAP's and PaCMAP's own searches, which approximate, never run.
+                here, for Euclidean distance exactly. UMAP and PaCMAP would approximate them.
 
         Returns:
             (N, P) float32.
 
         Raises:
-            InputError: as `check`; or if the neighbors are too few or of another metric or number of samples.
+            InputError: as `check`; if the samples hold NaN or infinite values; or if the neighbors are too few or of
+                another metric or number of samples.
         """
+        _check_finite(features_ND)
         self.check(*features_ND.shape)
         self._in_dim = features_ND.shape[1]
         if self.kind == "none":
@@ -156,8 +158,9 @@ class Reduction:
         """(N, P) float32: new samples in the space that was fitted; UMAP and PaCMAP place them among the fitted ones.
 
         Raises:
-            InputError: if nothing was fitted, or the samples have other dimensions.
+            InputError: if nothing was fitted, or the samples have other dimensions or hold NaN or infinite values.
         """
+        _check_finite(features_ND)
         if self.kind == "none":
             return np.array(features_ND[:], dtype=np.float32)
         if self._fitted is None:
@@ -297,6 +300,18 @@ class _ExactIndex:
         nearest = NearestNeighbors(n_neighbors=k, metric=self._metric, algorithm="brute").fit(self._rows_ND)
         distances_NK, ids_NK = nearest.kneighbors(new_ND)
         return ids_NK.astype(np.int32), distances_NK.astype(np.float32)
+
+
+def _check_finite(features_ND: Rows) -> None:
+    if features_ND.ndim != 2:
+        raise InputError(f"features have shape {features_ND.shape}: give a matrix, one row per sample")
+    for start in range(0, len(features_ND), BLOCK_ROWS):
+        good_B = np.isfinite(np.asarray(features_ND[start : start + BLOCK_ROWS])).all(axis=1)
+        if not good_B.all():
+            raise InputError(
+                f"features hold NaN or infinite values (first: row {start + int(np.argmin(good_B))}): remove or repair "
+                "such rows"
+            )
 
 
 def _distances(neighbors: Neighbors) -> np.ndarray:

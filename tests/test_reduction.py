@@ -85,7 +85,7 @@ def test_umap_and_pacmap_are_the_same_every_time_and_keep_groups_together(kind, 
 @pytest.mark.slow
 def test_umap_is_umaps_where_its_own_search_is_exact():
     umap = pytest.importorskip("umap")
-    rows, labels = grouped()
+    rows, _ = grouped()
     # Below 4096 samples UMAP compares all pairs itself; graph and embedding agree but for float rounding.
     theirs = umap.UMAP(n_neighbors=15, min_dist=0.0, n_components=2, random_state=0, n_jobs=1).fit(rows)
     ours = Reduction("umap", dims=2, n_neighbors=15)
@@ -135,6 +135,25 @@ def test_new_features_go_into_the_space_of_the_old(tmp_path, rows):
     reduction.fit_transform(rows[:200])
     np.testing.assert_array_equal(found.train.features, reduction.transform(rows[200:]))
     assert found.test is None
+
+
+def test_a_split_under_two_names_is_placed_once(tmp_path, rows, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("placed anew")
+
+    monkeypatch.setattr(Reduction, "transform", refuse)
+    train, same = FeatureSet.from_arrays(rows), FeatureSet.from_arrays(rows.copy())
+    found = reduced_splits(Reduction("pca", dims=3), {"fitted_on": train, "train": same}, cache_dir=tmp_path)
+    np.testing.assert_array_equal(found["train"].features, found["fitted_on"].features)
+
+
+def test_what_was_kept_and_cannot_be_repeated_is_refused(tmp_path, rows):
+    train, new = FeatureSet.from_arrays(rows[:200]), FeatureSet.from_arrays(rows[200:])
+    reduced_splits(Reduction("pca", dims=3), {"train": train}, cache_dir=tmp_path)
+    (shard,) = tmp_path.rglob("features-*.npy")
+    np.save(shard, np.load(shard) + 1)
+    with pytest.raises(InputError, match="cannot be repeated here: delete it"):
+        reduced_splits(Reduction("pca", dims=3), {"train": train, "test": new}, cache_dir=tmp_path)
 
 
 def test_a_record_of_another_result_is_refused(tmp_path, rows):
@@ -187,6 +206,15 @@ def test_neighbors_of_another_kind_are_refused(rows):
         reduction.fit_transform(rows, mine_neighbors(rows, 9))
     with pytest.raises(InputError, match="8 neighbors of 300 samples were given, but the reduction takes 9 of 300"):
         reduction.fit_transform(rows, mine_neighbors(rows, 8, metric="euclidean"))
+
+
+def test_values_that_are_no_numbers_are_refused(rows):
+    reduction = Reduction("pca", dims=2)
+    reduction.fit_transform(rows)
+    rows[7, 2] = np.nan
+    for refused in (reduction.fit_transform, reduction.transform):
+        with pytest.raises(InputError, match=r"NaN or infinite values \(first: row 7\)"):
+            refused(rows)
 
 
 def test_new_samples_must_fit(rows):

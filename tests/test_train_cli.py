@@ -157,7 +157,7 @@ def test_every_clusterer_runs_in_one_command(command, workplace):
 def test_clusterers_that_find_the_number_of_clusters_need_none(command, workplace):
     arguments = ("data=features", "data.train=X.npy", "loss=none", "run_dir=run")
     assert command("train.py", *arguments, "baselines=[leiden,hdbscan]").code == 0
-    assert [row["n_found"] for row in rows_of(workplace / "run")][0] == 5
+    assert rows_of(workplace / "run")[0]["n_found"] == 5
     outcome = command("train.py", *arguments, "baselines=[leiden,spectral]", "run_dir=other")
     assert outcome.code == 2
     assert "spectral needs the number of clusters: set n_clusters=" in outcome.error_line

@@ -130,6 +130,11 @@ class FeatureSet:
         return None if self.labels is None else len(np.unique(self.labels))
 
     @property
+    def reduction(self) -> dict[str, Any] | None:
+        """What the features were reduced by (see `deepclust.reduced_splits`), or None."""
+        return self.manifest.get("reduction")
+
+    @property
     def files(self) -> list[Path] | None:
         """The image file of each row, where the features were extracted from files; None otherwise."""
         source = self.manifest.get("source")

@@ -94,7 +94,12 @@ class LogValidation(pl.Callback):
         if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.n_epochs or trainer.logger is None:
             return
         assert isinstance(pl_module, ClusteringModule)
-        row = score(pl_module.trained().assign(self.features), self.features.features, self.features.labels)
+        row = score(
+            pl_module.trained().assign(self.features),
+            self.features.features,
+            self.features.labels,
+            silhouette_metric="cosine" if self.features.reduction is None else "euclidean",
+        )
         metrics = {
             f"{pl_module.log_prefix}val/{key}": float(row[key])
             for key in ("acc", "nmi", "ami", "ari", "silhouette", "n_found")

@@ -3,7 +3,7 @@
     python benchmarks/neighbors.py [--quick]
 
 Real features (60 000 × 1280, or synthetic of that shape where they are absent) are mined whole by every method. The
-large case is 1 M × 384, synthetic: clusters of about 1000 rows, as ImageNet's classes, that overlap; its exact search is
+large case is 1 M × 384, synthetic: overlapping clusters of about 1000 rows, as ImageNet's classes; its exact search is
 timed on 4096 queries and scaled to all rows, `ivf` mines all.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,12 +79,12 @@ class Runner:
             if None in found.values():
                 open_groups.append([place for place, row in found.items() if row is None])
         jobs = [[cells[place] for place in places] for places in open_groups]
-        for places, made in zip(open_groups, self._run_groups(jobs), strict=True):
+        for places, (made, _) in zip(open_groups, self._run_groups(jobs), strict=True):
             rows.update(zip(places, made, strict=True))
         return [rows[place] for place in range(len(cells))]
 
-    def _run_groups(self, jobs: Sequence[Sequence[Cell]]) -> list[list[Row]]:
-        done = []
+    def _run_groups(self, jobs: Sequence[Sequence[Cell]]) -> list[tuple[list[Row], float]]:
+        done: list[tuple[list[Row], float]] = []
         if self.workers == 1 or len(jobs) < 2:
             for job in jobs:
                 done.append(self._run_group(job))
@@ -94,17 +95,19 @@ class Runner:
 
         quiet = Runner(self.folder, self.data, self.features_dir, 1, self.retry, _silent)
         parallel: Any = Parallel(n_jobs=self.workers, return_as="generator", batch_size=1)
-        for job, rows in zip(jobs, parallel(delayed(quiet._run_group)(job) for job in jobs), strict=True):
-            done.append(rows)
-            self._tell(job, rows, len(done), len(jobs))
+        for job, made in zip(jobs, parallel(delayed(quiet._run_group)(job) for job in jobs), strict=True):
+            done.append(made)
+            self._tell(job, made, len(done), len(jobs))
         return done
 
-    def _run_group(self, job: Sequence[Cell]) -> list[Row]:
-        return run_space(job, self.load(*job[0].space[:2]), CellStore(self.folder), retry=self.retry)
+    def _run_group(self, job: Sequence[Cell]) -> tuple[list[Row], float]:
+        started = time.perf_counter()
+        rows = run_space(job, self.load(*job[0].space[:2]), CellStore(self.folder), retry=self.retry)
+        return rows, time.perf_counter() - started
 
-    def _tell(self, job: Sequence[Cell], rows: Sequence[Row], n_done: int, n_jobs: int) -> None:
+    def _tell(self, job: Sequence[Cell], made: tuple[list[Row], float], n_done: int, n_jobs: int) -> None:
+        rows, seconds = made
         refused = sum(bool(row["reason"]) for row in rows)
-        seconds = sum(row["seconds"] or 0 for row in rows) + (rows[0]["reduction_seconds"] or 0)
         dataset, encoder, reduction = job[0].space
         self.report(
             f"[{n_done}/{n_jobs}] {dataset} {encoder} {reduction}: {_count(len(rows))}"

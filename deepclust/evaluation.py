@@ -23,6 +23,7 @@ from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
 from deepclust.files import write_json, written_whole
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
+from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import held_out_split, linear_probe
 from deepclust.metrics.multilabel import (
     LabelSets,
@@ -213,13 +214,14 @@ def add_separability(found: Evaluation) -> dict[str, dict[str, Any]]:
 
 
 def add_probe(found: Evaluation, *, seed: int, progress: bool = False, **options: Any) -> dict[str, Any]:
-    """The linear probe, on the test split or on a held-out fifth of each class where there is none."""
+    """The linear and the kNN probe, on the test split or on a held-out fifth of each class where there is none."""
     train, val, judged_on = found.dataset.train, found.dataset.test, "test"
     if val is None:
         train, val = held_out_split(train, seed)
         judged_on = "a held-out fifth of each class"
     probe = linear_probe(train, val, seed=seed, progress=progress, **options)
-    result = {"judged_on": judged_on, **probe.as_dict()}
+    nearest = knn_probe(train.features, labels_of(train, "knn"), val.features, labels_of(val, "knn"))
+    result = {"judged_on": judged_on, **probe.as_dict(), "knn": {str(k): share for k, share in nearest.items()}}
     found.write_json("probe", result)
     # For subsets of easy classes: as many values as class ids up to the highest, NaN for classes that were not judged.
     accuracy_K = np.full(int(probe.classes_C.max()) + 1, np.nan)

@@ -88,6 +88,13 @@ def test_metrics_add_columns_and_files(run, command, workplace):
     probe = json.loads((folder / "probe.json").read_text())
     assert (probe["judged_on"], len(probe["grid"])) == ("test", 3)
     assert probe["accuracy"] == 1.0
+    assert {k: share for k, share in probe["knn"].items() if share is not None} == {
+        "1": 1,
+        "10": 1,
+        "20": 1,
+        "100": 1,
+        "200": 1,
+    }
     assert np.load(folder / "probe_class_accuracy.npy").tolist() == [1.0] * 5
     figures = {path.name for path in folder.glob("*.png")}
     assert figures == {

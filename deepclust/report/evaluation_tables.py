@@ -48,6 +48,10 @@ def evaluation_tables(rows: Sequence[Row], results: Mapping[str, Any]) -> list[T
         cells = [[f"{100 * probe['accuracy']:.1f}", *(f"{probe[key]:g}" for key in _PROBE_KEYS)]]
         sentence = f"Best of {len(probe['grid'])} linear classifiers, judged on {probe['judged_on']}."
         tables += [plain_table(header, cells), sentence]
+        shares = {k: share for k, share in probe["knn"].items() if share is not None}
+        if shares:
+            header = ["kNN probe", *(f"k = {k}" for k in shares)]
+            tables.append(plain_table(header, [["", *(f"{100 * share:.1f}" for share in shares.values())]]))
     if "overclustering" in results:
         header, cells = sweep_cells(results["overclustering"])
         tables.append(plain_table(["NMI at C", *header[1:]], cells))

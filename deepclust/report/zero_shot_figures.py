@@ -14,6 +14,9 @@ from deepclust.benchmarks.zero_shot.protocol import CLASSES
 from deepclust.benchmarks.zero_shot.statistics import ami_silhouette_correlation, average_ranks
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure
 
+# How far the lines of one level stand apart, as a share of the distance between levels.
+SPREAD = 0.16
+
 Row = Mapping[str, Any]
 Names = Mapping[str, str]
 
@@ -96,14 +99,18 @@ def level_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Fig
             lines = [[row["one_sided_ami"][level] for level in levels] for row in here if row["clusterer"] == clusterer]
             if lines:
                 color = PALETTE[place % len(PALETTE)]
+                # Side by side, as many a value is shared.
+                places = np.arange(len(levels)) + SPREAD * (place / max(1, len(clusterers) - 1) - 0.5)
                 axes.plot(
-                    range(len(levels)), 100 * np.mean(lines, axis=0), color=color,
+                    places, 100 * np.mean(lines, axis=0), color=color,
                     marker=MARKERS[place % len(MARKERS)], markerfacecolor=_face(color, place),
                 )  # fmt: skip
         axes.set_xticks(range(len(levels)), levels)
-        axes.margins(x=0.12)
-        axes.set_ylim(0, 104)
+        axes.margins(x=0.12, y=0.08)
         axes.set_title(datasets[dataset], loc="left", fontsize=8)
+    ranges = [axes.get_ylim() for axes in all_axes]
+    for axes in all_axes:
+        axes.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
     all_axes[0].set_ylabel("One-sided AMI (%)")
     handles = [
         _handle(title, MARKERS[place % len(MARKERS)], PALETTE[place % len(PALETTE)], place, "-")

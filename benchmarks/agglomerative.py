@@ -1,10 +1,10 @@
 """Agglomerative clustering against scikit-learn: seconds and peak memory.
 
-    python benchmarks/agglomerative.py [--quick] [--json PATH]
+    python benchmarks/agglomerative.py [--quick] [--large N] [--json PATH]
 
 Ward and average linkage of synthetic N × 50 features, cut into 100 clusters: 5 000, 10 000 and 20 000 samples, and ward
 alone by fastcluster's way that needs memory for the features only, which deepclust takes above 20 000. `--quick`: 2 500
-and 5 000 samples. Each case runs in a process of its own, on as many cores as there are; peak memory is what the
+and 5 000 samples. `--large 100000`: ward by deepclust alone, at the size of the paper's largest set. Each case runs in a process of its own, on as many cores as there are; peak memory is what the
 process took beyond what it held before the fit. ARI is against scikit-learn's clusters of the same case.
 """
 
@@ -36,6 +36,7 @@ CASES = (
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--large", type=int, metavar="N", help="ward by deepclust alone on so many samples")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -43,6 +44,11 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        if options.large:
+            rows.append(in_process_of_its_own("deepclust", "ward", options.large, Path(folder)))
+            del rows[0]["labels"]
+            report("agglomerative_large", rows, [f"synthetic N × {DIM}, one run"], options.json)
+            return
         for n_samples in (2_500, 5_000) if options.quick else (5_000, 10_000, 20_000):
             for implementation, linkage in CASES:
                 rows.append(in_process_of_its_own(implementation, linkage, n_samples, Path(folder)))

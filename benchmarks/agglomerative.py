@@ -4,7 +4,8 @@
 
 Ward and average linkage of synthetic N × 50 features, cut into 100 clusters: 5 000, 10 000 and 20 000 samples, and ward
 alone by fastcluster's way that needs memory for the features only, which deepclust takes above 20 000. `--quick`: 2 500
-and 5 000 samples. `--large 100000`: ward by deepclust alone, at the size of the paper's largest set. Each case runs in a process of its own, on as many cores as there are; peak memory is what the
+and 5 000 samples. `--large 100000`: ward by deepclust alone, the size of the paper's largest set. Each case
+runs in a process of its own, on as many cores as there are; peak memory is what the
 process took beyond what it held before the fit. ARI is against scikit-learn's clusters of the same case.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from deepclust.errors import InputError
-from deepclust.report.figures import MARKERS, PALETTE, new_figure, save_figure
+from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure, save_figure
 from deepclust.report.tables import display_name
 
 WHOLE = "all"
@@ -124,11 +124,12 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
         ("maximal depth d of the classes", {name: depth for depth, name in enumerate(DEPTHS, 1)}, 9),
         ("classes within s percent of the median frequency", SPREADS, 50),
     )
-    if not any(name in means for _, places, _ in panels for name in places):
+    drawn = [panel for panel in panels if any(name in means for name in panel[1])]
+    if not drawn:
         raise InputError("no benchmark of figure 2 (coarse_1 … coarse_8, tiny … huge) is among the results")
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, axes = new_figure(n_columns=2)
-    for axis, (label, places, whole) in zip(axes, panels):
+    figure, axes = new_figure(TWO_COLUMNS if len(drawn) > 1 else ONE_COLUMN, n_columns=len(drawn))
+    for axis, (label, places, whole) in zip(axes, drawn):
         known = {**places, WHOLE: whole}
         for index, method in enumerate(methods):
             points = [(at, *means[name][method][:2]) for name, at in known.items() if method in means.get(name, {})]
@@ -141,7 +142,8 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
             if std.any():
                 axis.fill_between(x, 100 * (mean - std), 100 * (mean + std), color=color, alpha=0.15, linewidth=0)
         axis.set_xticks(list(known.values()), [*map(str, places.values()), "all"])
+        axis.set_xlim(min(known.values()) - 0.06 * whole, 1.06 * whole)
         axis.set_xlabel(label)
         axis.set_ylabel("accuracy (%)")
-    axes[0].legend()
+    axes[0].legend(frameon=False, fontsize=8)
     return save_figure(figure, path)

@@ -17,7 +17,6 @@ from deepclust.neighbors.search import ExactSearch, faiss_gpu_works, normalized
 # faiss' own advice: 4 to 16 lists per square root of N, and at least 39 training rows per list.
 LISTS_PER_ROOT = 4
 TRAINING_ROWS_PER_LIST = 40
-GRAPH_LISTS = 1024
 CALIBRATION_QUERIES = 256
 ADD_ROWS = 1 << 16
 # Above so many bytes the index stores half-precision components.
@@ -44,9 +43,7 @@ class IVFSearch:
         n_rows, dim = rows.shape
         n_lists = int(max(1, min(LISTS_PER_ROOT * n_rows**0.5, n_rows / TRAINING_ROWS_PER_LIST)))
         half = n_rows * dim * 4 > HALF_BYTES
-        # Finding the nearest lists through a graph instead of comparing all of them: half of the time at 4000 lists.
-        coarse = "_HNSW32" if n_lists >= GRAPH_LISTS and not faiss_gpu_works() else ""
-        kind = f"IVF{n_lists}{coarse}," + ("SQfp16" if half else "Flat")
+        kind = f"IVF{n_lists}," + ("SQfp16" if half else "Flat")
         index: Any = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = seed + 1
         # Spherical lists suit inner products of unit vectors; few iterations do, as the lists need not be optimal.

@@ -4,15 +4,19 @@ python evaluate.py run=runs/…                                        the run's
 python evaluate.py run=runs/… data=features data.train=X.npy         other features of the same encoder
 python evaluate.py run=runs/… metrics=[multilabel,calibration,separability,probe,overclustering]
 python evaluate.py run=runs/… figures=[consistency,neighbors,umap,confusion]
+python evaluate.py data=imagenet21k encoder=openclip_vitg14 metrics=[probe]   features alone, without a run
 python evaluate.py -m run=runs/a,runs/b metrics=[separability,probe]   several runs; then summarize.py
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from deepclust.errors import InputError, one_line_errors
@@ -21,21 +25,39 @@ from deepclust.errors import InputError, one_line_errors
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        if OmegaConf.is_missing(cfg, "run"):
-            raise InputError("name the run to evaluate: run=<run folder>")
+        if cfg.run is None and cfg.data is None:
+            raise InputError("name the run to evaluate: run=<run folder>, or features alone: data=<data set>")
         evaluate(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    from deepclust.evaluation import check_names, evaluate_run
-    from deepclust.experiment import RunFolder
+    from deepclust.evaluation import check_names
     from deepclust.files import write_json
     from deepclust.report.evaluation_tables import evaluation_tables
     from deepclust.report.tables import report_console, results_table
-    from train import load_data
 
     metrics, figures = listed(config["metrics"]), listed(config["figures"])
-    check_names(metrics, figures)
+    check_names(metrics, figures, without_run=config["run"] is None)
+    found, config, trained_on = features_alone(config) if config["run"] is None else finished_run(config, metrics)
+    results = measure(found, metrics, figures, config, trained_on)
+    write_json(found.folder / "evaluation.json", found.rows)
+    found.written.insert(0, found.folder / "evaluation.json")
+    console = report_console()
+    if found.rows:
+        console.print(results_table(found.rows, notes=found.notes))
+    for part in evaluation_tables(found.rows, results):
+        console.print(part, style="italic dim" if isinstance(part, str) else None)
+    for path in found.written:
+        if path.suffix != ".svg":
+            console.print(f"written to {path}", soft_wrap=True)
+
+
+def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """A run scored again, the settings with what they inherit from it, and what the run was asked for."""
+    from deepclust.evaluation import evaluate_run
+    from deepclust.experiment import RunFolder
+    from train import load_data
+
     folder = RunFolder(Path(config["run"]).expanduser())
     if not folder.path.is_dir():
         raise InputError(f"run={config['run']}: no such folder")
@@ -55,16 +77,40 @@ def evaluate(config: dict[str, Any]) -> None:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data=")
     found = evaluate_run(folder, reduced(load_data(config), folder, trained_on, own), saved=own)
     config["cache_dir"] = config["cache_dir"] or trained_on.get("neighbors", {}).get("cache_dir")
-    results = measure(found, metrics, figures, config, trained_on)
-    write_json(folder.path / "evaluation.json", found.rows)
-    found.written.insert(0, folder.path / "evaluation.json")
-    console = report_console()
-    console.print(results_table(found.rows, notes=found.notes))
-    for part in evaluation_tables(found.rows, results):
-        console.print(part, style="italic dim" if isinstance(part, str) else None)
-    for path in found.written:
-        if path.suffix != ".svg":
-            console.print(f"written to {path}", soft_wrap=True)
+    return found, config, trained_on
+
+
+def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Features that nothing was clustered of yet, in a folder of their own; the rest as `finished_run`."""
+    from deepclust.evaluation import Evaluation
+    from deepclust.files import written_whole
+    from train import load_data
+
+    dataset = load_data(config)
+    folder = new_folder(config)
+    if (folder / "config.yaml").is_file():
+        there = config_of(folder)
+        if "metrics" not in there:
+            raise InputError(f"run_dir={folder} holds a run: evaluate it by run={folder}, or choose another run_dir")
+        if any(there.get(key) != config.get(key) for key in ("data", "benchmark", "encoder")):
+            raise InputError(f"run_dir={folder} holds the evaluation of other features: choose another run_dir")
+    with written_whole(folder / "config.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    return Evaluation(folder, dataset, {}, []), config, {}
+
+
+def new_folder(config: dict[str, Any]) -> Path:
+    """Where an evaluation without a run is written: `run_dir`, and a folder per job of a sweep in it."""
+    hydra_job = HydraConfig.get()
+    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
+    sweep = hydra_job.mode == RunMode.MULTIRUN
+    if config["run_dir"] is None:
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{data}_features"
+        return Path("runs") / (f"{name}_{hydra_job.job.num}" if sweep else name)
+    path = Path(config["run_dir"]).expanduser()
+    if not sweep:
+        return path
+    return path / (hydra_job.job.override_dirname.replace("/", "_") or str(hydra_job.job.num))
 
 
 def reduced(dataset: Any, folder: Any, trained_on: dict[str, Any], own: bool) -> Any:

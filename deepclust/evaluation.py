@@ -21,10 +21,10 @@ from deepclust.errors import InputError
 from deepclust.experiment import RunFolder, scored, splits_of
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
-from deepclust.files import write_json, written_whole
+from deepclust.files import write_json
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
 from deepclust.metrics.knn_probe import knn_probe
-from deepclust.metrics.linear_probe import held_out_split, linear_probe
+from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.multilabel import (
     LabelSets,
     MultiLabelScores,
@@ -40,6 +40,8 @@ from deepclust.training.trained import TrainedHeads
 
 METRICS = ("multilabel", "calibration", "separability", "probe", "overclustering")
 FIGURES = ("consistency", "neighbors", "umap", "confusion")
+# Those that need no clustering.
+OF_FEATURES = ("separability", "probe", "consistency", "neighbors")
 
 
 @dataclass
@@ -77,12 +79,19 @@ class Evaluation:
         self.written.append(path)
 
 
-def check_names(metrics: Sequence[str], figures: Sequence[str]) -> None:
-    """Raises InputError if a metric or figure is unknown."""
+def check_names(metrics: Sequence[str], figures: Sequence[str], *, without_run: bool = False) -> None:
+    """Raises InputError if a metric or figure is unknown, or measures clusterings where features stand alone."""
     for what, asked, known in (("metric", metrics, METRICS), ("figure", figures, FIGURES)):
         unknown = [name for name in asked if name not in known]
         if unknown:
             raise InputError(f"no {what} is called '{unknown[0]}': choose from {', '.join(known)}")
+        of_clusters = [name for name in asked if name not in OF_FEATURES]
+        if without_run and of_clusters:
+            raise InputError(
+                f"{what}s=[{of_clusters[0]}] measures clusters: name the run that found them, run=<run folder>"
+            )
+    if without_run and not (metrics or figures):
+        raise InputError(f"nothing to measure: name metrics= or figures= of features, {', '.join(OF_FEATURES)}")
 
 
 def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Evaluation:
@@ -223,14 +232,30 @@ def add_probe(found: Evaluation, *, seed: int, progress: bool = False, **options
     nearest = knn_probe(train.features, labels_of(train, "knn"), val.features, labels_of(val, "knn"))
     result = {"judged_on": judged_on, **probe.as_dict(), "knn": {str(k): share for k, share in nearest.items()}}
     found.write_json("probe", result)
-    # For subsets of easy classes: as many values as class ids up to the highest, NaN for classes that were not judged.
-    accuracy_K = np.full(int(probe.classes_C.max()) + 1, np.nan)
-    accuracy_K[probe.classes_C] = probe.class_accuracy_C
-    path = found.folder / "evaluation" / "probe_class_accuracy.npy"
-    with written_whole(path) as temporary:
-        np.save(temporary, accuracy_K)
-    found.written.append(path)
+    n_labels = 1 + int(max(labels_of(train, "probe").max(), labels_of(val, "probe").max()))
+    found.write_json("probe_class_accuracy", accuracies_by_class(probe, train.class_names, n_labels))
     return result
+
+
+def accuracies_by_class(
+    probe: Probe, class_names: Sequence[str] | None, n_labels: int
+) -> dict[str, float | None] | list[float | None]:
+    """The probe's accuracy on each class as `benchmark.accuracies=` reads it, for subsets of easy classes.
+
+    Args:
+        probe: its accuracies on validation samples.
+        class_names: of the data set; without them classes are named by number, as benchmarks do.
+        n_labels: one more than the highest class id.
+
+    Returns:
+        By class name, or in the order of the classes where several have one name; None for a class that the probe was
+        not trained or not judged on.
+    """
+    names = list(class_names) if class_names else [str(number) for number in range(n_labels)]
+    known = dict(zip(probe.classes_C.tolist(), probe.class_accuracy_C.tolist()))
+    judged = [known.get(number, np.nan) for number in range(len(names))]
+    accuracies = [None if np.isnan(accuracy) else accuracy for accuracy in judged]
+    return dict(zip(names, accuracies)) if len(set(names)) == len(names) else accuracies
 
 
 def labels_of(features: FeatureSet, asked: str) -> np.ndarray:

@@ -95,11 +95,49 @@ def test_metrics_add_columns_and_files(run, command, workplace):
         "100": 1,
         "200": 1,
     }
-    assert np.load(folder / "probe_class_accuracy.npy").tolist() == [1.0] * 5
+    assert json.loads((folder / "probe_class_accuracy.json").read_text()) == {str(c): 1.0 for c in range(5)}
     figures = {path.name for path in folder.glob("*.png")}
     assert figures == {
         "reliability.png", "confidence.png", "consistency.png", "confusion_temi.png", "confusion_kmeans.png",
     }  # fmt: skip
+
+
+def test_features_are_probed_without_a_run_and_their_easiest_classes_are_a_benchmark(command, workplace):
+    rng = np.random.default_rng(0)
+    rows = np.load("X_test.npy")
+    hard = np.load("y_test.npy") >= 3  # two of the five classes are noise
+    rows[hard] = rng.standard_normal((int(hard.sum()), rows.shape[1]))
+    np.save("X_test.npy", rows)
+    probe = ("metrics=probe", "probe.max_epochs=3", "probe.learning_rates=[0.5]")
+    outcome = command("evaluate.py", *OWN[:4], TEST[0], *probe, "run_dir=features")
+    assert (outcome.code, outcome.err) == (0, "")
+    accuracies = json.loads((workplace / "features/evaluation/probe_class_accuracy.json").read_text())
+    assert [accuracies[name] for name in "012"] == [1.0] * 3
+    assert max(accuracies["3"], accuracies["4"]) < 0.9
+    benchmark = ("benchmark=clip_1k", "benchmark.n_classes=3")
+    file = "benchmark.accuracies=features/evaluation/probe_class_accuracy.json"
+    arguments = [entry for entry in TINY if not entry.startswith("n_clusters")]
+    assert command("train.py", *OWN, *TEST, *arguments, *benchmark, file, "run_dir=easy").code == 0
+    assert {row["n_clusters"] for row in rows_in(workplace / "easy/results.json").values()} == {3}
+
+
+def test_features_alone_are_measured_in_a_folder_of_their_own(run, command, workplace):
+    data, separability = (*OWN[:4], TEST[0]), "metrics=separability"
+    for arguments, message in (
+        ((*data, "metrics=calibration"), "metrics=[calibration] measures clusters: name the run that found them"),
+        ((*data, "figures=umap"), "figures=[umap] measures clusters: name the run that found them, run="),
+        (data, "nothing to measure: name metrics= or figures= of features, separability, probe"),
+        ((*data, separability, f"run_dir={run}"), "holds a run: evaluate it by run="),
+    ):
+        outcome = command("evaluate.py", *arguments)
+        assert outcome.code == 2
+        assert message in outcome.error_line
+    assert not (workplace / "runs").exists()
+    assert command("evaluate.py", *data, separability, "run_dir=alone").code == 0
+    assert set(json.loads((workplace / "alone/evaluation/separability.json").read_text())) == {"train", "test"}
+    outcome = command("evaluate.py", "data=digits", separability, "run_dir=alone")
+    assert outcome.code == 2
+    assert "run_dir=alone holds the evaluation of other features: choose another run_dir" in outcome.error_line
 
 
 def test_sets_of_each_sample_draw_labels_for_the_split_they_are_of(run, command, workplace):

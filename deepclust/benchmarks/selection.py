@@ -76,7 +76,7 @@ def select_benchmark(
         name, rule: of the benchmark.
         hierarchy, links, hypernym: of `find_hierarchy`.
         **options: of the rule; `accuracies` and `relabels` name files. Those not named are looked for in the folder
-            `benchmarks` beside the train split's, as `clip_1k_accuracies.npy` and `leaf_hzr_train.npy`.
+            `benchmarks` beside the train split's, as `clip_1k_accuracies.json` and `leaf_hzr_train.npy`.
 
     Raises:
         InputError: if a split has no labels, a file is missing, or the benchmark does not suit the data.
@@ -139,29 +139,30 @@ def read_files(
         InputError: if a file is not named, missing or unreadable.
     """
 
-    def found(given: str | None, own: str, key: str, what: str) -> str | Path:
-        place = None if folder is None else folder / own
-        if given is None and (place is None or not place.is_file()):
-            raise InputError(f"benchmark={name} needs {what}: {key}=FILE{f', or write {place}' if place else ''}")
-        return place if given is None else given  # type: ignore[return-value]
+    def found(given: str | None, own: Sequence[str], key: str, what: str) -> str | Path:
+        if given is not None:
+            return given
+        places = [] if folder is None else [folder / file for file in own]
+        for place in places:
+            if place.is_file():
+                return place
+        raise InputError(f"benchmark={name} needs {what}: {key}=FILE{f', or write {places[0]}' if places else ''}")
 
     read = dict(options)
     if "accuracies" in read:
         given = read.pop("accuracies")
         several = isinstance(given, Mapping)
-        what = "the accuracy of a linear probe on each class (.npy, or .json or .csv by class name)"
-        accuracies = [
-            read_accuracies(
-                found(file, f"{model}_accuracies.npy", "benchmark.accuracies" + (f".{model}" if several else ""), what),
-                classes.names,
-            )
-            for model, file in (given if several else {name: given}).items()
-        ]
+        what = "the accuracy of a linear probe on each class (`python evaluate.py data=… metrics=[probe]` measures it)"
+        accuracies = []
+        for model, file in (given if several else {name: given}).items():
+            own = [f"{model}_accuracies.{suffix}" for suffix in ("json", "csv", "npy")]
+            key = "benchmark.accuracies" + (f".{model}" if several else "")
+            accuracies.append(read_accuracies(found(file, own, key, what), classes.names))
         read |= {"accuracies": accuracies} if several else {"accuracies_K": accuracies[0]}
     if "relabels" in read:
         what = "the new class of each sample (.npy), which `python relabel.py` makes"
         read["relabels"] = {
-            split: _read_npy(found(file, f"{name}_{split}.npy", f"benchmark.relabels.{split}", what))
+            split: _read_npy(found(file, [f"{name}_{split}.npy"], f"benchmark.relabels.{split}", what))
             for split, file in read["relabels"].items()
             if split == "train" or has_test
         }
@@ -179,8 +180,8 @@ def _read_npy(file: str | os.PathLike) -> np.ndarray:
 
 
 def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.ndarray:
-    """(K,) per-class accuracies: a `.npy` in the order of the classes, a `.json` list or object, or a `.csv` of
-    class,accuracy lines.
+    """(K,) per-class accuracies, NaN where JSON says null: a `.json` object by class name, as the linear probe of
+    `evaluate.py` leaves it, a `.json` list or `.npy` in the order of the classes, or a `.csv` of class,accuracy lines.
 
     Raises:
         InputError: if the file is missing, unreadable, or lacks a class.
@@ -201,7 +202,8 @@ def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.n
         missing = [name for name in class_names if name not in content]
         if missing:
             raise InputError(f"{path} has no accuracy of {len(missing)} classes (first: '{missing[0]}'): add them")
-        return np.array([float(content[name]) for name in class_names])
+        values = [content[name] for name in class_names]
+        return np.array([np.nan if value is None else float(value) for value in values])
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -207,7 +207,7 @@ def easiest(name: str, classes: Classes, accuracies_K: np.ndarray, n_classes: in
     Args:
         name: of the benchmark.
         classes: of the data set.
-        accuracies_K: of the probe on the validation split; ties go by class number.
+        accuracies_K: of the probe on the validation split, NaN where unknown; ties go by class number.
         n_classes: how many to keep.
     """
     return kept(name, classes, easiest_mask(name, classes, accuracies_K, n_classes))
@@ -226,6 +226,12 @@ def easiest_mask(name: str, classes: Classes, accuracies_K: np.ndarray, n_classe
         raise InputError(
             f"benchmark={name}: there are {accuracies_K.size} per-class accuracies for {len(classes)} classes: "
             "give one per class, in the order of the class names"
+        )
+    n_judged = int(np.isfinite(accuracies_K).sum())
+    if n_judged < n_classes:
+        raise InputError(
+            f"benchmark={name} keeps the {n_classes} easiest classes, but accuracies are known of {n_judged} alone: "
+            "probe with validation samples of every class, or lower benchmark.n_classes"
         )
     keep_K = np.zeros(len(classes), bool)
     keep_K[np.argsort(-accuracies_K, kind="stable")[:n_classes]] = True

@@ -106,6 +106,8 @@ def test_accuracies_are_read_from_any_of_three_kinds_of_file(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"y": 0.25, "x": 0.5}))
     (tmp_path / "b.json").write_text("[0.5, 0.25]")
     (tmp_path / "a.csv").write_text("y,0.25\nx,0.5\n")
+    (tmp_path / "d.json").write_text(json.dumps({"x": 0.5, "y": None}))
+    assert np.isnan(read_accuracies(tmp_path / "d.json", ["x", "y"])).tolist() == [False, True]
     for name in ("a.npy", "a.json", "b.json", "a.csv"):
         assert read_accuracies(tmp_path / name, ["x", "y"]).tolist() == [0.5, 0.25]
     with pytest.raises(InputError, match=r"no accuracy of 1 classes \(first: 'z'\)"):

@@ -118,6 +118,10 @@ def test_the_easiest_classes_are_those_of_highest_accuracy_and_the_union_has_the
     assert kept_names(union) == ["c0", "c1", "c2"]
     with pytest.raises(InputError, match="there are 4 per-class accuracies for 5 classes"):
         selectors.easiest("clip_1k", classes, np.ones(4), 2)
+    unknown = np.array([0.1, np.nan, 0.3, np.nan, np.nan])
+    assert kept_names(selectors.easiest("clip_1k", classes, unknown, 2)) == ["c0", "c2"]
+    with pytest.raises(InputError, match="keeps the 3 easiest classes, but accuracies are known of 2 alone"):
+        selectors.easiest("clip_1k", classes, unknown, 3)
 
 
 def test_random_classes_are_those_of_the_seed_and_no_more_than_there_are():

@@ -34,7 +34,7 @@ def evaluate(config: dict[str, Any]) -> None:
     from deepclust.evaluation import check_names
     from deepclust.files import write_json
     from deepclust.report.evaluation_tables import evaluation_tables
-    from deepclust.report.tables import report_console, results_table
+    from deepclust.report.tables import PROBE, report_console, results_table
 
     metrics, figures = listed(config["metrics"]), listed(config["figures"])
     check_names(metrics, figures, without_run=config["run"] is None)
@@ -43,8 +43,9 @@ def evaluate(config: dict[str, Any]) -> None:
     write_json(found.folder / "evaluation.json", found.rows)
     found.written.insert(0, found.folder / "evaluation.json")
     console = report_console()
-    if found.rows:
-        console.print(results_table(found.rows, notes=found.notes))
+    rows = [row for row in found.rows if row["method"] != PROBE]
+    if rows:
+        console.print(results_table(rows, notes=found.notes))
     for part in evaluation_tables(found.rows, results):
         console.print(part, style="italic dim" if isinstance(part, str) else None)
     for path in found.written:
@@ -146,11 +147,18 @@ def measure(
     found: Any, metrics: list[str], figures: list[str], config: dict[str, Any], trained_on: dict[str, Any]
 ) -> dict[str, Any]:
     """Run what was asked for, cheap things first; returns what the tables need beside the rows."""
-    from deepclust.evaluation import add_calibration, add_multilabel, add_probe, add_separability
+    from deepclust.evaluation import add_calibration, add_probe, add_separability
+    from deepclust.many_labels import ManyLabels, add_multilabel, add_probe_row
 
     results: dict[str, Any] = {}
     if "multilabel" in metrics:
-        add_multilabel(found, config["label_sets"], n_draws=config["n_draws"], seed=config["seed"])
+        many = ManyLabels.from_settings(
+            config["label_sets"],
+            n_draws=config["n_draws"],
+            seed=config["seed"],
+            ancestors=lambda: ancestors(found, config),
+        )
+        add_multilabel(found, many)
     calibrations = add_calibration(found) if "calibration" in metrics else {}
     if "separability" in metrics:
         results["separability"] = add_separability(found)
@@ -161,9 +169,35 @@ def measure(
         draw_figures(found, figures, cache_dir=config["cache_dir"], seed=config["seed"])
     if "probe" in metrics:
         results["probe"] = add_probe(found, seed=config["seed"], progress=True, **config["probe"])
+        if "multilabel" in metrics:
+            add_probe_row(found, many, seed=config["seed"])
     if "overclustering" in metrics:
         results["overclustering"] = overclustering(found, config, trained_on)
     return results
+
+
+def class_hierarchy(found: Any, config: dict[str, Any], asked: str) -> tuple[Any, list[str]]:
+    """The hierarchy that `hierarchy=`, the run's benchmark or the data set names, and the classes of what is evaluated.
+
+    It is of all classes of the data set: a path may lead through those that a benchmark left out.
+    """
+    from deepclust.benchmarks.selection import classes_of
+    from deepclust.evaluation import labels_of
+    from train import load_data
+
+    labels_of(found.dataset.train, asked)
+    benchmark = config.get("benchmark") or {}
+    keys = ("hierarchy", "links", "hypernym")
+    named = {key: config[key] if config[key] is not None else benchmark.get(key) for key in keys}
+    given = {key: value for key, value in named.items() if value is not None}
+    classes = classes_of(load_data({**config, "benchmark": None}), **given)
+    return classes.find_hierarchy(), list(found.dataset.train.class_names or classes.names)
+
+
+def ancestors(found: Any, config: dict[str, Any]) -> dict[str, list[str]]:
+    """{class: [its ancestors among the classes]}."""
+    hierarchy, names = class_hierarchy(found, config, "label_sets=ancestors")
+    return {name: [names[up] for up in above] for name, above in zip(names, hierarchy.classes_above(names))}
 
 
 def overclustering(found: Any, config: dict[str, Any], trained_on: dict[str, Any]) -> Any:

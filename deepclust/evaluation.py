@@ -25,15 +25,6 @@ from deepclust.files import write_json
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
-from deepclust.metrics.multilabel import (
-    LabelSets,
-    MultiLabelScores,
-    classes_also,
-    drawn_label_accuracy,
-    multilabel_accuracy,
-    read_label_sets,
-    real_label_sets,
-)
 from deepclust.metrics.separability import separability
 from deepclust.report.tables import display_name, method_order
 from deepclust.training.trained import TrainedHeads
@@ -55,6 +46,7 @@ class Evaluation:
         rows: of evaluation.json.
         notes: sentences under its table.
         written: files written so far.
+        probed: the linear probe, after `add_probe`, with the name and the features of what it was judged on.
     """
 
     folder: Path
@@ -63,6 +55,7 @@ class Evaluation:
     rows: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
+    probed: tuple[str, FeatureSet, Probe] | None = None
 
     @property
     def judged(self) -> tuple[str, FeatureSet]:
@@ -86,6 +79,8 @@ def check_names(metrics: Sequence[str], figures: Sequence[str], *, without_run: 
         if unknown:
             raise InputError(f"no {what} is called '{unknown[0]}': choose from {', '.join(known)}")
         of_clusters = [name for name in asked if name not in OF_FEATURES]
+        if "probe" in asked and "multilabel" in of_clusters:  # the probe has a row among them
+            of_clusters.remove("multilabel")
         if without_run and of_clusters:
             raise InputError(
                 f"{what}s=[{of_clusters[0]}] measures clusters: name the run that found them, run=<run folder>"
@@ -137,62 +132,6 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
 
 
-def add_multilabel(found: Evaluation, label_sets: str | None, *, n_draws: int, seed: int) -> None:
-    """The four multi-label accuracies as columns of the rows.
-
-    Args:
-        found: is added to.
-        label_sets: None (only →1), `real` (ReaL's labels of ImageNet's validation images), or a JSON file as
-            `read_label_sets` takes it. Where each sample has a set of its own, one label of it is drawn `n_draws`
-            times; where classes have sets, the sample's own label makes the map.
-        n_draws: of labels.
-        seed: of the draws.
-
-    Raises:
-        InputError: if the sets do not suit the data, or a split has no labels and no sets.
-    """
-    content = None if label_sets in (None, "real") else read_label_sets(str(label_sets))
-    for row in found.rows:
-        features = splits_of(found.dataset)[row["split"]]
-        scores = _multilabel_scores(
-            found.clusterings[row["method"], row["split"]], features, label_sets, content, n_draws, seed
-        )
-        if scores is None:
-            found.add_note(f"Multi-label accuracy: the label sets are not those of the {row['split']} split.")
-            continue
-        row.update(scores.as_dict())
-        row.update({f"{name}_std": value for name, value in scores.std.items()})
-        if scores.n_used < len(features):
-            found.add_note(f"Multi-label accuracy of {row['split']}: {scores.n_used} of {len(features)} have a label.")
-    if all("top1_to_1" not in row for row in found.rows):
-        raise InputError(f"label_sets={label_sets} is of another number of samples than any split: give one per sample")
-
-
-def _multilabel_scores(
-    clustering: Clustering,
-    features: FeatureSet,
-    label_sets: str | None,
-    content: list | dict | None,
-    n_draws: int,
-    seed: int,
-) -> MultiLabelScores | None:
-    if label_sets == "real":
-        if features.paths is None:
-            raise InputError("label_sets=real needs features that know their files: extract the validation split")
-        if not features.paths[0].endswith(".JPEG") or "_val_" not in features.paths[0]:
-            return None
-        return drawn_label_accuracy(clustering, real_label_sets(features.paths), n_draws=n_draws, seed=seed)
-    if isinstance(content, list):
-        if len(content) != len(features):
-            return None
-        return drawn_label_accuracy(clustering, LabelSets.from_lists(content), n_draws=n_draws, seed=seed)
-    labels_N = labels_of(features, "metrics=[multilabel]")
-    if content is None:
-        return multilabel_accuracy(clustering, labels_N)
-    names = features.class_names or [str(label) for label in range(int(labels_N.max()) + 1)]
-    return multilabel_accuracy(clustering, labels_N, LabelSets.of_classes(labels_N, classes_also(content, names)))
-
-
 def add_calibration(found: Evaluation) -> dict[str, Calibration]:
     """`ece` and `mean_msp` as columns of the rows; the calibrations of the judged split by method, for the figures."""
     shown: dict[str, Calibration] = {}
@@ -231,6 +170,7 @@ def add_probe(found: Evaluation, *, seed: int, progress: bool = False, **options
     probe = linear_probe(train, val, seed=seed, progress=progress, **options)
     nearest = knn_probe(train.features, labels_of(train, "knn"), val.features, labels_of(val, "knn"))
     result = {"judged_on": judged_on, **probe.as_dict(), "knn": {str(k): share for k, share in nearest.items()}}
+    found.probed = ("held-out" if found.dataset.test is None else "test", val, probe)
     found.write_json("probe", result)
     n_labels = 1 + int(max(labels_of(train, "probe").max(), labels_of(val, "probe").max()))
     found.write_json("probe_class_accuracy", accuracies_by_class(probe, train.class_names, n_labels))

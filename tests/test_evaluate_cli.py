@@ -11,6 +11,7 @@ import pytest
 from deepclust.clustering import Clustering
 from deepclust.features.store import FeatureSet
 from deepclust.metrics import ROW_KEYS
+from deepclust.metrics.multilabel import SCORE_NAMES
 
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans", "n_clusters=5")
 OWN = ("data=features", "data.train=X.npy", "data.train_labels=y.npy", "data.test=X_test.npy", "loss=temi")
@@ -135,6 +136,9 @@ def test_features_alone_are_measured_in_a_folder_of_their_own(run, command, work
     assert not (workplace / "runs").exists()
     assert command("evaluate.py", *data, separability, "run_dir=alone").code == 0
     assert set(json.loads((workplace / "alone/evaluation/separability.json").read_text())) == {"train", "test"}
+    few = ("probe.max_epochs=1", "probe.learning_rates=[0.5]", "probe.weight_decays=[0]")
+    assert command("evaluate.py", *data, "metrics=[multilabel,probe]", *few, "run_dir=alone").code == 0
+    assert set(rows_in(workplace / "alone/evaluation.json")) == {("linear_probe", "test")}
     outcome = command("evaluate.py", "data=digits", separability, "run_dir=alone")
     assert outcome.code == 2
     assert "run_dir=alone holds the evaluation of other features: choose another run_dir" in outcome.error_line
@@ -152,6 +156,48 @@ def test_sets_of_each_sample_draw_labels_for_the_split_they_are_of(run, command,
     outcome = command("evaluate.py", f"run={run}", "metrics=multilabel", "label_sets=sets.json")
     assert outcome.code == 2
     assert "label_sets=sets.json is of another number of samples than any split" in outcome.error_line
+
+
+TREE = "1,0\n2,1\n3,\n4,3\n"
+
+
+def test_ancestors_make_the_label_sets_and_the_probe_has_a_row_of_its_own(run, command, workplace):
+    (workplace / "tree.csv").write_text(TREE)
+    probe = ("probe.max_epochs=3", "probe.learning_rates=[0.5]")
+    outcome = command(
+        "evaluate.py", f"run={run}", "metrics=[multilabel,probe]", "label_sets=ancestors", "hierarchy=tree.csv", *probe
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    by_tree = rows_in(run / "evaluation.json")
+    (workplace / "sets.json").write_text(json.dumps({"1": [0], "2": [1, 0], "4": [3]}))
+    assert command("evaluate.py", f"run={run}", "metrics=multilabel", "label_sets=sets.json").code == 0
+    by_file = rows_in(run / "evaluation.json")
+    for place, row in by_file.items():
+        assert {name: row[name] for name in SCORE_NAMES} == {name: by_tree[place][name] for name in SCORE_NAMES}
+    row = by_tree["linear_probe", "test"]
+    assert row["acc"] == row["top1_to_1"] == row["top5_to_L"] == 1.0
+    multi = next(line for line in outcome.out.splitlines() if line.startswith("Linear probe"))
+    assert multi.split()[2:] == ["test", "100.0", "100.0", "100.0", "100.0"]
+
+
+def test_ancestors_reach_over_classes_that_a_benchmark_left_out(command, workplace):
+    labels = np.load("y.npy")
+    names = np.array(["animal", "dog", "poodle", "chair", "stool"])[labels]
+    names[np.flatnonzero(labels == 0)[:8]] = "poodle"  # these look like other animals
+    np.save("names.npy", names)
+    (workplace / "tree.csv").write_text("poodle,dog\ndog,animal\nstool,chair\n")
+    accuracies = {"animal": 0.9, "poodle": 0.8, "dog": 0, "chair": 0.1, "stool": 0.2}
+    (workplace / "easy.json").write_text(json.dumps(accuracies))
+    data = ("data=features", "data.train=X.npy", "data.train_labels=names.npy", "loss=none", "baselines=kmeans")
+    easy = ("benchmark=clip_1k", "benchmark.n_classes=2", "benchmark.accuracies=easy.json")
+    assert command("train.py", *data, *easy, "run_dir=run").code == 0
+    ancestors = ("metrics=multilabel", "label_sets=ancestors", "hierarchy=tree.csv")
+    outcome = command("evaluate.py", "run=run", *ancestors)
+    assert (outcome.code, outcome.err) == (0, "")
+    row = rows_in(workplace / "run/evaluation.json")["kmeans", "train"]
+    # A poodle is an animal, though its parent, the dog, is no class of the benchmark.
+    assert row["top1_to_1"] == pytest.approx(1 - 8 / np.isin(labels, [0, 2]).sum())
+    assert row["top1_to_L"] == 1.0
 
 
 def test_overclustering_runs_every_method_at_each_number_of_clusters_once(run, command, workplace):
@@ -206,6 +252,7 @@ def test_runs_side_by_side_by_a_setting(command, workplace):
         (("figures=[tsne]",), "no figure is called 'tsne': choose from consistency, neighbors, umap, confusion"),
         (("figures=[neighbors]",), "figures=[neighbors] needs images: these features know no image files"),
         (("metrics=multilabel", "label_sets=none.json"), "label_sets=none.json cannot be read as JSON"),
+        (("metrics=multilabel", "label_sets=ancestors"), "evaluate.py: hierarchy=FILE"),
         (("metrics=multilabel", "label_sets=real"), "label_sets=real needs features that know their files"),
         (("metrics=overclustering", "counts=[1000]"), "n_clusters=1000, but there are only 200 samples"),
         (("metrics=overclustering", "data=features", "data.train=X.npy"), "trains again on the run's own data"),

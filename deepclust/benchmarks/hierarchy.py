@@ -94,21 +94,36 @@ class Hierarchy:
         return np.array([chain[max(0, len(chain) - depth)] for chain in chains])
 
     def nodes_of(self, class_names: Sequence[str]) -> np.ndarray:
-        """(K,) the node of each class of a data set, by name, or by number where every class is in the table that way.
+        """(K,) the node of each class of a data set, by name, or by number where the names are in no table.
 
         Raises:
             InputError: if a class is no node.
         """
         ids = {name: node for node, name in enumerate(self.names)}
         numbers = [str(number) for number in range(len(class_names))]
-        keys = numbers if all(number in ids for number in numbers) else list(class_names)
+        by_number = not all(name in ids for name in class_names) and all(number in ids for number in numbers)
+        keys = numbers if by_number else list(class_names)
         missing = [key for key in keys if key not in ids]
         if missing:
             raise InputError(
                 f"{len(missing)} of {len(keys)} classes are not in the hierarchy {self.source} "
-                f"(first: '{missing[0]}'): name a hierarchy of these classes by benchmark.hierarchy=FILE"
+                f"(first: '{missing[0]}'): name a hierarchy of these classes by benchmark.hierarchy=FILE "
+                "(evaluate.py: hierarchy=FILE)"
             )
         return np.array([ids[key] for key in keys])
+
+    def classes_above(self, class_names: Sequence[str]) -> list[list[int]]:
+        """The ancestors of each class that are classes themselves, as class ids, nearest first.
+
+        S_L of the multi-label accuracies is a subset of the classes (Adaloglou et al. 2024, section 4.4): an ancestor
+        without samples cannot be hit.
+
+        Raises:
+            InputError: if a class is no node.
+        """
+        nodes_K = self.nodes_of(class_names)
+        class_of = {int(node): number for number, node in enumerate(nodes_K)}
+        return [[class_of[above] for above in self.ancestors[node] if above in class_of] for node in nodes_K]
 
 
 def hierarchy_of_parents(names: Sequence[str], parents: Sequence[int], source: str, **more: Any) -> Hierarchy:
@@ -289,8 +304,8 @@ def find_hierarchy(
         if names and all(is_synset(name) for name in names):
             return wordnet_hierarchy(names, links=links, hypernym=hypernym)
         raise InputError(
-            f"no class hierarchy is known for data={data_name}: give one by benchmark.hierarchy=FILE, a CSV of "
-            "child,parent lines, or name the classes by WordNet synsets (n########)"
+            f"no class hierarchy is known for data={data_name}: give one by benchmark.hierarchy=FILE (evaluate.py: "
+            "hierarchy=FILE), a CSV of child,parent lines, or name the classes by WordNet synsets (n########)"
         )
     path = Path(given).expanduser()
     if path.suffix in (".pth", ".pt"):

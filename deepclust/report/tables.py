@@ -21,6 +21,8 @@ from deepclust.metrics import ROW_KEYS
 
 Row = Mapping[str, Any]
 
+# The method of the linear probe's rows, which saw labels and stands in no contest.
+PROBE = "linear_probe"
 DISPLAY_NAMES = {
     "temi": "TEMI",
     "scan": "SCANv2",
@@ -35,6 +37,7 @@ DISPLAY_NAMES = {
     "optics": "OPTICS",
     "louvain": "Louvain",
     "leiden": "Leiden",
+    PROBE: "Linear probe",
 }
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"

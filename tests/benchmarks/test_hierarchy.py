@@ -125,6 +125,19 @@ def test_classes_are_found_by_name_or_by_number(tmp_path):
         tree.nodes_of(["cat", "cow"])
 
 
+def test_numbers_that_are_names_are_not_taken_for_places(tmp_path):
+    # What coarse labels over a numbered table are called: two nodes of it, neither of them class 0 or 1.
+    (tmp_path / "t.csv").write_text("0,100\n1,100\n2,\n")
+    tree = csv_hierarchy(tmp_path / "t.csv")
+    assert [tree.names[node] for node in tree.nodes_of(["100", "2"])] == ["100", "2"]
+
+
+def test_the_classes_above_are_ancestors_that_are_classes_themselves_nearest_first():
+    names = ["organism", "person", "musician", "guitarist", "chair"]
+    tree = hierarchy_of_parents(names, [-1, 0, 1, 2, -1], "test")
+    assert tree.classes_above(["person", "guitarist", "musician", "chair"]) == [[], [2, 0], [0], []]
+
+
 def test_the_packaged_hierarchy_knows_fashion_mnists_classes():
     tree = find_hierarchy(None, CLASS_NAMES, "fashion_mnist")
     nodes = tree.nodes_of(CLASS_NAMES)

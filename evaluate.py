@@ -25,13 +25,13 @@ from deepclust.errors import InputError, one_line_errors
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        if cfg.run is None and cfg.data is None:
+        if cfg.run is None and cfg.get("data") is None:
             raise InputError("name the run to evaluate: run=<run folder>, or features alone: data=<data set>")
         evaluate(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    from deepclust.evaluation import check_names
+    from deepclust.evaluation import check_names, merged_rows, read_rows
     from deepclust.files import write_json
     from deepclust.report.evaluation_tables import evaluation_tables
     from deepclust.report.tables import PROBE, report_console, results_table
@@ -39,9 +39,11 @@ def evaluate(config: dict[str, Any]) -> None:
     metrics, figures = listed(config["metrics"]), listed(config["figures"])
     check_names(metrics, figures, without_run=config["run"] is None)
     found, config, trained_on = features_alone(config) if config["run"] is None else finished_run(config, metrics)
+    rows_file = found.folder / "evaluation.json"
+    before = read_rows(rows_file)  # refused before hours of a probe, if at all
     results = measure(found, metrics, figures, config, trained_on)
-    write_json(found.folder / "evaluation.json", found.rows)
-    found.written.insert(0, found.folder / "evaluation.json")
+    write_json(rows_file, merged_rows(before, found.rows))
+    found.written.insert(0, rows_file)
     console = report_console()
     rows = [row for row in found.rows if row["method"] != PROBE]
     if rows:
@@ -57,6 +59,7 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
     """A run scored again, the settings with what they inherit from it, and what the run was asked for."""
     from deepclust.evaluation import evaluate_run
     from deepclust.experiment import RunFolder
+    from deepclust.files import fingerprint
     from train import load_data
 
     folder = RunFolder(Path(config["run"]).expanduser())
@@ -64,9 +67,9 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
         raise InputError(f"run={config['run']}: no such folder")
     if not (folder.trained_methods() or folder.saved_methods()):
         raise InputError(f"{folder.path} holds no checkpoint (checkpoints/*.ckpt): name a run folder of train.py")
-    own = config.get("data") is None
-    trained_on = config_of(folder.path) if own or (folder.path / "config.yaml").is_file() else {}
-    if own:
+    named = config.get("data") is not None
+    trained_on = config_of(folder.path) if not named or (folder.path / "config.yaml").is_file() else {}
+    if not named:
         # Everything that decides which rows and labels were trained on; a key that is not there changes nothing.
         inherited: dict[str, Any] = {
             key: trained_on[key] for key in ("data", "benchmark", "features_dir") if key in trained_on
@@ -74,9 +77,14 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
         given = {key: value for key, value in config.items() if value is not None}
         encoder = config.get("encoder") or trained_on.get("encoder")
         config = {**config, **inherited, **given, "encoder": encoder}
-    elif "overclustering" in metrics:
-        raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data=")
+    what = {key: config.get(key) for key in ("data", "benchmark", "encoder")}
+    own = all(value == trained_on.get(key) for key, value in what.items())
+    if not own and "overclustering" in metrics:
+        raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
     found = evaluate_run(folder, reduced(load_data(config), folder, trained_on, own), saved=own)
+    if not own:
+        # Rows of other data are no further columns of the run's own.
+        found.folder = folder.path / "other_data" / f"{data_name(config)}-{fingerprint(what)[:8]}"
     config["cache_dir"] = config["cache_dir"] or trained_on.get("neighbors", {}).get("cache_dir")
     return found, config, trained_on
 
@@ -103,15 +111,18 @@ def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[st
 def new_folder(config: dict[str, Any]) -> Path:
     """Where an evaluation without a run is written: `run_dir`, and a folder per job of a sweep in it."""
     hydra_job = HydraConfig.get()
-    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
     sweep = hydra_job.mode == RunMode.MULTIRUN
     if config["run_dir"] is None:
-        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{data}_features"
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{data_name(config)}_features"
         return Path("runs") / (f"{name}_{hydra_job.job.num}" if sweep else name)
     path = Path(config["run_dir"]).expanduser()
     if not sweep:
         return path
     return path / (hydra_job.job.override_dirname.replace("/", "_") or str(hydra_job.job.num))
+
+
+def data_name(config: dict[str, Any]) -> str:
+    return config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
 
 
 def reduced(dataset: Any, folder: Any, trained_on: dict[str, Any], own: bool) -> Any:

@@ -1,15 +1,17 @@
 """Evaluation of a finished run: its scores again, and what no training run computes by itself.
 
 run folder/
-  evaluation.json             one row per (method, split); `multilabel` and `calibration` add columns
+  evaluation.json             one row per (method, split); `multilabel` and `calibration` add columns to what is there
   evaluation/<metric>.json    what belongs to the data or needs more than a column
   evaluation/<figure>.png     and .svg
+  other_data/<name>/          the same of other data than the run's own
 """
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,36 @@ def check_names(metrics: Sequence[str], figures: Sequence[str], *, without_run: 
             )
     if without_run and not (metrics or figures):
         raise InputError(f"nothing to measure: name metrics= or figures= of features, {', '.join(OF_FEATURES)}")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that earlier commands left, none where there is no file.
+
+    Raises:
+        InputError: if the file holds no rows.
+    """
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{"method": row["method"], "split": row["split"], **row} for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no list of rows ({str(error).splitlines()[0]}): remove it") from None
+
+
+def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of this command with what earlier ones measured of the same (method, split), and rows that are theirs alone.
+
+    Values of now replace earlier ones, with their deviation; None, which says not measured, replaces nothing.
+    """
+    earlier = {(row["method"], row["split"]): dict(row) for row in before}
+    rows = []
+    for row in now:
+        known = earlier.pop((row["method"], row["split"]), {})
+        measured = {key: value for key, value in row.items() if value is not None or known.get(key) is None}
+        outdated = [f"{key}_std" for key, value in measured.items() if value is not None]
+        rows.append({**{key: value for key, value in known.items() if key not in outdated}, **measured})
+    return [*rows, *earlier.values()]
 
 
 def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Evaluation:

@@ -59,9 +59,31 @@ def test_a_run_of_baselines_alone_is_scored(command, workplace):
 
 
 def test_other_features_leave_out_the_baselines_and_say_so(run, command):
+    assert command("evaluate.py", f"run={run}").code == 0
+    own = (run / "evaluation.json").read_text()
     outcome = command("evaluate.py", f"run={run}", "data=features", "data.train=X_test.npy")
-    assert set(rows_in(run / "evaluation.json")) == {("temi", "train")}
+    (folder,) = (run / "other_data").iterdir()
+    assert folder.name.startswith("features-")
+    assert set(rows_in(folder / "evaluation.json")) == {("temi", "train")}
+    assert (run / "evaluation.json").read_text() == own
     assert "k-means left clusters of its own data only" in outcome.out
+
+
+def test_a_second_command_adds_to_what_the_first_measured(run, command):
+    few = ("probe.max_epochs=1", "probe.learning_rates=[0.5]", "probe.weight_decays=[0]")
+    assert command("evaluate.py", f"run={run}", "metrics=[multilabel,probe]", *few).code == 0
+    first = rows_in(run / "evaluation.json")
+    assert command("evaluate.py", f"run={run}", "metrics=calibration").code == 0
+    both = rows_in(run / "evaluation.json")
+    assert set(both) == set(first)
+    assert both["linear_probe", "test"] == first["linear_probe", "test"]
+    for place in set(both) - {("linear_probe", "test")}:
+        assert both[place]["top1_to_1"] == first[place]["top1_to_1"]
+        assert set(both[place]) == {*first[place], "ece", "mean_msp"}
+    (run / "evaluation.json").write_text("{")
+    outcome = command("evaluate.py", f"run={run}", "metrics=calibration")
+    assert outcome.code == 2
+    assert "is no list of rows" in outcome.error_line
 
 
 def test_metrics_add_columns_and_files(run, command, workplace):

@@ -199,7 +199,8 @@ def test_heads_and_baselines_see_the_reduced_space_and_evaluate_does_too(command
     assert [row["silhouette"] for row in again] == [row["silhouette"] for row in rows]
     new = ("data=features", "data.train=X_test.npy", "data.train_labels=y_test.npy")
     assert command("evaluate.py", "run=run", *new).code == 0
-    (row,) = json.loads((run / "evaluation.json").read_text())
+    (file,) = run.glob("other_data/*/evaluation.json")
+    (row,) = json.loads(file.read_text())
     assert row["acc"] == next(row["acc"] for row in rows if (row["method"], row["split"]) == ("tsp", "test"))
 
 
@@ -338,7 +339,8 @@ def test_evaluate_reproduces_the_rows_of_the_run(run, command):
 def test_evaluate_scores_other_features_of_the_same_encoder(run, command, workplace):
     arguments = ("data=features", "data.train=X_test.npy", "data.train_labels=y_test.npy")
     assert command("evaluate.py", f"run={run}", *arguments).code == 0
-    found = {row["method"]: row for row in json.loads((run / "evaluation.json").read_text())}
+    (file,) = run.glob("other_data/features-*/evaluation.json")
+    found = {row["method"]: row for row in json.loads(file.read_text())}
     for row in rows_of(run):
         if row["split"] == "test":
             assert found[row["method"]]["acc"] == row["acc"]

@@ -25,6 +25,7 @@ from deepclust.files import written_whole
 from deepclust.metrics import ROW_KEYS
 from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
 from deepclust.report.tables import (
+    ABSENT,
     mean_std_markdown,
     mean_std_table,
     plain_markdown,
@@ -108,17 +109,24 @@ def show_separability(options: argparse.Namespace) -> None:
     scores = ("alignment", "davies_bouldin", "silhouette")
     header = ["Run", "Probe (%)", "Alignment", "Davies–Bouldin", "Silhouette"]
     cells = [
-        [point["name"], f"{100 * point['probe']:.1f}", *(f"{point[score]:.3f}" for score in scores)] for point in points
+        [point["name"], f"{100 * point['probe']:.1f}", *(_three(point[score]) for score in scores)] for point in points
     ]
-    probes = [point["probe"] for point in points]
-    determined = [r_squared(probes, [point[score] for point in points]) for score in scores]
-    cells.append(["R²", "", *("–" if value is None else f"{value:.3f}" for value in determined)])
+    known = {score: [point for point in points if point[score] is not None] for score in scores}
+    determined = [
+        r_squared([point["probe"] for point in known[score]], [point[score] for point in known[score]])
+        for score in scores
+    ]
+    cells.append(["R²", "", *map(_three, determined)])
     report_console().print(plain_table(header, cells))
     if options.markdown:
         with written_whole(options.markdown) as temporary:
             temporary.write_text(plain_markdown(header, cells), encoding="utf-8")
     if options.figure:
         save_figure(figure, options.figure)
+
+
+def _three(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}"
 
 
 def run_folders(folders: list[Path], file: str) -> list[Path]:
@@ -128,7 +136,7 @@ def run_folders(folders: list[Path], file: str) -> list[Path]:
 
 def show_benchmarks(options: argparse.Namespace) -> None:
     """A row per benchmark, a column per method."""
-    from deepclust.report.benchmark_figures import accuracy_figure, benchmark_markdown, benchmark_rows, benchmark_table
+    from deepclust.report.benchmark_figures import accuracy_figure, benchmark_markdown, benchmark_rows, benchmark_tables
 
     found = run_folders(options.folders, "results.json")
     configs = {folder: OmegaConf.load(folder / "config.yaml") for folder in found}
@@ -136,7 +144,8 @@ def show_benchmarks(options: argparse.Namespace) -> None:
     if not rows:
         raise InputError(f"no results in {', '.join(map(str, options.folders))}: name run folders of train.py")
     split = options.split or ("test" if any(row["split"] == "test" for row in rows) else "train")
-    report_console().print(benchmark_table(rows, split))
+    for table in benchmark_tables(rows, split):
+        report_console().print(table, "")
     if options.markdown:
         with written_whole(options.markdown) as temporary:
             temporary.write_text(benchmark_markdown(rows, split), encoding="utf-8")

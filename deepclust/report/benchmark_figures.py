@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from rich.table import Table
 
 from deepclust.errors import InputError
-from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure, save_figure
-from deepclust.report.tables import display_name
+from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, line_style, new_figure, save_figure
+from deepclust.report.tables import display_name, method_order
 
 WHOLE = "all"
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
@@ -68,7 +69,7 @@ def ordered(benchmarks: Iterable[str]) -> list[str]:
 
 def benchmark_cells(rows: Sequence[Row], split: str, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table benchmarks × (metric, method), in percent, with ± where there are several seeds."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    methods = sorted({row["method"] for row in rows}, key=method_order)
     tables = {metric: means_by_benchmark(rows, split, metric) for metric in metrics}
     clusters = {row["benchmark"]: row["n_clusters"] for row in rows}
     header = ["Benchmark", "Clusters"]
@@ -97,17 +98,23 @@ def benchmark_markdown(rows: Sequence[Row], split: str, metrics: Sequence[str] =
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines]) + "\n"
 
 
-def benchmark_table(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("acc", "ami")) -> Table:
-    """The table for the terminal."""
-    header, lines = benchmark_cells(rows, split, metrics)
-    table = Table(title=f"{split} split, %", title_justify="left", box=None)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for line in lines:
-        table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in line))
-    return table
+def benchmark_tables(rows: Sequence[Row], split: str, metrics: Sequence[str] = ("acc", "ami")) -> list[Table]:
+    """The table for the terminal, one for each metric: side by side they would not fit its width."""
+    tables = []
+    for metric in metrics:
+        header, lines = benchmark_cells(rows, split, [metric])
+        table = Table(title=f"{metric.upper()}, {split} split, %", title_justify="left", box=None)
+        for index, name in enumerate(header):
+            table.add_column(
+                name.removeprefix(f"{metric.upper()} "), justify="left" if index == 0 else "right", no_wrap=True
+            )
+        for line in lines:
+            table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in line))
+        tables.append(table)
+    return tables
 
 
+@rc_context(STYLE)
 def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> list[Path]:
     """Clustering accuracy against the maximal depth d, and against the interval s around the median (figure 2).
 
@@ -127,7 +134,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
     drawn = [panel for panel in panels if any(name in means for name in panel[1])]
     if not drawn:
         raise InputError("no benchmark of figure 2 (coarse_1 … coarse_8, tiny … huge) is among the results")
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    methods = sorted({row["method"] for row in rows}, key=method_order)
     figure, axes = new_figure(TWO_COLUMNS if len(drawn) > 1 else ONE_COLUMN, n_columns=len(drawn))
     for axis, (label, places, whole) in zip(axes, drawn):
         known = {**places, WHOLE: whole}
@@ -136,14 +143,16 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
             if not points:
                 continue
             x, mean, std = np.array(sorted(points)).T
-            color = PALETTE[index % len(PALETTE)]
-            marker = MARKERS[index % len(MARKERS)]
-            axis.plot(x, 100 * mean, color=color, marker=marker, label=display_name(method))
-            if std.any():
-                axis.fill_between(x, 100 * (mean - std), 100 * (mean + std), color=color, alpha=0.15, linewidth=0)
+            spread = 100 * std if std.any() else None
+            axis.errorbar(x, 100 * mean, spread, capsize=2, label=display_name(method), **line_style(index))
         axis.set_xticks(list(known.values()), [*map(str, places.values()), "all"])
         axis.set_xlim(min(known.values()) - 0.06 * whole, 1.06 * whole)
         axis.set_xlabel(label)
-        axis.set_ylabel("accuracy (%)")
-    axes[0].legend(frameon=False, fontsize=8)
+        axis.set_ylabel("ACC (%)")
+    found = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels())}
+    names = [name for name in map(display_name, methods) if name in found]
+    # Above the axes: lines may run anywhere in them.
+    figure.legend(
+        [found[name] for name in names], names, loc="outside upper center", ncols=3 * len(drawn), fontsize=7
+    )  # fmt: skip
     return save_figure(figure, path)

@@ -16,6 +16,9 @@ from deepclust.files import written_whole
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+# A third means of telling lines apart, for more of them than there are colors.
+DASHES = ("-", "--", ":")
+
 # Column widths of a two-column paper, in inches.
 ONE_COLUMN = 3.4
 TWO_COLUMNS = 7.0
@@ -36,6 +39,16 @@ STYLE: Any = {
     # Ids in the SVG are drawn from this, so that the same figure is the same file.
     "svg.hashsalt": "deepclust",
 }
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Color, marker and dashes of the line of a number; no two are alike among the first 21."""
+    turn, place = divmod(index, len(PALETTE))
+    return {
+        "color": PALETTE[place],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": DASHES[turn % len(DASHES)],
+    }
 
 
 def new_figure(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from deepclust.errors import InputError
 from deepclust.report.benchmark_figures import (
@@ -12,6 +14,7 @@ from deepclust.report.benchmark_figures import (
     accuracy_figure,
     benchmark_markdown,
     benchmark_rows,
+    benchmark_tables,
     means_by_benchmark,
     ordered,
 )
@@ -38,6 +41,18 @@ def test_the_table_has_the_papers_order_and_marks_the_best():
     assert lines[2] == "| tiny | 10 | 40.0 | **50.0** |"
     assert lines[3] == "| coarse_2 | 10 | **30.0** | – |"
     assert lines[-1].startswith(f"| {WHOLE} ")
+
+
+def test_every_method_of_a_wide_table_is_named_in_full_on_the_terminal():
+    methods = ("temi", "scan", "tsp", "kmeans", "agglomerative")
+    rows = [{**row("imbalanced_2k", method, 0.5), "ami": 0.25} for method in methods for _ in range(2)]
+    console = Console(width=100, record=True, file=io.StringIO())
+    for table in benchmark_tables(rows, "test"):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    assert [line.split(",")[0] for line in text.splitlines() if "test split" in line] == ["ACC", "AMI"]
+    assert text.count("50.0 ± 0.0") == text.count("25.0 ± 0.0") == len(methods)
 
 
 def test_rows_are_those_of_the_run_folders(tmp_path):

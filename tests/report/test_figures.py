@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deepclust.report.figures import new_figure, save_figure
+from deepclust.report.figures import line_style, new_figure, save_figure
 
 
 def test_a_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
@@ -19,3 +19,9 @@ def test_a_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
     assert Image.open(png).size == (600, 400)
     assert "<svg" in svg.read_text()
     assert [path.read_bytes() for path in draw(tmp_path / "b")] == [png.read_bytes(), svg.read_bytes()]
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    assert len({tuple(line_style(index).items()) for index in range(21)}) == 21
+    # Without color, neighbors still differ.
+    assert all(line_style(index)["marker"] != line_style(index + 1)["marker"] for index in range(6))

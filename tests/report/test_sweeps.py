@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from deepclust.errors import InputError
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import difference_figure, separability_figure, sweep_figure
-from deepclust.report.sweeps import Run, difference, natural_order, sweep, sweep_cells
+from deepclust.report.sweeps import Run, Sweep, difference, natural_order, sweep, sweep_cells
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(acc, *, split="test", nmi=0.5, **config):
@@ -100,7 +103,7 @@ def test_figures_show_every_method_value_and_r_squared(tmp_path: Path):
     _, svg = save_figure(sweep_figure(by_name), tmp_path / "by_encoder")
     assert ">mae<" in svg.read_text()
     _, svg = save_figure(difference_figure(by_name, "temi", "scan"), tmp_path / "difference")
-    assert ">-10.0<" in svg.read_text()
+    assert ">−10.0<" in svg.read_text()
     assert "TEMI − SCANv2" in svg.read_text()
     points = [
         {"name": f"b{i}", "probe": 0.1 * i, "alignment": 2 - 0.1 * i, "davies_bouldin": 3.0, "silhouette": 0.2 * i**2}
@@ -110,3 +113,40 @@ def test_figures_show_every_method_value_and_r_squared(tmp_path: Path):
     text = svg.read_text()
     assert "R² = 1.00" in text  # alignment
     assert text.count("R² = ") == 2  # a constant score has none
+    for shown in ("alignment score", "Davies–Bouldin score", ">silhouette<", ">b3<"):
+        assert text.count(shown) == 1
+
+
+def labels_in(figure):
+    """The boxes, in pixels, of the labels along the x-axis as they are drawn."""
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    return [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+
+
+def test_twenty_six_benchmarks_and_thirty_encoders_stand_apart():
+    names = sorted(path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml"))
+    assert len(names) == 26
+    boxes = labels_in(sweep_figure(sweep([run({"temi": 0.5}, benchmark=name) for name in names], "benchmark", "acc")))
+    assert not any(first.overlaps(second) for first, second in pairwise(boxes))
+    encoders = [run({"temi": 0.5 + 0.01 * i, "scan": 0.6}, encoder=f"encoder_{i}") for i in range(30)]
+    boxes = labels_in(sweep_figure(sweep(encoders, "encoder", "acc")))
+    assert not any(first.overlaps(second) for first, second in pairwise(boxes))
+    figure = difference_figure(sweep(encoders, "encoder", "acc"), "temi", "scan")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for labels in (axes.get_yticklabels(), axes.texts):
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(first.overlaps(second) for first, second in pairwise(boxes))
+    assert "0.0" in {text.get_text() for text in axes.texts}, "no sign where there is no difference"
+
+
+def test_levels_are_steps_and_stand_evenly():
+    depths = Sweep("depth", "one_sided_ami", "test", list(range(1, 12)), ["temi"], {
+        (depth, "temi"): (0.5, None, 1) for depth in range(1, 12)
+    })  # fmt: skip
+    figure = sweep_figure(depths)
+    assert figure.axes[0].get_xscale() == "linear"
+    assert figure.axes[0].get_ylabel() == "one-sided AMI (%)"
+    over_c = sweep([run({"temi": 0.5}, n_clusters=count) for count in (5, 10, 40)], "n_clusters", "acc")
+    assert sweep_figure(over_c).axes[0].get_xscale() == "log"

@@ -2,7 +2,7 @@
 
 python evaluate.py run=runs/…                                        the run's own data
 python evaluate.py run=runs/… data=features data.train=X.npy         other features of the same encoder
-python evaluate.py run=runs/… metrics=[multilabel,calibration,separability,probe,overclustering]
+python evaluate.py run=runs/… metrics=[multilabel,levels,calibration,separability,probe,overclustering]
 python evaluate.py run=runs/… figures=[consistency,neighbors,umap,confusion]
 python evaluate.py data=imagenet21k encoder=openclip_vitg14 metrics=[probe]   features alone, without a run
 python evaluate.py -m run=runs/a,runs/b metrics=[separability,probe]   several runs; then summarize.py
@@ -170,6 +170,8 @@ def measure(
             ancestors=lambda: ancestors(found, config),
         )
         add_multilabel(found, many)
+    if "levels" in metrics:
+        results["levels"] = levels(found, config)
     calibrations = add_calibration(found) if "calibration" in metrics else {}
     if "separability" in metrics:
         results["separability"] = add_separability(found)
@@ -209,6 +211,17 @@ def ancestors(found: Any, config: dict[str, Any]) -> dict[str, list[str]]:
     """{class: [its ancestors among the classes]}."""
     hierarchy, names = class_hierarchy(found, config, "label_sets=ancestors")
     return {name: [names[up] for up in above] for name, above in zip(names, hierarchy.classes_above(names))}
+
+
+def levels(found: Any, config: dict[str, Any]) -> Any:
+    """How much of the labels is explained at each level of the hierarchy."""
+    from deepclust.label_levels import add_levels
+    from deepclust.report.figures import save_figure
+    from deepclust.report.sweep_figures import sweep_figure
+
+    over_depth = add_levels(found, *class_hierarchy(found, config, "metrics=[levels]"))
+    found.written.extend(save_figure(sweep_figure(over_depth), found.folder / "evaluation" / "levels"))
+    return over_depth
 
 
 def overclustering(found: Any, config: dict[str, Any], trained_on: dict[str, Any]) -> Any:

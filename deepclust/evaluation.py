@@ -1,7 +1,7 @@
 """Evaluation of a finished run: its scores again, and what no training run computes by itself.
 
 run folder/
-  evaluation.json             one row per (method, split); `multilabel` and `calibration` add columns to what is there
+  evaluation.json             one row per (method, split); `multilabel`, `levels`, `calibration` add columns
   evaluation/<metric>.json    what belongs to the data or needs more than a column
   evaluation/<figure>.png     and .svg
   other_data/<name>/          the same of other data than the run's own
@@ -31,8 +31,10 @@ from deepclust.metrics.separability import separability
 from deepclust.report.tables import display_name, method_order
 from deepclust.training.trained import TrainedHeads
 
-METRICS = ("multilabel", "calibration", "separability", "probe", "overclustering")
+METRICS = ("multilabel", "levels", "calibration", "separability", "probe", "overclustering")
 FIGURES = ("consistency", "neighbors", "umap", "confusion")
+# What the columns of the levels of a hierarchy are called, before the depth.
+LEVEL = "one_sided_ami_d"
 # Those that need no clustering.
 OF_FEATURES = ("separability", "probe", "consistency", "neighbors")
 
@@ -109,14 +111,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of this command with what earlier ones measured of the same (method, split), and rows that are theirs alone.
 
-    Values of now replace earlier ones, with their deviation; None, which says not measured, replaces nothing.
+    Values of now replace earlier ones, with their deviation, and levels of a hierarchy those of any other; None, which
+    says not measured, replaces nothing.
     """
     earlier = {(row["method"], row["split"]): dict(row) for row in before}
     rows = []
     for row in now:
         known = earlier.pop((row["method"], row["split"]), {})
+        if any(key.startswith(LEVEL) for key in row):
+            known = {key: value for key, value in known.items() if not key.startswith(LEVEL)}
         measured = {key: value for key, value in row.items() if value is not None or known.get(key) is None}
-        outdated = [f"{key}_std" for key, value in measured.items() if value is not None]
+        outdated = {f"{key}_std" for key, value in measured.items() if value is not None}
         rows.append({**{key: value for key, value in known.items() if key not in outdated}, **measured})
     return [*rows, *earlier.values()]
 

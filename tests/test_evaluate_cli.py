@@ -10,7 +10,7 @@ import pytest
 
 from deepclust.clustering import Clustering
 from deepclust.features.store import FeatureSet
-from deepclust.metrics import ROW_KEYS
+from deepclust.metrics import ROW_KEYS, one_sided_ami
 from deepclust.metrics.multilabel import SCORE_NAMES
 
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans", "n_clusters=5")
@@ -222,6 +222,31 @@ def test_ancestors_reach_over_classes_that_a_benchmark_left_out(command, workpla
     assert row["top1_to_L"] == 1.0
 
 
+def test_every_level_of_a_hierarchy_has_its_one_sided_ami(run, command, workplace):
+    (workplace / "tree.csv").write_text(TREE)
+    outcome = command("evaluate.py", f"run={run}", "metrics=levels", "hierarchy=tree.csv")
+    assert (outcome.code, outcome.err) == (0, "")
+    labels = {"train": np.load("y.npy"), "test": np.load("y_test.npy")}
+    at_depth = {1: [0, 0, 0, 3, 3], 2: [0, 1, 1, 3, 4], 3: [0, 1, 2, 3, 4]}
+    for (method, split), row in rows_in(run / "evaluation.json").items():
+        found = Clustering.load(run / "clusterings" / f"{method}{'_test' if split == 'test' else ''}.npz").labels
+        for depth, coarse in at_depth.items():
+            expected = one_sided_ami(np.array(coarse)[labels[split]], found)
+            assert row[f"one_sided_ami_d{depth}"] == pytest.approx(expected, abs=1e-12)
+    assert json.loads((run / "evaluation/levels.json").read_text()) == {"classes": {"1": 2, "2": 4, "3": 5}}
+    table = outcome.out[outcome.out.index("Depth d") :].splitlines()
+    assert [line.split()[0] for line in table[2:5]] == ["1", "2", "3"]
+    assert (run / "evaluation/levels.png").is_file()
+    (workplace / "root.csv").write_text("0,all\n1,all\n2,all\n3,all\n4,all\n")
+    assert command("evaluate.py", f"run={run}", "metrics=levels", "hierarchy=root.csv").code == 0
+    written = json.loads((run / "evaluation/levels.json").read_text())
+    assert written == {"classes": {"1": 1, "2": 5}}
+    # Of the other hierarchy nothing is left; where there is one class there is nothing to explain.
+    again = rows_in(run / "evaluation.json")["temi", "test"]
+    assert {name for name in again if name.startswith("one_sided")} == {"one_sided_ami_d1", "one_sided_ami_d2"}
+    assert again["one_sided_ami_d1"] is None
+
+
 def test_overclustering_runs_every_method_at_each_number_of_clusters_once(run, command, workplace):
     arguments = ("evaluate.py", f"run={run}", "metrics=overclustering", "counts=[5,10]")
     outcome = command(*arguments)
@@ -270,11 +295,12 @@ def test_runs_side_by_side_by_a_setting(command, workplace):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("metrics=[ece]",), "no metric is called 'ece': choose from multilabel, calibration,"),
+        (("metrics=[ece]",), "no metric is called 'ece': choose from multilabel, levels,"),
         (("figures=[tsne]",), "no figure is called 'tsne': choose from consistency, neighbors, umap, confusion"),
         (("figures=[neighbors]",), "figures=[neighbors] needs images: these features know no image files"),
         (("metrics=multilabel", "label_sets=none.json"), "label_sets=none.json cannot be read as JSON"),
         (("metrics=multilabel", "label_sets=ancestors"), "evaluate.py: hierarchy=FILE"),
+        (("metrics=levels", "hierarchy=none.csv"), "no such file: none.csv"),
         (("metrics=multilabel", "label_sets=real"), "label_sets=real needs features that know their files"),
         (("metrics=overclustering", "counts=[1000]"), "n_clusters=1000, but there are only 200 samples"),
         (("metrics=overclustering", "data=features", "data.train=X.npy"), "trains again on the run's own data"),

@@ -26,7 +26,8 @@ def evaluation_tables(rows: Sequence[Row], results: Mapping[str, Any]) -> list[T
 
     Args:
         rows: of evaluation.json.
-        results: `separability` (scores by split), `probe`, `overclustering` (a `Sweep`), as far as they were measured.
+        results: `levels` (a `Sweep`), `separability` (scores by split), `probe`, `overclustering` (a `Sweep`), as far
+            as they were measured.
     """
     tables: list[Table | str] = []
     columns = [name for name in _COLUMNS if any(name in row for row in rows)]
@@ -35,6 +36,11 @@ def evaluation_tables(rows: Sequence[Row], results: Mapping[str, Any]) -> list[T
             [display_name(row["method"]), row["split"], *(_percent(row, name) for name in columns)] for row in rows
         ]
         tables.append(plain_table(["Method", "Split", *(_COLUMNS[name] for name in columns)], cells))
+    if "levels" in results:
+        header, cells = sweep_cells(results["levels"])
+        split = results["levels"].split
+        sentence = f"One-sided AMI, {split} split: how much of the labels at depth d at most the clusters explain."
+        tables += [plain_table(["Depth d", *header[1:]], cells), sentence]
     if "separability" in results:
         header = ["Split", "Alignment", "Davies–Bouldin", "Silhouette"]
         cells = [

@@ -81,7 +81,8 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
     own = all(value == trained_on.get(key) for key, value in what.items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
-    found = evaluate_run(folder, reduced(load_data(config), folder, trained_on, own), saved=own)
+    dataset = reduced(load_data(config), folder, trained_on, own)
+    found = evaluate_run(folder, dataset, saved=own, silhouette=trained_on.get("silhouette", True))
     if not own:
         # Rows of other data are no further columns of the run's own.
         found.folder = folder.path / "other_data" / f"{data_name(config)}-{fingerprint(what)[:8]}"

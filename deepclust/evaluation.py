@@ -126,13 +126,14 @@ def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, 
     return [*rows, *earlier.values()]
 
 
-def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Evaluation:
+def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhouette: bool = True) -> Evaluation:
     """Score every method of a run again: trained heads from their checkpoints, the others by the clusters they left.
 
     Args:
         run: the run folder.
         dataset: the run's own data, or other features of the same encoder.
         saved: whether the data are the run's own, so that saved clusterings belong to them.
+        silhouette: of `run_experiment`.
 
     Raises:
         InputError: if there is nothing to score, or the features have other dimensions.
@@ -152,7 +153,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)
-            rows.append(scored(clustering, features, split, trained.recipe.seed, notes))
+            rows.append(scored(clustering, features, split, trained.recipe.seed, notes, silhouette=silhouette))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             notes.extend(trained.warn_of_collapse(dataset.train))
@@ -164,7 +165,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True) -> Eva
             if not run.clustering(method, split).is_file():
                 continue
             clustering = clusterings[method, split] = Clustering.load(run.clustering(method, split))
-            rows.append(scored(clustering, features, split, None, notes))
+            rows.append(scored(clustering, features, split, None, notes, silhouette=silhouette))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
 

@@ -58,6 +58,12 @@ def test_a_run_of_baselines_alone_is_scored(command, workplace):
     assert "the clusters of kmeans, agglomerative are for its own data only" in outcome.error_line
 
 
+def test_a_run_that_went_without_silhouettes_is_scored_without(command, workplace):
+    assert command("train.py", *OWN, *TEST, "loss=none", "n_clusters=5", "silhouette=false", "run_dir=run").code == 0
+    assert command("evaluate.py", "run=run").code == 0
+    assert all(row["silhouette"] is None for row in rows_in(workplace / "run/evaluation.json").values())
+
+
 def test_other_features_leave_out_the_baselines_and_say_so(run, command):
     assert command("evaluate.py", f"run={run}").code == 0
     own = (run / "evaluation.json").read_text()

@@ -172,6 +172,19 @@ def test_features_alone_are_measured_in_a_folder_of_their_own(run, command, work
     assert "run_dir=alone holds the evaluation of other features: choose another run_dir" in outcome.error_line
 
 
+def test_r_squared_over_benchmarks_needs_no_run(command, workplace):
+    measured = ("metrics=[separability,probe]", "probe.max_epochs=1", "run_dir=sweep")
+    outcome = command("evaluate.py", "-m", *OWN[:4], TEST[0], "benchmark=all,odd", *measured)
+    assert outcome.code == 0
+    assert {path.name for path in (workplace / "sweep").iterdir()} >= {
+        "benchmark=all,data=features",
+        "benchmark=odd,data=features",
+    }
+    outcome = command("summarize.py", "sweep", "--separability", "--by", "benchmark")
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines()[2:5]] == ["all", "odd", "R²"]
+
+
 def test_sets_of_each_sample_draw_labels_for_the_split_they_are_of(run, command, workplace):
     labels = np.load("y_test.npy").tolist()
     (workplace / "sets.json").write_text(json.dumps([[label, (label + 1) % 5] for label in labels]))

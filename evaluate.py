@@ -60,7 +60,7 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
     from deepclust.evaluation import evaluate_run
     from deepclust.experiment import RunFolder
     from deepclust.files import fingerprint
-    from train import load_data
+    from deepclust.settings import data_name, load_data, reduced_as_trained
 
     folder = RunFolder(Path(config["run"]).expanduser())
     if not folder.path.is_dir():
@@ -81,7 +81,7 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
     own = all(value == trained_on.get(key) for key, value in what.items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
-    dataset = reduced(load_data(config), folder, trained_on, own)
+    dataset = reduced_as_trained(load_data(config), trained_on, record=folder.reduction, own=own)
     found = evaluate_run(folder, dataset, saved=own, silhouette=trained_on.get("silhouette", True))
     if not own:
         # Rows of other data are no further columns of the run's own.
@@ -94,7 +94,7 @@ def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[st
     """Features that nothing was clustered of yet, in a folder of their own; the rest as `finished_run`."""
     from deepclust.evaluation import Evaluation
     from deepclust.files import written_whole
-    from train import load_data
+    from deepclust.settings import load_data
 
     dataset = load_data(config)
     folder = new_folder(config)
@@ -111,6 +111,8 @@ def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[st
 
 def new_folder(config: dict[str, Any]) -> Path:
     """Where an evaluation without a run is written: `run_dir`, and a folder per job of a sweep in it."""
+    from deepclust.settings import data_name
+
     hydra_job = HydraConfig.get()
     sweep = hydra_job.mode == RunMode.MULTIRUN
     if config["run_dir"] is None:
@@ -120,30 +122,6 @@ def new_folder(config: dict[str, Any]) -> Path:
     if not sweep:
         return path
     return path / (hydra_job.job.override_dirname.replace("/", "_") or str(hydra_job.job.num))
-
-
-def data_name(config: dict[str, Any]) -> str:
-    return config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
-
-
-def reduced(dataset: Any, folder: Any, trained_on: dict[str, Any], own: bool) -> Any:
-    """The splits in the space that the run clustered, which was fitted to its own training split."""
-    from deepclust.reduced_splits import reduced_dataset
-    from train import cache_folder, load_data, make_reduction, reductions_folder
-
-    reduction = make_reduction(trained_on)
-    if reduction.kind == "none":
-        return dataset
-    mining = dict(trained_on["neighbors"])
-    return reduced_dataset(
-        reduction,
-        dataset,
-        fitted_on=None if own else load_data(trained_on).train,
-        neighbors_dir=mining.pop("cache_dir") or cache_folder(trained_on),
-        mining=mining,
-        cache_dir=reductions_folder(trained_on),
-        record=folder.reduction,
-    )
 
 
 def config_of(path: Path) -> dict[str, Any]:
@@ -191,20 +169,12 @@ def measure(
 
 
 def class_hierarchy(found: Any, config: dict[str, Any], asked: str) -> tuple[Any, list[str]]:
-    """The hierarchy that `hierarchy=`, the run's benchmark or the data set names, and the classes of what is evaluated.
-
-    It is of all classes of the data set: a path may lead through those that a benchmark left out.
-    """
-    from deepclust.benchmarks.selection import classes_of
+    """The hierarchy, and the classes of what is evaluated."""
     from deepclust.evaluation import labels_of
-    from train import load_data
+    from deepclust.settings import all_classes
 
     labels_of(found.dataset.train, asked)
-    benchmark = config.get("benchmark") or {}
-    keys = ("hierarchy", "links", "hypernym")
-    named = {key: config[key] if config[key] is not None else benchmark.get(key) for key in keys}
-    given = {key: value for key, value in named.items() if value is not None}
-    classes = classes_of(load_data({**config, "benchmark": None}), **given)
+    classes = all_classes(config)
     return classes.find_hierarchy(), list(found.dataset.train.class_names or classes.names)
 
 

@@ -23,19 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from deepclust.errors import InputError, one_line_errors
 
-# Settings at the top level that apply to every loss of the run.
-SHARED = (
-    "n_clusters",
-    "head",
-    "init",
-    "n_heads",
-    "n_neighbors",
-    "max_epochs",
-    "patience",
-    "learning_rate",
-    "preprocess",
-    "pca_dim",
-)
 RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
 
 
@@ -52,6 +39,16 @@ def run(config: dict[str, Any]) -> None:
     from deepclust.loggers import make_logger
     from deepclust.reduced_splits import reduced_dataset
     from deepclust.report.tables import report_console, results_table
+    from deepclust.settings import (
+        cache_folder,
+        known_classes,
+        load_data,
+        make_recipe,
+        make_reduction,
+        reductions_folder,
+        select_reductions,
+        without_c,
+    )
 
     trainer = dict(config["trainer"])
     if HydraConfig.get().mode == RunMode.MULTIRUN and trainer["strategy"] == "ddp":
@@ -132,60 +129,6 @@ def run(config: dict[str, Any]) -> None:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
-def load_data(config: dict[str, Any]) -> Any:
-    from deepclust.features.datasets import load_dataset
-
-    data = {key: value for key, value in config["data"].items() if key not in NOT_LOADED}
-    encoder = config.get("encoder") or data.pop("encoder")
-    data.pop("encoder", None)
-    dataset = load_dataset(**data, encoder=encoder, features_dir=config["features_dir"])
-    if config.get("benchmark"):
-        from deepclust.benchmarks.selection import select_benchmark
-
-        dataset = select_benchmark(dataset, **config["benchmark"])
-    return dataset
-
-
-def known_classes(config: dict[str, Any], dataset: Any) -> int | None:
-    """How many classes the data set has, or what its benchmark leaves of them; None where nobody knows."""
-    return len(dataset.train.class_names) if config.get("benchmark") else config["data"]["n_clusters"]
-
-
-# Keys of conf/data/ that are about training on the data, not about loading it.
-NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "in_memory", "recipe")
-
-
-def make_recipe(name: str, settings: dict[str, Any], config: dict[str, Any], n_clusters: int) -> Any:
-    """The recipe of one loss: its own settings, then those for a data set of this size, then those of the run."""
-    from deepclust.training.recipe import Recipe
-
-    shared = {key: config[key] for key in SHARED if config[key] is not None}
-    batch = {key: config["data"][key] for key in ("batch_size", "micro_batch_size") if config["data"][key] is not None}
-    sized = config["data"].get("recipe") or {}
-    return Recipe(
-        **{**settings, **sized, **shared, **batch, "loss": name, "n_clusters": n_clusters, "seed": config["seed"]}
-    )
-
-
-def without_c(baselines: dict[str, Any], select: dict[str, Any]) -> dict[str, Any]:
-    """The baselines of a run whose C is unknown: those that need one wait for the numbers that select= tries."""
-    from deepclust.baselines import BASELINES
-
-    if not select.get("n_clusters"):
-        return baselines
-    return {name: options for name, options in baselines.items() if not BASELINES[name].needs_n_clusters}
-
-
-def select_reductions(config: dict[str, Any], n_samples: int) -> list[Any]:
-    """The further reductions of select=; refuses numbers of clusters that cannot be."""
-    from deepclust.reduction import Reduction
-    from deepclust.selection import check_numbers
-
-    select = config["select"]
-    check_numbers(select["n_clusters"] or (), n_samples)
-    return [Reduction(kind, select["dims"], seed=config["seed"]) for kind in select["reductions"] or ()]
-
-
 def select_among(
     results: Any,
     reduced: Any,
@@ -198,6 +141,7 @@ def select_among(
     """Choose by silhouette among the run's clusterings and the further ones that select= names; note it down."""
     from deepclust.report.tables import write_results
     from deepclust.selection import select_in_run
+    from deepclust.settings import make_reduction, reductions_folder
 
     selection = select_in_run(
         run,
@@ -215,18 +159,6 @@ def select_among(
     write_results(run.path, results.rows, results.notes)
 
 
-def make_reduction(config: dict[str, Any]) -> Any:
-    """What the features are reduced by, with the run's seed unless it has its own."""
-    from deepclust.reduction import Reduction
-
-    settings = {
-        key: value for key, value in (config.get("reduction") or {"kind": "none"}).items() if key != "cache_dir"
-    }
-    if settings.get("seed") is None:
-        settings["seed"] = config["seed"]
-    return Reduction(**settings)
-
-
 def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     """The run's folder, and whether it continues a run that is there already.
 
@@ -234,6 +166,8 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     srun starts every rank, none inherits: the name is given, or is that of the SLURM job. A job of a sweep whose folder
     exists is continued, so that a killed sweep is resumed by the same command.
     """
+    from deepclust.settings import data_name
+
     if config["resume"] is not None:
         return resumed_folder(config["resume"]), True
     if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
@@ -247,8 +181,7 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    data = config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
-    name = f"{moment}_{data}_{methods}"
+    name = f"{moment}_{data_name(config)}_{methods}"
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:
@@ -276,21 +209,6 @@ def resumed_folder(path: str) -> Path:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"resume={path}: no run there (config.yaml is missing): name a run folder of train.py")
     return folder
-
-
-def cache_folder(config: dict[str, Any]) -> Path | None:
-    """Neighbours of features that have no folder of their own are kept here; others lie beside their features."""
-    if config["data"]["name"] in ("digits", "fashion_mnist"):
-        root = config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features"
-        return Path(root) / config["data"]["name"] / "neighbors"
-    return None
-
-
-def reductions_folder(config: dict[str, Any]) -> Path | None:
-    """Reduced features are kept beside the neighbors."""
-    chosen = (config.get("reduction") or {}).get("cache_dir")
-    neighbors = config["neighbors"]["cache_dir"] or cache_folder(config)
-    return Path(chosen) if chosen else Path(neighbors).with_name("reductions") if neighbors else None
 
 
 if __name__ == "__main__":

@@ -353,6 +353,9 @@ def test_evaluate_needs_the_checkpoints_alone(run, command):
     assert command("evaluate.py", f"run={run}").code == 0
     methods = {row["method"] for row in json.loads((run / "evaluation.json").read_text())}
     assert methods == {"temi", "scan", "tsp"}
+    # Without a note of its settings too, where the data are named.
+    (run / "config.yaml").unlink()
+    assert command("evaluate.py", f"run={run}", "data=features", "data.train=X_test.npy").code == 0
 
 
 def test_evaluate_refuses_features_of_another_encoder(run, command, workplace):

@@ -37,7 +37,7 @@ PAIR_NEIGHBORS = 20
 # the training it prepares: a few rounds from random rows, over so many rows per cluster, are a start all the same.
 SAMPLED_CLUSTERS = 2000
 SAMPLE_ROWS_PER_CLUSTER = 16
-SAMPLE_ITERATIONS = 3
+SAMPLE_ITERATIONS = 6
 # One map has to turn further than three layers together.
 WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
 WARM_START_BATCH = 512

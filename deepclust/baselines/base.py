@@ -80,6 +80,14 @@ class Baseline(ABC):
         if self.max_samples is not None and self.max_samples < 2:
             raise InputError(f"max_samples is {self.max_samples}: it must be 2 or more, or null for all")
 
+    @classmethod  # noqa: B027
+    def check_installed(cls) -> None:
+        """Refuse a method whose library is not there.
+
+        Raises:
+            InputError: saying what to install.
+        """
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the method is run with, as kept in the Clustering."""

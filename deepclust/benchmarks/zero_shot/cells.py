@@ -180,7 +180,7 @@ def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, trees: _Trees) 
     n_clusters = data.n_clusters if clusterer.given_n_clusters else None
     if clusterer.given_n_clusters and n_clusters is None:
         raise InputError(f"{clusterer.title} needs the number of clusters: set data.{cell.dataset}.n_clusters")
-    options = {**cell.options, "normalize": "none", "seed": cell.seed}
+    options = {"normalize": "none", **cell.options, "seed": cell.seed}
     baseline = make_baseline(clusterer.baseline, n_clusters=n_clusters, **options)
     if clusterer.baseline != "agglomerative":
         return baseline.fit(space_MD)

@@ -13,7 +13,9 @@ from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 from deepclust.benchmarks.zero_shot import cells as module
 from deepclust.benchmarks.zero_shot.cells import Cell, CellStore, run_space
 from deepclust.benchmarks.zero_shot.data import data_specs, load_data
+from deepclust.benchmarks.zero_shot.protocol import CLUSTERERS
 from deepclust.clustering import Clustering
+from deepclust.kmeans import spherical_kmeans
 
 TREE = {"linkage": "average", "metric": "l1"}
 
@@ -79,6 +81,33 @@ def test_noise_is_one_more_class_for_ami_and_one_more_cluster_for_the_silhouette
     assert row["n_found"] == labels.max() + 1
     assert row["ami"] == pytest.approx(adjusted_mutual_info_score(digits.labels, labels))
     assert row["silhouette"] == pytest.approx(silhouette_score(digits.features.features, labels), abs=1e-5)
+
+
+def test_k_means_is_euclidean_and_spherical_k_means_compares_directions(digits, tmp_path):
+    store = CellStore(tmp_path)
+    asked = [
+        cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults) for name in ("kmeans", "spherical_kmeans")
+    ]
+    euclidean, spherical = (
+        Clustering.load((tmp_path / "cells" / row["cell"]).with_suffix(".npz"))
+        for row in run_space(asked, digits, store)
+    )
+    space, _ = store.reduced(asked[0], digits)
+    np.testing.assert_array_equal(
+        euclidean.labels, KMeans(10, n_init=1, max_iter=1000, random_state=0).fit_predict(space)
+    )
+    np.testing.assert_array_equal(spherical.labels, spherical_kmeans(space, 10, seed=0).labels_N)
+
+
+@pytest.mark.parametrize("name", ["optics", "louvain", "leiden"])
+def test_further_clusterers_have_results_in_a_reduced_space(name, digits, tmp_path):
+    pytest.importorskip("igraph")
+    (row,) = run_space(
+        [cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults)], digits, CellStore(tmp_path)
+    )
+    assert row["reason"] == ""
+    assert row["n_found"] > 1
+    assert (row["noise"] > 0) == (name == "optics")
 
 
 def test_a_finished_cell_is_not_made_again_and_a_changed_setting_is(digits, tmp_path, monkeypatch):

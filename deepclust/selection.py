@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.baselines import BASELINES, make_baseline
+from deepclust.baselines import BASELINES, Trees, make_baseline
 from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
 from deepclust.experiment import RunFolder
@@ -231,6 +231,7 @@ def more_candidates(
     found = []
     for space, features_of in spaces.items():
         features: FeatureSet | None = None
+        trees = Trees()
         for name, options in baselines.items():
             if name not in BASELINES:
                 raise InputError(f"no baseline is called '{name}': choose from {', '.join(BASELINES)}")
@@ -242,7 +243,7 @@ def more_candidates(
                     raise InputError(f"{name} needs the number of clusters: set n_clusters=, or select.n_clusters=[…]")
                 try:
                     features = features if features is not None else features_of()
-                    found.append(_candidate(name, options, count, space, features, seed, folder))
+                    found.append(_candidate(name, options, count, space, features, seed, folder, trees))
                 except InputError as error:
                     found.append(Candidate(name, space, count, None, None, reason=str(error)))
     return found
@@ -260,6 +261,7 @@ def _candidate(
     features: FeatureSet,
     seed: int,
     folder: Path | None,
+    trees: Trees,
 ) -> Candidate:
     path = None
     if folder is not None:
@@ -269,7 +271,7 @@ def _candidate(
     else:
         normalize = {} if space == "none" else {"normalize": "none"}
         clustering = make_baseline(name, n_clusters=n_clusters, seed=seed, **{**normalize, **options}).fit(
-            features.features
+            features.features, trees=trees
         )
         if path is not None:
             clustering.save(path)

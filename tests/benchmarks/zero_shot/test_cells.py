@@ -10,6 +10,7 @@ import pytest
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 
+from deepclust.baselines import dendrogram
 from deepclust.benchmarks.zero_shot import cells as module
 from deepclust.benchmarks.zero_shot.cells import Cell, CellStore, run_space
 from deepclust.benchmarks.zero_shot.data import data_specs, load_data
@@ -51,8 +52,8 @@ def test_scores_equal_scikit_learns_in_the_reduced_space(digits, tmp_path):
 
 def test_cuts_of_one_tree_equal_scikit_learns(digits, tmp_path, monkeypatch):
     built = []
-    real = module.build_dendrogram
-    monkeypatch.setattr(module, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
+    real = dendrogram.build_dendrogram
+    monkeypatch.setattr(dendrogram, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
     thresholds = (0.5, 4.0, 6.0, 1000.0)
     cuts = [cell("agglomerative_threshold", **TREE, distance_threshold=value, max_samples=None) for value in thresholds]
     rows = run_space([*cuts, cell("agglomerative", **TREE, max_samples=None)], digits, CellStore(tmp_path))

@@ -21,7 +21,7 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from deepclust.baselines import Trees, make_baseline
-from deepclust.clustering import NOISE, Clustering
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
@@ -225,7 +225,7 @@ def scored(
     if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
-            f"{int((clustering.labels != NOISE).sum())} samples were found, and it compares at least 2 with members."
+            f"{len(clustering)} samples were found, and it compares at least 2 with members."
         )
     return row
 

@@ -29,7 +29,7 @@ from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction import Reduction
 
 # Bumped whenever a cell's result changes.
-CELL_VERSION = 1
+CELL_VERSION = 2
 
 Row = dict[str, Any]
 
@@ -198,9 +198,7 @@ def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clus
         levels: Mapping[str, np.ndarray] = {**data.levels, "class": data.labels}
         scores["one_sided_ami"] = {name: one_sided_ami(level, labels_M) for name, level in levels.items()}
     if cell.silhouette is not None:
-        # Noise is one more cluster, as for AMI: the paper's negative values for HDBSCAN come from there.
-        counted_M = np.where(labels_M == NOISE, labels_M.max() + 1, labels_M)
-        found = silhouette(space_MD, counted_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
+        found = silhouette(space_MD, labels_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
         scores["silhouette"], scores["silhouette_reason"] = found.value, found.reason
     return scores
 

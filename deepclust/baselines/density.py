@@ -94,7 +94,7 @@ class OPTICSBaseline(_DensityBaseline):
         seed: nothing is drawn.
         normalize, max_samples: as in `Baseline`.
         min_samples: neighbors that make a sample dense, itself included; scikit-learn's default. It matters most: on
-            a UMAP of digits 5 gives dozens of clusters, 50 gives ten.
+            a UMAP of 898 digits 5 gives dozens of clusters, 50 gives ten.
         xi: least steepness of a cluster's border in the reachability plot; scikit-learn's default.
         min_cluster_size: smallest cluster; None takes `min_samples`.
     """

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
-from deepclust.baselines import make_baseline
-from deepclust.clustering import NOISE, Clustering
+from deepclust.baselines import Trees, make_baseline
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
 from deepclust.features.store import FeatureSet
@@ -142,6 +142,7 @@ def run_experiment(
     logger: Any = False,
     val_every_n_epochs: int = 0,
     silhouette: bool = True,
+    trees: Trees | None = None,
     **fit_options: Any,
 ) -> Results | None:
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
@@ -158,6 +159,7 @@ def run_experiment(
         logger: a Lightning logger, or False.
         val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
         silhouette: compute it; at thousands of clusters it costs more than all else that is scored.
+        trees: those of the training split that runs share; by default the run's own.
         **fit_options: of `fit_heads`.
 
     Returns:
@@ -183,11 +185,12 @@ def run_experiment(
         neighbors = found or neighbors
     ranks = Ranks.of_run()
     normalize = {} if reduced is None else {"normalize": "none"}
+    trees = Trees() if trees is None else trees
     for name, options in (baselines or {}).items():
         # The first rank's folder decides for all.
         if ranks.from_first(np.array([_is_finished(run, name, splits)]))[0]:
             continue
-        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks)
+        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks, trees)
     if not is_rank_zero():
         return None
     for recipe in recipes:
@@ -222,7 +225,7 @@ def scored(
     if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
-            f"{int((clustering.labels != NOISE).sum())} samples were found, and it compares at least 2 with members."
+            f"{len(clustering)} samples were found, and it compares at least 2 with members."
         )
     return row
 
@@ -284,12 +287,13 @@ def _run_baseline(
     splits: dict[str, FeatureSet],
     run: RunFolder,
     ranks: Ranks,
+    trees: Trees,
 ) -> None:
     baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
     if baseline.over_ranks:
         fitted = baseline.fit(splits["train"].features, ranks)
     elif ranks.rank == 0:
-        fitted = baseline.fit(splits["train"].features)
+        fitted = baseline.fit(splits["train"].features, trees=trees)
     if ranks.rank > 0:
         return
     for split in reversed(splits):

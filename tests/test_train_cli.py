@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.baselines import BASELINES
+from deepclust.baselines import BASELINES, dendrogram
 from deepclust.clustering import Clustering
 from deepclust.features.store import FeatureSet
 from deepclust.metrics import ROW_KEYS
@@ -152,6 +152,19 @@ def test_every_clusterer_runs_in_one_command(command, workplace):
     assert {method for method, _ in rows} == set(BASELINES)
     assert [row["n_clusters"] for row in rows.values() if row["method"] in ("spectral", "leiden")] == [5, 5, None, None]
     assert rows["spectral", "train"]["acc"] == rows["leiden", "test"]["acc"] == 1
+
+
+def test_one_tree_serves_both_agglomerative_methods_of_a_run(command, workplace, monkeypatch):
+    built = []
+    real = dendrogram.build_dendrogram
+    monkeypatch.setattr(dendrogram, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
+    outcome = command(
+        "train.py", *OWN, "loss=none", "baselines=[agglomerative,agglomerative_threshold]",
+        "select=silhouette", "select.n_clusters=[3,4,5]",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    # One in the run, and one for the numbers of clusters that select= tries.
+    assert built == [("ward", "euclidean")] * 2
 
 
 def test_clusterers_that_find_the_number_of_clusters_need_none(command, workplace):

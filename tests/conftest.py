@@ -144,6 +144,26 @@ def start_process(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
+def locked_elsewhere() -> Any:
+    """Locks a file in a process of its own and gives that process, to be killed."""
+    # Imports nothing of ours, so that it starts at once.
+    program = "import sys, time, filelock; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(); time.sleep(60)"
+    started: list[subprocess.Popen[str]] = []
+
+    def lock(path: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, "-u", "-c", program, path], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        return process
+
+    yield lock
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def in_process_of_its_own(start_process: Any) -> Command:
     """Runs `python <script> <arguments>` in a process of its own to the end."""
 

@@ -96,19 +96,17 @@ def mine_neighbors(
         for start in starts:
             own_Q = order_N[start : start + QUERY_ROWS]
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
-            if saved is not None and saved.is_file():
-                with np.load(saved) as archive:
-                    ids_NK[own_Q], similarities_NK[own_Q] = archive["ids"], archive["similarities"]
-            else:
+            found = None if saved is None else _saved_block(saved, own_Q)
+            if found is None:
                 # Built at the first block that is missing: a search that was almost done needs no index for long.
                 if search is None:
                     euclidean = metric == "euclidean"
                     search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
-                found_QK, found_similarities_QK = nearest_others(search, own_Q, k)
-                ids_NK[own_Q], similarities_NK[own_Q] = found_QK, found_similarities_QK
+                found = nearest_others(search, own_Q, k)
                 if saved is not None:
                     with written_whole(saved) as temporary:
-                        np.savez(temporary, ids=found_QK.astype(np.int32), similarities=found_similarities_QK)
+                        np.savez(temporary, rows=own_Q, ids=found[0].astype(np.int32), similarities=found[1])
+            ids_NK[own_Q], similarities_NK[own_Q] = found
             advance(len(own_Q))
     ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
@@ -120,6 +118,16 @@ def mine_neighbors(
         if isinstance(search, IVFSearch | ListSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
+
+
+def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """What an earlier search kept of these very rows; on another machine `auto` may have put them in another order."""
+    if not path.is_file():
+        return None
+    with np.load(path) as archive:
+        if "rows" not in archive or not np.array_equal(archive["rows"], own_Q):
+            return None
+        return archive["ids"], archive["similarities"]
 
 
 def choose_method(n_rows: int) -> str:

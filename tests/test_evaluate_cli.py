@@ -182,6 +182,13 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, command, arguments,
     assert not (run / "evaluation.json").exists()
 
 
+def test_a_refused_sweep_leaves_nothing(command, tmp_path):
+    outcome = command("evaluate.py", "-m", "run=runs/a,runs/b")
+    assert outcome.code == 2
+    assert outcome.error_line == "error: run=runs/a: no such folder"
+    assert not list(tmp_path.iterdir())
+
+
 def test_summarize_refuses_what_it_cannot_show(command, workplace):
     outcome = command("summarize.py", ".", "--figure", "x")
     assert outcome.code == 2

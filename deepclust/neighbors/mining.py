@@ -33,6 +33,7 @@ from deepclust.ranks import ALONE, Ranks
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
+DEFAULT_RECALL = 0.99
 # Above so many rows an inverted file beats comparing all pairs: the crossover measured in benchmarks/neighbors.py.
 IVF_ROWS = 400_000
 # Below so many rows the screening's second pass costs more than it saves.
@@ -46,7 +47,7 @@ def mine_neighbors(
     *,
     method: str = "auto",
     metric: str = "cosine",
-    recall: float = 0.99,
+    recall: float = DEFAULT_RECALL,
     block_dir: Path | None = None,
     progress: bool = False,
     ranks: Ranks = ALONE,
@@ -73,12 +74,12 @@ def mine_neighbors(
         on 512 samples other than those of the calibration.
 
     Raises:
-        InputError: if k is not in [1, N - 1], the method or the metric is unknown, or `euclidean` is to be searched by
-            another method than `exact`.
+        InputError: if k is not in [1, N - 1], `recall` not in (0, 1], the method or the metric is unknown, or
+            `euclidean` is to be searched by another method than `exact`.
     """
     rows = features.features if isinstance(features, FeatureSet) else features
     n_rows = len(rows)
-    check_request(n_rows, k, method)
+    check_request(n_rows, k, method, recall)
     if metric not in METRICS:
         raise InputError(f"unknown neighbor metric '{metric}': choose one of {', '.join(METRICS)}")
     if metric == "euclidean" and method not in ("auto", "exact"):
@@ -176,8 +177,8 @@ def share_of_same(found_QK: np.ndarray, true_QK: np.ndarray) -> float:
     return float((both[:, 1:] == both[:, :-1]).sum() / true_QK.size)
 
 
-def check_request(n_rows: int, k: int, method: str) -> None:
-    """Raises InputError unless 1 ≤ k < N and the method is known."""
+def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEFAULT_RECALL) -> None:
+    """Raises InputError unless 1 ≤ k < N, the method is known and the recall is in (0, 1]."""
     if method not in METHODS:
         raise InputError(f"unknown neighbor mining method '{method}': choose one of {', '.join(METHODS)}")
     if not 1 <= k < n_rows:
@@ -185,6 +186,8 @@ def check_request(n_rows: int, k: int, method: str) -> None:
             f"{k} neighbors asked for, but there are {n_rows} samples: the number of neighbors must be "
             f"between 1 and {n_rows - 1}"
         )
+    if not 0 < recall <= 1:
+        raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
 
 
 @contextmanager

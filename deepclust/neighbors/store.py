@@ -94,14 +94,14 @@ def cached_neighbors(
     Called on every rank of `ranks` with the same arguments. The first rank looks for the cache, locks and writes it, so
     the others need not see its folder.
     """
-    from deepclust.neighbors.mining import check_request, mine_neighbors
+    from deepclust.neighbors.mining import DEFAULT_RECALL, check_request, mine_neighbors
 
-    check_request(len(features), k, method)
+    recall = options.get("recall", DEFAULT_RECALL)
+    check_request(len(features), k, method, recall)
     folder = cache_folder(features, cache_dir)
     key = ""
     if folder is not None:
-        recall = options.get("recall") if method in ("ivf", "auto") else None
-        key = fingerprint(features.fingerprint(), method, recall, MINING_VERSION)
+        key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
     with ExitStack() as until_saved:
         found, locked = None, False
         if folder is not None and ranks.rank == 0:

@@ -60,7 +60,7 @@ def one_step(loss: str, n_clusters: int, n_heads: int, batch: int, micro: int, d
     """Train exactly one step through `fit_heads`; returns the process's peak."""
     import numpy as np
 
-    from deepclust.features.store import FeatureSet
+    from deepclust.features.feature_set import FeatureSet
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe

@@ -124,7 +124,7 @@ def timed_step(heads: int = 2, batch: int = 512) -> float:
     """Seconds per pair and head of a TEMI step at C = 10 450, D = 1024."""
     import pytorch_lightning as pl
 
-    from deepclust.features.store import FeatureSet
+    from deepclust.features.feature_set import FeatureSet
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe

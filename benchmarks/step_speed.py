@@ -21,7 +21,7 @@ from tables import arguments, report
 from torch.nn import functional
 
 from deepclust.devices import freed_memory_kept
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import resolve_precision
 from deepclust.training.module import ClusteringModule

@@ -24,7 +24,7 @@ from deepclust.baselines import make_baseline
 from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.loggers import log_final
 from deepclust.metrics import score
 from deepclust.metrics.intrinsic import Metric

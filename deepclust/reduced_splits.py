@@ -18,7 +18,8 @@ import numpy as np
 
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import MANIFEST, FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import MANIFEST, load_features
 from deepclust.files import fingerprint, write_json
 from deepclust.locks import one_at_a_time
 from deepclust.neighbors import Neighbors, cached_neighbors

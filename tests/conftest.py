@@ -18,7 +18,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans", "n_clusters=5")

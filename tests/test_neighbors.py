@@ -21,7 +21,8 @@ import deepclust.locks as locks_module
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet, ShardedRows, load_features
+from deepclust.features.feature_set import FeatureSet, ShardedRows
+from deepclust.features.store import load_features
 from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors, share_of_same
 from deepclust.neighbors.search import ExactSearch
 from deepclust.ranks import Ranks

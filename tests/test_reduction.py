@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import deepclust.locks as locks_module
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet, ShardedRows
+from deepclust.features.feature_set import FeatureSet, ShardedRows
 from deepclust.neighbors import mine_neighbors
 from deepclust.reduced_splits import reduced_dataset, reduced_splits
 from deepclust.reduction import Reduction

@@ -13,7 +13,7 @@ import torch
 
 from deepclust.baselines import BASELINES
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 # Two short epochs of everything: what is computed is not looked at here.

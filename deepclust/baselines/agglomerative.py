@@ -14,7 +14,7 @@ import numpy as np
 from deepclust.baselines.base import MAX_SAMPLES, Baseline, check_rows, unit
 from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram, check_linkage, check_reach
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 # Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.
 DEFAULT_SHARE = 0.7

@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepclust.errors import InputError
 from deepclust.features.encoders import Encoder, EncoderSpec, load_encoder
+from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
 from deepclust.features.images import Preprocess, UnreadableImageError
 from deepclust.features.shard_plan import ShardPlan, printable
 from deepclust.features.sources import ImageSource, as_source
-from deepclust.features.store import MANIFEST, SHARD_BYTES, FeatureSet, load_features
+from deepclust.features.store import MANIFEST, load_features
 from deepclust.files import fingerprint
 
 # Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some

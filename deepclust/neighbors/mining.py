@@ -15,7 +15,7 @@ import numpy as np
 
 from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet, Rows
+from deepclust.features.feature_set import FeatureSet, Rows
 from deepclust.files import written_whole
 from deepclust.neighbors.search import (
     EuclideanSearch,

@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors.search import ExactSearch, faiss_gpu_works, normalized
 
 # faiss' own advice: 4 to 16 lists per square root of N, and at least 39 training rows per list.

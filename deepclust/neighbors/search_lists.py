@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from deepclust.devices import free_bytes
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.files import written_whole
 from deepclust.kmeans import kmeans_predict, spherical_kmeans
 from deepclust.neighbors.search import ExactSearch

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import fingerprint, written_whole
 from deepclust.locks import one_at_a_time
 from deepclust.ranks import ALONE, Ranks

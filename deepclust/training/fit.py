@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from deepclust.devices import freed_memory_kept, native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule

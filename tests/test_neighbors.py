@@ -186,6 +186,13 @@ def test_another_method_does_not_meet_the_cache(reopened, mined):
     assert len(mined) == 2
 
 
+def test_the_default_recall_meets_the_cache_whether_it_is_named_or_not(reopened, mined):
+    for options in ({}, {"recall": 0.99}):  # evaluate.py names none, train.py the one of its config
+        features, place = reopened()
+        cached_neighbors(features, 4, **options, **place)
+    assert mined == [4]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_changed_content_never_meets_an_old_cache(kind, rows, tmp_path, mined):
     path = tmp_path / ("X.npy" if kind == "file" else "X")

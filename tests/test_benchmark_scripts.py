@@ -6,11 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = re.search(r"for script in ([\w\s\\]+);", (ROOT / "Makefile").read_text())[1].replace("\\", "").split()  # type: ignore[index]
 
 

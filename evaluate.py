@@ -15,12 +15,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.errors import InputError
+from train import refused_without_a_trace
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    with one_line_errors():
+    with refused_without_a_trace():
         if OmegaConf.is_missing(cfg, "run"):
             raise InputError("name the run to evaluate: run=<run folder>")
         evaluate(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from deepclust.benchmarks.relabel import relabel
 from deepclust.benchmarks.synthetic import SyntheticClasses, class_counts, synthetic_classes
 from deepclust.benchmarks.wordnet import read_wordnet
 from deepclust.errors import one_line_errors
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import written_whole
 
 MODELS = ("clip_1k", "dinov2_1k", "sup_1k")

@@ -24,17 +24,18 @@ from deepclust.baselines import Trees, make_baseline
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.loggers import log_final
 from deepclust.metrics import score
 from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.mining import check_request
 from deepclust.preprocess import FeatureTransform
 from deepclust.ranks import Ranks
 from deepclust.reduction import Reduction
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
 from deepclust.report.tables import display_name, write_results
-from deepclust.training.fit import check_precision, fit_heads
+from deepclust.training.fit import fit_heads, n_processes
 from deepclust.training.recipe import Recipe
 
 
@@ -93,7 +94,8 @@ def check_inputs(
     *,
     baselines: Mapping[str, Mapping[str, Any]] | None = None,
     n_clusters: int | None = None,
-    precision: str | int = "32",
+    trainer: Mapping[str, Any] | None = None,
+    mining: Mapping[str, Any] | None = None,
     reduction: Reduction | None = None,
 ) -> None:
     """Everything that can be refused before anything is written; the arguments are those of `run_experiment`.
@@ -101,11 +103,14 @@ def check_inputs(
     Raises:
         InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
             dimensions, labels on one split only being of another length, options that no baseline has, more samples
-            than a baseline's memory reaches, or a reduction that the features do not allow.
+            than a baseline's memory reaches, a reduction that the features do not allow, or a device, strategy or
+            precision that this machine does not have.
     """
-    check_precision(precision)
+    if recipes:
+        n_processes(**(trainer or {}))
     for recipe in recipes:
         recipe.check_features(len(dataset.train))
+        check_request(len(dataset.train), recipe.mined_neighbors(len(dataset.train)), **(mining or {}))
         FeatureTransform(dataset.train.dim, recipe.preprocess, recipe.pca_dim)
     if n_clusters is not None and not 2 <= n_clusters <= len(dataset.train):
         raise InputError(

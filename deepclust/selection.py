@@ -22,7 +22,7 @@ from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.experiment import RunFolder
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import write_json
 from deepclust.metrics import ami, silhouette
 from deepclust.metrics.intrinsic import Metric

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans", "n_clusters=5")
@@ -180,6 +180,13 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, command, arguments,
     assert outcome.code == 2
     assert message in outcome.error_line
     assert not (run / "evaluation.json").exists()
+
+
+def test_a_refused_sweep_leaves_nothing(command, tmp_path):
+    outcome = command("evaluate.py", "-m", "run=runs/a,runs/b")
+    assert outcome.code == 2
+    assert outcome.error_line == "error: run=runs/a: no such folder"
+    assert not list(tmp_path.iterdir())
 
 
 def test_summarize_refuses_what_it_cannot_show(command, workplace):

@@ -15,7 +15,7 @@ from deepclust.baselines.base import MAX_SAMPLES, Baseline, check_rows, unit
 from deepclust.baselines.dendrogram import Dendrogram, Trees, check_linkage, check_reach
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.ranks import ALONE, Ranks
 
 # Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.

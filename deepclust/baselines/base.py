@@ -19,7 +19,7 @@ import numpy as np
 from deepclust.baselines.dendrogram import Trees
 from deepclust.clustering import NOISE, TOP, Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.kmeans import kmeans_predict
 from deepclust.ranks import ALONE, Ranks
 from deepclust.report.tables import display_name

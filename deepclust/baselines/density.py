@@ -15,7 +15,7 @@ from sklearn.cluster import HDBSCAN, OPTICS
 from deepclust.baselines.base import MAX_SAMPLES, Baseline
 from deepclust.clustering import NOISE
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 # Up to so many samples HDBSCAN takes all pairs from matrix products: at 1500 × 1280 this is 40 times faster than trees.
 ALL_PAIRS_SAMPLES = 10_000

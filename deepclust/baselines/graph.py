@@ -21,7 +21,7 @@ from sklearn.cluster import SpectralClustering
 
 from deepclust.baselines.base import Baseline
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 
 ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")

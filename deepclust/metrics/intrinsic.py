@@ -23,7 +23,7 @@ from scipy import sparse
 
 from deepclust.clustering import NOISE
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_silhouette_samples
 
 Metric = Literal["cosine", "sqeuclidean", "euclidean", "l1", "linf"]

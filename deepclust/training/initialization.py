@@ -13,8 +13,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from deepclust.features.feature_set import Rows
 from deepclust.features.row_view import RowView
-from deepclust.features.store import Rows
 from deepclust.heads import Heads, LinearHeads, MLPHeads
 from deepclust.kmeans import kmeans_predict, spherical_kmeans
 from deepclust.neighbors import Neighbors

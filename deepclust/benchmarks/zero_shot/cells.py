@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from deepclust.benchmarks.zero_shot.protocol import CLASSES, CLUSTERERS, Setting
 from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
 from deepclust.files import fingerprint, write_json, written_whole
+from deepclust.locks import one_at_a_time
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction import Reduction
 
@@ -94,14 +96,21 @@ class CellStore:
         key = fingerprint(fingerprint(np.asarray(data.features.features)), reduction, cell.seed, CELL_VERSION)
         path = self.folder / "reduced" / f"{key}.npy"
         notes = path.with_suffix(".json")
-        if path.is_file() and notes.is_file():
-            return np.load(path, allow_pickle=False), json.loads(notes.read_text(encoding="utf-8"))["seconds"]
-        started = time.perf_counter()
-        made = Reduction(**reduction, seed=cell.seed).fit_transform(data.features.features)
-        seconds = round(time.perf_counter() - started, 3)
-        with written_whole(path) as temporary:
-            np.save(temporary, made)
-        write_json(notes, {"reduction": reduction, "seed": cell.seed, "shape": list(made.shape), "seconds": seconds})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as until_saved:
+            if not (path.is_file() and notes.is_file()):
+                # Cells of one space stand in one space, also where several processes or machines make them.
+                until_saved.enter_context(one_at_a_time(path.with_suffix(".lock"), "reducing"))
+            if path.is_file() and notes.is_file():
+                return np.load(path, allow_pickle=False), json.loads(notes.read_text(encoding="utf-8"))["seconds"]
+            started = time.perf_counter()
+            made = Reduction(**reduction, seed=cell.seed).fit_transform(data.features.features)
+            seconds = round(time.perf_counter() - started, 3)
+            with written_whole(path) as temporary:
+                np.save(temporary, made)
+            write_json(
+                notes, {"reduction": reduction, "seed": cell.seed, "shape": list(made.shape), "seconds": seconds}
+            )
         return made, seconds
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +121,19 @@ def test_a_finished_cell_is_not_made_again_and_a_changed_setting_is(digits, tmp_
     assert run_space([asked], digits, store) == first
     assert store.read(replace(asked, seed=1), digits) is None
     assert store.read(replace(asked, silhouette=None), digits) is None
+
+
+def test_two_that_make_cells_of_one_space_at_once_reduce_once(digits, tmp_path, monkeypatch):
+    fitted = []
+    real = module.Reduction.fit_transform
+    monkeypatch.setattr(
+        module.Reduction, "fit_transform", lambda self, rows: (fitted.append(0), time.sleep(0.1), real(self, rows))[2]
+    )
+    asked = cell("kmeans", {"kind": "pca", "dims": 10})
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: CellStore(tmp_path).reduced(asked, digits), range(2)))
+    assert len(fitted) == 1
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_a_refused_cell_keeps_its_reason_and_leaves_the_others_alone(digits, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from deepclust.benchmarks.zero_shot import Candidates, Runner, Search, apply_choices, data_specs, read_results
 from deepclust.benchmarks.zero_shot.search import read_choices
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.knn_probe import knn_probe
 
 NAMES = ("kmeans", "agglomerative", "agglomerative_threshold")

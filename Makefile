@@ -25,9 +25,11 @@ $(READY): pyproject.toml
 	@touch $@
 
 # Every benchmark at a size that ends within 20 minutes on two cores; docs/benchmarks.md has the full sizes.
+# The rows go to benchmarks/latest/; `make bench RECORD=1` writes them where git tracks them.
 bench: $(READY)
-	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan agglomerative; do \
-		$(BIN)/python benchmarks/$$script.py --quick; done
+	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan \
+		agglomerative extraction; do \
+		$(BIN)/python benchmarks/$$script.py --quick $(if $(RECORD),--record); done
 
 clean:
 	rm -rf $(VENV) runs

@@ -19,12 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.errors import InputError
+from train import refused_without_a_trace
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    with one_line_errors():
+    with refused_without_a_trace():
         if cfg.run is None and cfg.get("data") is None:
             raise InputError("name the run to evaluate: run=<run folder>, or features alone: data=<data set>")
         evaluate(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]

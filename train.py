@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,25 @@ RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    with one_line_errors():
+    with refused_without_a_trace():
         run(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+
+
+@contextmanager
+def refused_without_a_trace() -> Iterator[None]:
+    """`one_line_errors`; and what Hydra noted down of a sweep goes where its first job is refused, which ends it."""
+    try:
+        with one_line_errors():
+            yield
+    except SystemExit:
+        hydra_config = HydraConfig.get()
+        in_series = hydra_config.runtime.choices["hydra/launcher"] == "basic"
+        if hydra_config.mode == RunMode.MULTIRUN and in_series and hydra_config.job.num == 0:
+            folder = Path(hydra_config.sweep.dir)
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            with suppress(OSError):  # there is more in it
+                folder.rmdir()
+        raise
 
 
 def run(config: dict[str, Any]) -> None:
@@ -51,11 +70,8 @@ def run(config: dict[str, Any]) -> None:
     )
 
     trainer = dict(config["trainer"])
-    if HydraConfig.get().mode == RunMode.MULTIRUN and trainer["strategy"] == "ddp":
-        raise InputError(
-            "a sweep (-m) cannot train with strategy=ddp, as every rank would start the sweep again: "
-            "run the sweep on one device per job, or start the runs one by one"
-        )
+    val_every_n_epochs = trainer.pop("val_every_n_epochs")
+    refuse_ranks_in_a_sweep(trainer)
     path, resume = run_folder(config)
     folder = RunFolder(path)
     if resume and config["resume"] is None and folder.results.is_file():  # a job of a sweep that is run again
@@ -70,18 +86,18 @@ def run(config: dict[str, Any]) -> None:
     baselines = config["baselines"] if n_clusters is not None else without_c(config["baselines"], select)
     reduction = make_reduction(config)
     others = select_reductions(config, len(dataset.train)) if select["by"] is not None else []
+    mining = dict(config["neighbors"])
+    cache_dir = mining.pop("cache_dir") or cache_folder(config)
     check_inputs(
         dataset,
         recipes,
         baselines=baselines,
         n_clusters=n_clusters,
-        precision=trainer["precision"],
+        trainer=trainer,
+        mining=mining,
         reduction=reduction,
     )
     logger_options = dict(config["logger"])
-    mining = dict(config["neighbors"])
-    cache_dir = mining.pop("cache_dir") or cache_folder(config)
-    val_every_n_epochs = trainer.pop("val_every_n_epochs")
     logger = make_logger(logger_options.pop("name"), folder.path, **logger_options)
     if is_rank_zero() and not resume:
         with written_whole(folder.path / "config.yaml") as temporary:
@@ -127,6 +143,17 @@ def run(config: dict[str, Any]) -> None:
         console = report_console()
         console.print(results_table(results.rows, notes=results.notes))
         console.print(f"run folder: {folder.path}", soft_wrap=True)
+
+
+def refuse_ranks_in_a_sweep(trainer: dict[str, Any]) -> None:
+    """Raises InputError where the jobs of a sweep would train over several processes."""
+    from deepclust.training.fit import n_processes
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN and (trainer["strategy"] == "ddp" or n_processes(**trainer) > 1):
+        raise InputError(
+            f"a sweep (-m) cannot train with strategy={trainer['strategy']} on devices={trainer['devices']}, as every "
+            "rank would start the sweep again: run the sweep on one device per job, or start the runs one by one"
+        )
 
 
 def select_among(

@@ -14,14 +14,15 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.errors import InputError
+from train import refused_without_a_trace
 
 STAGES = ("search", "apply", "report")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="zero_shot")
 def main(cfg: DictConfig) -> None:
-    with one_line_errors():
+    with refused_without_a_trace():
         run(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
 
 

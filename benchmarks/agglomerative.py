@@ -1,6 +1,6 @@
 """Agglomerative clustering against scikit-learn: seconds and peak memory.
 
-    python benchmarks/agglomerative.py [--quick] [--large N] [--json PATH]
+    python benchmarks/agglomerative.py [--quick] [--record] [--large N]
 
 Ward and average linkage of synthetic N × 50 features, cut into 100 clusters: 5 000, 10 000 and 20 000 samples, and ward
 alone by fastcluster's way that needs memory for the features only, which deepclust takes above 20 000. `--quick`: 2 500
@@ -48,14 +48,14 @@ def main() -> None:
         if options.large:
             rows.append(in_process_of_its_own("deepclust", "ward", options.large, Path(folder)))
             del rows[0]["labels"]
-            report("agglomerative_large", rows, [f"synthetic N × {DIM}, one run"], options.json)
+            report("agglomerative_large", rows, [f"synthetic N × {DIM}, one run"], record=options.record)
             return
         for n_samples in (2_500, 5_000) if options.quick else (5_000, 10_000, 20_000):
             for implementation, linkage in CASES:
                 rows.append(in_process_of_its_own(implementation, linkage, n_samples, Path(folder)))
                 print({key: value for key, value in rows[-1].items() if key != "labels"}, flush=True)
     compare(rows)
-    report("agglomerative", rows, [f"synthetic N × {DIM}, cut into {N_CLUSTERS}; one run each"], options.json)
+    report("agglomerative", rows, [f"synthetic N × {DIM}, cut into {N_CLUSTERS}; one run each"], record=options.record)
 
 
 def in_process_of_its_own(implementation: str, linkage: str, n_samples: int, folder: Path) -> dict[str, Any]:

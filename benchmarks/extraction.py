@@ -1,28 +1,30 @@
 """Images per second of EfficientNet-Lite0 on this machine's CPU, from a plain loop to what extraction does.
 
-    python benchmarks/extraction.py [IMAGES]     (default 512; writes benchmarks/extraction.json)
+    python benchmarks/extraction.py [--quick] [--record] [--images N]
 
-The same noise images at 128 px throughout, decoding left out; the best of three rounds, the variants taking turns.
+The same noise images at 128 px throughout, decoding left out; the best of three
+rounds, the variants taking turns. 512 images; `--quick`: 128.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from tables import arguments, report
 
 from deepclust.features.backbones import build
 from deepclust.features.encoders import encoder_spec, load_encoder
 from deepclust.features.extraction import encoded
-from deepclust.files import write_json
 
 
 def main() -> None:
-    n_images = int(sys.argv[1]) if len(sys.argv) > 1 else 512
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=int, metavar="N")
+    given = parser.parse_args()
+    n_images = given.images or (128 if given.quick else 512)
     options = {"name": "efficientnet_lite0", "image_size": 128}
     squares = torch.randint(0, 256, (n_images, 128, 128, 3), dtype=torch.uint8)
     plain = build(encoder_spec(options)).network
@@ -57,12 +59,10 @@ def main() -> None:
             variant()
             best[name] = min(best[name], time.perf_counter() - began)
     base = best[next(iter(variants))]
-    print(f"{n_images} images, {cpus} CPU cores, torch {torch.__version__}\n")
-    print("| variant | images/s | ratio |\n|---|---|---|")
-    for name, seconds in best.items():
-        print(f"| {name} | {n_images / seconds:.0f} | {base / seconds:.1f} |")
-    rates = {name: n_images / seconds for name, seconds in best.items()}
-    write_json(Path(__file__).with_suffix(".json"), {"images": n_images, "cpus": cpus, "images_per_second": rates})
+    rows = [
+        {"variant": name, "images/s": n_images / seconds, "ratio": base / seconds} for name, seconds in best.items()
+    ]
+    report("extraction", rows, [f"{n_images} images, {cpus} CPU cores"], record=given.record)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def main() -> None:
     ]
     n_classes, n_samples = SIZES[size]
     note = f"{n_classes} classes × {n_classes} clusters, {n_samples} samples, one thread, one run each"
-    report("hungarian", rows, [note], options.json)
+    report("hungarian", rows, [note], record=options.record)
 
 
 if __name__ == "__main__":

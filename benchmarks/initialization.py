@@ -1,6 +1,6 @@
 """Does pair information tell good partitions from bad ones? Correlation with accuracy over spectral candidates.
 
-    python benchmarks/initialization.py [--quick]
+    python benchmarks/initialization.py [--quick] [--record]
 
 Labels are used to judge only.
 """
@@ -34,7 +34,12 @@ def main() -> None:
     except ValueError:
         pass  # the data set's package is not installed
     rows = [judged(name, features, labels) for name, (features, labels) in sets.items()]
-    report("initialization", rows, ["64 candidates each: 4 graphs × 8 numbers of eigenvectors × 2 seeds"], options.json)
+    report(
+        "initialization",
+        rows,
+        ["64 candidates each: 4 graphs × 8 numbers of eigenvectors × 2 seeds"],
+        record=options.record,
+    )
 
 
 def load_pixels() -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Spherical k-means against scikit-learn's KMeans and MiniBatchKMeans: seconds and inertia.
 
-    python benchmarks/kmeans.py [--quick] [--features PATH] [--json PATH]
+    python benchmarks/kmeans.py [--quick] [--record] [--features PATH]
 
 On L2-normalised features, where squared distance and cosine rank alike. One start each (n_init = 1), k-means++ seeds,
 at most 100 iterations, each implementation's own default tolerance, scikit-learn on float32 of length 1 made
@@ -36,7 +36,7 @@ def main() -> None:
         rows += compared(unit_ND, n_clusters)
         print(*rows[-4:], sep="\n", flush=True)
     notes = [f"{unit_ND.shape[0]} × {unit_ND.shape[1]}, {source}; n_init = 1, one run each, ratios of the same C"]
-    report("kmeans", rows, notes, options.json)
+    report("kmeans", rows, notes, record=options.record)
 
 
 def load(path: Path) -> tuple[np.ndarray, str]:

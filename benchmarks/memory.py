@@ -1,6 +1,6 @@
 """Peak memory of one training step at ImageNet-21K's number of clusters.
 
-    python benchmarks/memory.py [--quick]
+    python benchmarks/memory.py [--quick] [--record]
 
 Each case runs in a process of its own, whose peak resident set is read from the operating system. The features are
 synthetic and few, as a step only ever holds a micro-batch of them. `naive` is what autograd would hold for the whole
@@ -53,14 +53,16 @@ def main() -> None:
                 "s in all": measured["seconds"],
             }
         )
-    report("memory", rows, ["peak: resident set of the whole process, optimizer states included"], options.json)
+    report(
+        "memory", rows, ["peak: resident set of the whole process, optimizer states included"], record=options.record
+    )
 
 
 def one_step(loss: str, n_clusters: int, n_heads: int, batch: int, micro: int, dim: int) -> dict[str, float]:
     """Train exactly one step through `fit_heads`; returns the process's peak."""
     import numpy as np
 
-    from deepclust.features.store import FeatureSet
+    from deepclust.features.feature_set import FeatureSet
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe

@@ -1,6 +1,6 @@
 """Time, recall and memory of the ways to mine neighbours.
 
-    python benchmarks/neighbors.py [--quick]
+    python benchmarks/neighbors.py [--quick] [--record]
 
 Real features (60 000 × 1280, or synthetic of that shape where they are absent) are mined whole by every method. The
 large case is 1 M × 384, synthetic: overlapping clusters of about 1000 rows, as ImageNet's classes; its exact search is
@@ -30,7 +30,7 @@ def main() -> None:
     rows = small_case(real)
     large = clustered(200_000, 384, 200) if options.quick else clustered(1_000_000, 384, 1000)
     rows += large_case(large)
-    report("neighbors", rows, [f"K = {K}; peak: of the whole process so far"], options.json)
+    report("neighbors", rows, [f"K = {K}; peak: of the whole process so far"], record=options.record)
 
 
 def small_case(features: np.ndarray) -> list[dict[str, object]]:

@@ -1,6 +1,6 @@
 """Training from a memory-mapped file against training from memory: speed and resident memory.
 
-    python benchmarks/out_of_core.py [--quick] [--rows N] [--dim D] [--json PATH]
+    python benchmarks/out_of_core.py [--quick] [--record] [--rows N] [--dim D]
 
 Synthetic float16 features with cluster structure and neighbours of the same cluster are written to a temporary folder
 (1 M × 1024, 2 GB; `--quick`: 200 000 × 512). The same two epochs' worth of steps are timed in processes of their own:
@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import tables
 import torch
 
 from deepclust.features.store import load_features, write_shard, write_split
-from deepclust.files import write_json
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
@@ -148,13 +148,11 @@ def in_own_process(folder: Path, in_memory: bool, steps: int, limit: int | None)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = tables.arguments(__doc__)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--dim", type=int)
     parser.add_argument("--steps", type=int, help="timed steps of each run")
     parser.add_argument("--rounds", type=int, help="how often the runs take turns")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "out_of_core.json")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--held", action="store_true", help=argparse.SUPPRESS)
@@ -178,11 +176,11 @@ def main() -> None:
                     drop_page_cache(folder)
                 runs[kind].append(in_own_process(folder, in_memory, steps, data_limit))
                 print(kind, runs[kind][-1], file=sys.stderr)
-    report(runs, n_rows, dim, steps, rounds, limit, arguments.json)
+    report(runs, n_rows, dim, steps, rounds, limit, arguments.record)
 
 
 def report(
-    runs: dict[str, list[dict[str, Any]]], n_rows: int, dim: int, steps: int, rounds: int, limit: int, path: Path
+    runs: dict[str, list[dict[str, Any]]], n_rows: int, dim: int, steps: int, rounds: int, limit: int, record: bool
 ) -> None:
     """The fastest round of each, and its speed relative to the run that holds everything."""
     fastest = {kind: max(found, key=lambda run: run["samples_per_second"]) for kind, found in runs.items()}
@@ -198,7 +196,9 @@ def report(
         speed = run["samples_per_second"]
         peak = max(other["peak_bytes"] for other in runs[kind])
         print(f"| {kind} | {speed:.0f} | {speed / base:.2f} | {peak / 1e9:.2f} GB | {run['start_seconds']:.1f} s |")
-    write_json(path, {"rows": n_rows, "dim": dim, "steps": steps, "limit": limit, "runs": runs})
+    rows = [{"features": kind, **run} for kind, found in runs.items() for run in found]
+    notes = [f"{n_rows} × {dim}, {steps} steps; staged under a limit of {limit} bytes"]
+    tables.write_rows("out_of_core", rows, notes, record=record)
 
 
 if __name__ == "__main__":

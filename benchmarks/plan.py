@@ -1,6 +1,6 @@
 """What clustering ImageNet-21K takes: FLOPs, bytes, memory and hours of each stage, from first principles.
 
-    python benchmarks/plan.py [--quick] [--json PATH]
+    python benchmarks/plan.py [--quick] [--record]
 
 11.06 M × 1024 float16 features, C = 10 450, H = 32, K = 25, 25 epochs, B = 16 384 in micro-batches of 256. Hours are
 operations ÷ rate + bytes ÷ bandwidth, nothing overlapped. The rates of this machine are measured now; those of GPUs are
@@ -124,7 +124,7 @@ def timed_step(heads: int = 2, batch: int = 512) -> float:
     """Seconds per pair and head of a TEMI step at C = 10 450, D = 1024."""
     import pytorch_lightning as pl
 
-    from deepclust.features.store import FeatureSet
+    from deepclust.features.feature_set import FeatureSet
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe
@@ -189,7 +189,7 @@ def main() -> None:
             f"a TEMI step at this C timed here: {seconds * 1e6:.0f} µs a pair and head, {hours:,.0f} h for the "
             f"whole training; the table says {predicted:,.0f} h, {hours / predicted:.1f} times less"
         )
-    report("plan", rows, notes, options.json)
+    report("plan", rows, notes, record=options.record)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Samples per second of TEMI training beside a plain reference, and the share of a matrix product's speed.
 
-    python benchmarks/step_speed.py [--quick]
+    python benchmarks/step_speed.py [--quick] [--record]
 
 Both train on the same 8192 × 1280 synthetic features; they take turns, so that a slow moment of the machine hits both.
 The figure of each is its median step. FLOPs count the heads' products alone: forward of student and teacher, backward
@@ -21,7 +21,7 @@ from tables import arguments, report
 from torch.nn import functional
 
 from deepclust.devices import freed_memory_kept
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import resolve_precision
 from deepclust.training.module import ClusteringModule
@@ -93,7 +93,7 @@ def main() -> None:
         f"precision {precision}, {torch.get_num_threads()} threads; reference in float32",
         "product: a plain matrix product in the same precision, of the shape of the first layer of all heads",
     ]
-    report("step_speed", rows, notes, options.json)
+    report("step_speed", rows, notes, record=options.record)
     kinds = [
         {
             "C": n_clusters,
@@ -103,8 +103,7 @@ def main() -> None:
         }
         for n_clusters, n_heads, batch_size in SHAPES
     ]
-    path = options.json and options.json.with_name(options.json.stem + "_kinds.json")
-    report("step_speed_kinds", kinds, ["share of the time of all operators in the steps"], path)
+    report("step_speed_kinds", kinds, ["share of the time of all operators in the steps"], record=options.record)
 
 
 def time_by_kind(

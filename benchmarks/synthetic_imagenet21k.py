@@ -23,7 +23,7 @@ from deepclust.benchmarks.relabel import relabel
 from deepclust.benchmarks.synthetic import SyntheticClasses, class_counts, synthetic_classes
 from deepclust.benchmarks.wordnet import read_wordnet
 from deepclust.errors import one_line_errors
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import written_whole
 
 MODELS = ("clip_1k", "dinov2_1k", "sup_1k")
@@ -81,18 +81,28 @@ def synthesize(folder: Path, options: argparse.Namespace) -> None:
 
 
 def simulated_accuracies(classes: SyntheticClasses, rng: np.random.Generator) -> np.ndarray:
-    """(K,) accuracies of the nearest mean on fresh samples, seen through noise of the model's own."""
+    """(K,) accuracies on fresh samples of whoever knows where each class lies, seen through noise of the model's own.
+
+    In place of a linear probe a sample goes to the class whose segment, mean ± stretch, is nearest to it.
+    """
     n_classes, dim = classes.means_KD.shape
     means_DK = torch.from_numpy(classes.means_KD).T.contiguous()
     halves_K = means_DK.square().sum(dim=0) / 2
+    stretch_DK = torch.from_numpy(classes.stretch_KD).T.contiguous()
+    square_K = stretch_DK.square().sum(dim=0).clamp_min(1e-12)
+    along_means_K = (means_DK * stretch_DK).sum(dim=0)
     labels_N = np.repeat(np.arange(n_classes), PROBE_SAMPLES)
     right_N = np.empty(len(labels_N), bool)
     for start in range(0, len(labels_N), 4096):
         own_B = labels_N[start : start + 4096]
         rows_BD = classes.draw(own_B, rng)[0].astype(np.float32)
         rows_BD += PROBE_NOISE / np.sqrt(dim) * rng.standard_normal(rows_BD.shape, dtype=np.float32)
-        nearest_B = (torch.from_numpy(rows_BD) @ means_DK - halves_K).argmax(dim=1)
-        right_N[start : start + len(own_B)] = nearest_B.numpy() == own_B
+        rows = torch.from_numpy(rows_BD)
+        # -|x - m - p s|² / 2, less |x|² / 2, for the nearest place p in [-1, 1] of the segment.
+        along_BK = rows @ stretch_DK - along_means_K
+        place_BK = (along_BK / square_K).clamp_(-1, 1)
+        score_BK = rows @ means_DK - halves_K + place_BK * (along_BK - place_BK * square_K / 2)
+        right_N[start : start + len(own_B)] = score_BK.argmax(dim=1).numpy() == own_B
     # Among classes that it gets all right a model still has preferences: the less noisy ones, as far as it can tell.
     preference_K = rng.standard_normal(n_classes) - 5 * np.log(classes.noise_K)
     return right_N.reshape(n_classes, PROBE_SAMPLES).mean(axis=1) + 1e-6 * preference_K

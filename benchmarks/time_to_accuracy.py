@@ -21,7 +21,8 @@ import torch
 from reference import ReferenceTrainer, loader
 from tables import REAL_FEATURES, arguments, report
 
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.fit import fit_heads
@@ -80,7 +81,7 @@ def main() -> None:
         fit_heads(train, paper, callbacks=[clock], neighbors=mine_neighbors(train, 50))
         rows.append(row(f"published, {options.published_epochs} epochs, this trainer", clock, published))
     notes = [f"published recipe on the reference trainer: {published:,.0f} s for 100 epochs (scaled from steps)"]
-    report("time_to_accuracy", rows, notes, options.json)
+    report("time_to_accuracy", rows, notes, record=options.record)
 
 
 def row(name: str, clock: Clock, published: float) -> dict[str, object]:

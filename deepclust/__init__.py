@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from deepclust.baselines.estimator import BaselineClusterer
     from deepclust.clustering import Clustering
     from deepclust.estimators import SCAN, TEMI, TSP
-    from deepclust.features.store import FeatureSet, load_features
+    from deepclust.features.feature_set import FeatureSet
+    from deepclust.features.store import load_features
     from deepclust.kmeans import SphericalKMeans
     from deepclust.reduction import Reduction
 
@@ -29,7 +30,7 @@ _HOMES = {
     "SphericalKMeans": "deepclust.kmeans",
     "BaselineClusterer": "deepclust.baselines.estimator",
     "Reduction": "deepclust.reduction",
-    "FeatureSet": "deepclust.features.store",
+    "FeatureSet": "deepclust.features.feature_set",
     "load_features": "deepclust.features.store",
     "Clustering": "deepclust.clustering",
 }

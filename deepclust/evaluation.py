@@ -22,7 +22,7 @@ from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.experiment import RunFolder, scored, splits_of
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import write_json
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
 from deepclust.metrics.knn_probe import knn_probe

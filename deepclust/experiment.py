@@ -20,21 +20,22 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
-from deepclust.baselines import make_baseline
-from deepclust.clustering import NOISE, Clustering
+from deepclust.baselines import Trees, make_baseline
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.loggers import log_final
 from deepclust.metrics import score
 from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.mining import check_request
 from deepclust.preprocess import FeatureTransform
 from deepclust.ranks import Ranks
 from deepclust.reduction import Reduction
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
 from deepclust.report.tables import display_name, write_results
-from deepclust.training.fit import check_precision, fit_heads
+from deepclust.training.fit import fit_heads, n_processes
 from deepclust.training.recipe import Recipe
 
 
@@ -93,7 +94,8 @@ def check_inputs(
     *,
     baselines: Mapping[str, Mapping[str, Any]] | None = None,
     n_clusters: int | None = None,
-    precision: str | int = "32",
+    trainer: Mapping[str, Any] | None = None,
+    mining: Mapping[str, Any] | None = None,
     reduction: Reduction | None = None,
 ) -> None:
     """Everything that can be refused before anything is written; the arguments are those of `run_experiment`.
@@ -101,11 +103,14 @@ def check_inputs(
     Raises:
         InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
             dimensions, labels on one split only being of another length, options that no baseline has, more samples
-            than a baseline's memory reaches, or a reduction that the features do not allow.
+            than a baseline's memory reaches, a reduction that the features do not allow, or a device, strategy or
+            precision that this machine does not have.
     """
-    check_precision(precision)
+    if recipes:
+        n_processes(**(trainer or {}))
     for recipe in recipes:
         recipe.check_features(len(dataset.train))
+        check_request(len(dataset.train), recipe.mined_neighbors(len(dataset.train)), **(mining or {}))
         FeatureTransform(dataset.train.dim, recipe.preprocess, recipe.pca_dim)
     if n_clusters is not None and not 2 <= n_clusters <= len(dataset.train):
         raise InputError(
@@ -142,6 +147,7 @@ def run_experiment(
     logger: Any = False,
     val_every_n_epochs: int = 0,
     silhouette: bool = True,
+    trees: Trees | None = None,
     **fit_options: Any,
 ) -> Results | None:
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
@@ -158,6 +164,7 @@ def run_experiment(
         logger: a Lightning logger, or False.
         val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
         silhouette: compute it; at thousands of clusters it costs more than all else that is scored.
+        trees: those of the training split that runs share; by default the run's own.
         **fit_options: of `fit_heads`.
 
     Returns:
@@ -183,11 +190,12 @@ def run_experiment(
         neighbors = found or neighbors
     ranks = Ranks.of_run()
     normalize = {} if reduced is None else {"normalize": "none"}
+    trees = Trees() if trees is None else trees
     for name, options in (baselines or {}).items():
         # The first rank's folder decides for all.
         if ranks.from_first(np.array([_is_finished(run, name, splits)]))[0]:
             continue
-        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks)
+        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks, trees)
     if not is_rank_zero():
         return None
     for recipe in recipes:
@@ -222,7 +230,7 @@ def scored(
     if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
-            f"{int((clustering.labels != NOISE).sum())} samples were found, and it compares at least 2 with members."
+            f"{len(clustering)} samples were found, and it compares at least 2 with members."
         )
     return row
 
@@ -284,12 +292,13 @@ def _run_baseline(
     splits: dict[str, FeatureSet],
     run: RunFolder,
     ranks: Ranks,
+    trees: Trees,
 ) -> None:
     baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
     if baseline.over_ranks:
         fitted = baseline.fit(splits["train"].features, ranks)
     elif ranks.rank == 0:
-        fitted = baseline.fit(splits["train"].features)
+        fitted = baseline.fit(splits["train"].features, trees=trees)
     if ranks.rank > 0:
         return
     for split in reversed(splits):

@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from deepclust.clustering import TOP
 from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.ranks import ALONE, Ranks
 from deepclust.unit_rows import UnitRows, check_matrix, unit_blocks
 

@@ -13,7 +13,7 @@ from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.evaluation import Evaluation, labels_of
 from deepclust.experiment import splits_of
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 from deepclust.metrics.label_sets import LabelSets, classes_also, read_label_sets, real_label_sets
 from deepclust.metrics.multilabel import MultiLabelScores, drawn_label_accuracy, multilabel_accuracy

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 
 PREPROCESSINGS = ("none", "standardize", "l2")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import numpy as np
 
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import MANIFEST, FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import MANIFEST, load_features
 from deepclust.files import fingerprint, write_json
+from deepclust.locks import one_at_a_time
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.store import cache_folder
 from deepclust.reduction import Reduction
@@ -60,27 +63,33 @@ def reduced_splits(
     contents = {name: split.fingerprint() for name, split in splits.items()}
     own = fitted_on.fingerprint()
     key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
-    places = {content: None if folder is None else folder / key / content for content in contents.values()}
-    results = {
-        content: load_features(place)
-        for content, place in places.items()
-        if place is not None and (place / MANIFEST).is_file()
-    }
-    missing = {contents[name]: split for name, split in splits.items() if contents[name] not in results}
-    if missing:
-        mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
-        fitted_NP = reduction.fit_transform(fitted_on.features, mined)
-        if own in results and not np.allclose(np.asarray(results[own].features), fitted_NP, atol=1e-3):
-            raise InputError(
-                f"{places[own]} was reduced on another machine or by other versions, and cannot be repeated here: "
-                "delete it"
-            )
-        for content, split in missing.items():
-            rows_NP = fitted_NP if content == own else reduction.transform(split.features)
-            reduced = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
-            place = places[content]
-            results[content] = reduced if place is None else load_features(reduced.save(place))
+    places = {} if folder is None else {content: folder / key / content for content in contents.values()}
+    by_content = {contents[name]: split for name, split in splits.items()}
+    results = _kept(places)
+    with ExitStack() as until_saved:
+        if folder is not None and len(results) < len(by_content):
+            # Two processes that reduce at once, on different machines, would leave splits of two different spaces.
+            if not until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", f"reducing by {reduction.kind}")):
+                places = {}
+            results |= _kept(places)
+        missing = {content: split for content, split in by_content.items() if content not in results}
+        if missing:
+            mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
+            fitted_NP = reduction.fit_transform(fitted_on.features, mined)
+            if own in results and not np.allclose(np.asarray(results[own].features), fitted_NP, atol=1e-3):
+                raise InputError(
+                    f"{results[own].root} was reduced on another machine or by other versions, and cannot be repeated "
+                    "here: delete it"
+                )
+            for content, split in missing.items():
+                rows_NP = fitted_NP if content == own else reduction.transform(split.features)
+                reduced = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
+                results[content] = load_features(reduced.save(places[content])) if content in places else reduced
     return {name: _dressed(results[contents[name]], split) for name, split in splits.items()}
+
+
+def _kept(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
+    return {content: load_features(place) for content, place in places.items() if (place / MANIFEST).is_file()}
 
 
 def reduced_dataset(

@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 
 KINDS = ("none", "pca", "umap", "pacmap")

@@ -17,14 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deepclust.baselines import BASELINES, make_baseline
-from deepclust.clustering import NOISE, Clustering
+from deepclust.baselines import BASELINES, Trees, make_baseline
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.experiment import RunFolder
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import write_json
 from deepclust.metrics import ami, silhouette
 from deepclust.metrics.intrinsic import Metric
@@ -42,7 +40,7 @@ class Candidate:
         reduction: the space it was made and is judged in, `none` for the features as they are.
         n_clusters: C that the method was told, or None.
         n_found: clusters found.
-        silhouette: in that space, noise counted as one more cluster; None where it is not defined.
+        silhouette: in that space; None where it is not defined.
         ami: agreement with labels, None without; it has no part in the choice.
         reason: why there is no clustering, or empty.
     """
@@ -185,20 +183,15 @@ def select_in_run(
 
 
 def judge(clustering: Clustering, space: str, features: FeatureSet) -> Candidate:
-    """A clustering as a candidate: cosine silhouette of features as they are, the Euclidean one of reduced ones.
-
-    Noise is one more cluster here: a method must not win by leaving out the samples between clusters.
-    """
+    """A clustering as a candidate: cosine silhouette of features as they are, the Euclidean one of reduced ones."""
     metric: Metric = "cosine" if space == "none" else "euclidean"
-    labels_N = clustering.labels
-    counted_N = np.where(labels_N == NOISE, labels_N.max(initial=0) + 1, labels_N)
     return Candidate(
         clustering.method,
         space,
         clustering.n_clusters,
         clustering.n_found,
-        silhouette(features.features, counted_N, metric=metric).value,
-        None if features.labels is None else ami(features.labels, labels_N),
+        silhouette(features.features, clustering.labels, metric=metric).value,
+        None if features.labels is None else ami(features.labels, clustering.labels),
     )
 
 
@@ -231,6 +224,7 @@ def more_candidates(
     found = []
     for space, features_of in spaces.items():
         features: FeatureSet | None = None
+        trees = Trees()
         for name, options in baselines.items():
             if name not in BASELINES:
                 raise InputError(f"no baseline is called '{name}': choose from {', '.join(BASELINES)}")
@@ -242,7 +236,7 @@ def more_candidates(
                     raise InputError(f"{name} needs the number of clusters: set n_clusters=, or select.n_clusters=[…]")
                 try:
                     features = features if features is not None else features_of()
-                    found.append(_candidate(name, options, count, space, features, seed, folder))
+                    found.append(_candidate(name, options, count, space, features, seed, folder, trees))
                 except InputError as error:
                     found.append(Candidate(name, space, count, None, None, reason=str(error)))
     return found
@@ -260,6 +254,7 @@ def _candidate(
     features: FeatureSet,
     seed: int,
     folder: Path | None,
+    trees: Trees,
 ) -> Candidate:
     path = None
     if folder is not None:
@@ -269,7 +264,7 @@ def _candidate(
     else:
         normalize = {} if space == "none" else {"normalize": "none"}
         clustering = make_baseline(name, n_clusters=n_clusters, seed=seed, **{**normalize, **options}).fit(
-            features.features
+            features.features, trees=trees
         )
         if path is not None:
             clustering.save(path)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 BLOCK_ROWS = 16384
 # Unit rows are kept in memory up to this size; above it each pass reads and normalizes them again.

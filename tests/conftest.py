@@ -18,7 +18,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,6 +140,26 @@ def start_process(tmp_path: Path) -> Any:
     for process in started:
         if process.poll() is None:
             process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def locked_elsewhere() -> Any:
+    """Locks a file in a process of its own and gives that process, to be killed."""
+    # Imports nothing of ours, so that it starts at once.
+    program = "import sys, time, filelock; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(); time.sleep(60)"
+    started: list[subprocess.Popen[str]] = []
+
+    def lock(path: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, "-u", "-c", program, path], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        return process
+
+    yield lock
+    for process in started:
+        process.kill()
         process.communicate()
 
 

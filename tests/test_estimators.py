@@ -19,7 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from deepclust import SCAN, TEMI, TSP
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet, ShardedRows, load_features
+from deepclust.features.feature_set import FeatureSet, ShardedRows
+from deepclust.features.store import load_features
 
 SMALL: dict[str, Any] = {
     "n_heads": 2,

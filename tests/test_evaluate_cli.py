@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS, one_sided_ami
 from deepclust.metrics.multilabel import SCORE_NAMES
 
@@ -332,6 +332,13 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, command, arguments,
     assert outcome.code == 2
     assert message in outcome.error_line
     assert not (run / "evaluation.json").exists()
+
+
+def test_a_refused_sweep_leaves_nothing(command, tmp_path):
+    outcome = command("evaluate.py", "-m", "run=runs/a,runs/b")
+    assert outcome.code == 2
+    assert outcome.error_line == "error: run=runs/a: no such folder"
+    assert not list(tmp_path.iterdir())
 
 
 def test_summarize_refuses_what_it_cannot_show(command, workplace):

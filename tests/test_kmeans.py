@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from deepclust import unit_rows
 from deepclust.errors import InputError
-from deepclust.features.store import ShardedRows
+from deepclust.features.feature_set import ShardedRows
 from deepclust.kmeans import SphericalKMeans, kmeans_predict, spherical_kmeans
 from deepclust.ranks import Ranks
 

@@ -5,7 +5,11 @@ Shape suffixes: N samples, D feature dimensions, K neighbors.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +17,12 @@ import pytest
 import torch
 from torch import distributed as dist
 
+import deepclust.locks as locks_module
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet, ShardedRows, load_features
+from deepclust.features.feature_set import FeatureSet, ShardedRows
+from deepclust.features.store import load_features
 from deepclust.neighbors import Neighbors, cached_neighbors, label_consistency, mine_neighbors, share_of_same
 from deepclust.neighbors.search import ExactSearch
 from deepclust.ranks import Ranks
@@ -180,6 +186,13 @@ def test_another_method_does_not_meet_the_cache(reopened, mined):
     assert len(mined) == 2
 
 
+def test_the_default_recall_meets_the_cache_whether_it_is_named_or_not(reopened, mined):
+    for options in ({}, {"recall": 0.99}):  # evaluate.py names none, train.py the one of its config
+        features, place = reopened()
+        cached_neighbors(features, 4, **options, **place)
+    assert mined == [4]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_changed_content_never_meets_an_old_cache(kind, rows, tmp_path, mined):
     path = tmp_path / ("X.npy" if kind == "file" else "X")
@@ -279,6 +292,121 @@ def test_a_killed_search_continues_from_its_finished_blocks(crowd, tmp_path, mon
     np.testing.assert_array_equal(continued.ids, whole.ids)
 
 
+def test_blocks_of_other_rows_are_not_taken_for_these(crowd, tmp_path, monkeypatch):
+    """`auto` may search in another order where a killed search is continued on another machine."""
+    monkeypatch.setattr(mining_module, "QUERY_ROWS", 500)
+    whole = mine_neighbors(crowd, 5, method="exact")
+    mine_neighbors(crowd, 5, method="ivf", block_dir=tmp_path)  # list by list: its blocks are of other rows
+    np.testing.assert_array_equal(mine_neighbors(crowd, 5, method="exact", block_dir=tmp_path).ids, whole.ids)
+
+
+class Background:
+    """A call in a thread of its own: two of them lock each other out as two processes do."""
+
+    def __init__(self, call) -> None:
+        self.call, self.result, self.error = call, None, None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self.call()
+        except BaseException as error:
+            self.error = error
+
+    def finish(self):
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def read_until(words: str, times: int, capsys) -> str:
+    """What was printed until it held the words so many times."""
+    out, deadline = "", time.monotonic() + 30
+    while out.count(words) < times:
+        assert time.monotonic() < deadline, out
+        time.sleep(0.01)
+        out += capsys.readouterr().out
+    return out
+
+
+@pytest.mark.parametrize("wanted", [[5, 5, 5], [5, 3, 5], [3, 5, 5]], ids=["as many", "fewer", "more"])
+def test_who_wants_what_is_being_mined_waits_and_reads_it(wanted, crowd, tmp_path, monkeypatch, mined, capsys):
+    monkeypatch.setattr(mining_module, "QUERY_ROWS", 500)
+    monkeypatch.setattr(locks_module, "POLL_SECONDS", 0.01)
+    np.save(tmp_path / "X.npy", crowd)
+    original, at_work, go_on = ExactSearch.query, threading.Event(), threading.Event()
+
+    def waits_in_the_middle(self, ids, k):
+        if ids[0] == 1000 and not at_work.is_set():
+            at_work.set()
+            assert go_on.wait(30)
+        return original(self, ids, k)
+
+    monkeypatch.setattr(ExactSearch, "query", waits_in_the_middle)
+    calls = [lambda k=k: cached_neighbors(load_features(tmp_path / "X.npy"), k, method="exact") for k in wanted]
+    first = Background(calls[0])
+    assert at_work.wait(30)
+    others = [Background(call) for call in calls[1:]]
+    out = read_until("waiting for its result", 2, capsys)
+    go_on.set()
+    for k, running in zip(wanted, [first, *others]):
+        np.testing.assert_array_equal(running.finish().ids, mine_neighbors(crowd, k, method="exact").ids)
+    assert sorted(mined) == sorted({wanted[0], max(wanted)})
+    assert out.count("mining neighbors: another process is doing this already, waiting for its result") == 2
+    assert not list(tmp_path.rglob("*.blocks"))
+
+
+def test_who_waited_for_a_killed_run_continues_from_its_blocks(crowd, tmp_path, locked_elsewhere, monkeypatch, capsys):
+    monkeypatch.setattr(mining_module, "QUERY_ROWS", 500)
+    monkeypatch.setattr(locks_module, "POLL_SECONDS", 0.01)
+    np.save(tmp_path / "X.npy", crowd)
+    original, searched = ExactSearch.query, []
+
+    def dies_at_the_third_block(self, ids, k):
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        searched.append(int(ids[0]))
+        return original(self, ids, k)
+
+    monkeypatch.setattr(ExactSearch, "query", dies_at_the_third_block)
+    with pytest.raises(KeyboardInterrupt):
+        cached_neighbors(load_features(tmp_path / "X.npy"), 5, method="exact")
+    monkeypatch.setattr(
+        ExactSearch, "query", lambda self, ids, k: (searched.append(int(ids[0])), original(self, ids, k))[1]
+    )
+    # The rest of a killed run: its blocks, and its lock until the process is gone.
+    (lock,) = tmp_path.rglob("*.lock")
+    other = locked_elsewhere(lock)
+    next_run = Background(lambda: cached_neighbors(load_features(tmp_path / "X.npy"), 5, method="exact"))
+    read_until("waiting for its result", 1, capsys)
+    other.kill()
+    found = next_run.finish()
+    assert searched == [0, 500, 1000, 1500]
+    np.testing.assert_array_equal(found.ids, mine_neighbors(crowd, 5, method="exact").ids)
+
+
+def test_without_locks_neighbors_are_mined_and_kept_but_no_blocks(rows, tmp_path, monkeypatch, mined, capsys):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    kept: list[object] = []
+    original = mining_module.mine_neighbors
+    monkeypatch.setattr(
+        mining_module, "mine_neighbors", lambda *a, **o: (kept.append(o["block_dir"]), original(*a, **o))[1]
+    )
+    np.save(tmp_path / "X.npy", rows)
+    for _ in range(2):
+        found = cached_neighbors(load_features(tmp_path / "X.npy"), 4)
+        np.testing.assert_array_equal(found.ids, brute_force(rows, 4)[0])
+    assert mined == [4]
+    assert kept == [None]
+    assert capsys.readouterr().out.count("cannot be locked (no locks available)") == 1
+
+
 def test_recall_out_of_range_is_refused(rows):
     with pytest.raises(InputError, match=r"recall is 1\.5"):
         mine_neighbors(rows, 3, method="ivf", recall=1.5)
@@ -290,7 +418,7 @@ def _mine_on_a_rank(rank: int, folder: str) -> None:
     features = FeatureSet.from_arrays(rows)
     # The other rank sees no cache: the first one's is enough.
     mined = [cached_neighbors(features, 4, cache_dir=f"{folder}/{rank}", ranks=Ranks.of_run()) for _ in range(2)]
-    assert [path.name[-7:] for path in Path(folder, "0").iterdir()] == ["-k4.npz"]
+    assert sorted(path.name[16:] for path in Path(folder, "0").iterdir()) == ["-k4.npz", ".lock"]
     np.savez(
         f"{folder}/rank{rank}.npz", ids=[part.ids for part in mined], cosines=[part.similarities for part in mined]
     )

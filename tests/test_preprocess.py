@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.preprocess import FeatureTransform
 
 

@@ -6,15 +6,19 @@ Shape suffixes: N samples, D feature dimensions.
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+import deepclust.locks as locks_module
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet, ShardedRows
+from deepclust.features.feature_set import FeatureSet, ShardedRows
 from deepclust.neighbors import mine_neighbors
 from deepclust.reduced_splits import reduced_dataset, reduced_splits
 from deepclust.reduction import Reduction
@@ -124,6 +128,33 @@ def test_a_reduction_is_done_once_and_read_back(tmp_path, rows, monkeypatch):
         assert again[name].fingerprint() == first[name].fingerprint()
     with pytest.raises(AssertionError, match="fitted again"):
         reduced_splits(Reduction("pca", dims=3), {"train": splits["test"]}, cache_dir=tmp_path)
+
+
+def test_two_that_reduce_at_once_fit_once_and_share_one_space(tmp_path, rows, monkeypatch, capsys):
+    splits = {"train": FeatureSet.from_arrays(rows[:200]), "test": FeatureSet.from_arrays(rows[200:])}
+    real, fitted, go_on = Reduction.fit_transform, [], threading.Event()
+
+    def waits(self, *arguments):
+        fitted.append(0)
+        assert go_on.wait(30)
+        # As another machine's would be: no two fits are alike.
+        return real(self, *arguments) + np.float32(len(fitted))
+
+    monkeypatch.setattr(Reduction, "fit_transform", waits)
+    monkeypatch.setattr(locks_module, "POLL_SECONDS", 0.01)
+    out = ""
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(reduced_splits, Reduction("pca", dims=3), splits, cache_dir=tmp_path) for _ in range(2)]
+        deadline = time.monotonic() + 30
+        while "reducing by pca: another process is doing this already" not in out and time.monotonic() < deadline:
+            time.sleep(0.01)
+            out += capsys.readouterr().out
+        go_on.set()
+        found = [future.result(30) for future in running]
+    assert len(fitted) == 1
+    assert out.count("waiting for its result") == 1
+    for name in splits:
+        np.testing.assert_array_equal(found[0][name].features, found[1][name].features)
 
 
 def test_new_features_go_into_the_space_of_the_old(tmp_path, rows):

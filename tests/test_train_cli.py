@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.baselines import BASELINES
+from deepclust.baselines import BASELINES, dendrogram
 from deepclust.clustering import Clustering
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 
 # Two short epochs of everything: what is computed is not looked at here.
@@ -152,6 +152,19 @@ def test_every_clusterer_runs_in_one_command(command, workplace):
     assert {method for method, _ in rows} == set(BASELINES)
     assert [row["n_clusters"] for row in rows.values() if row["method"] in ("spectral", "leiden")] == [5, 5, None, None]
     assert rows["spectral", "train"]["acc"] == rows["leiden", "test"]["acc"] == 1
+
+
+def test_one_tree_serves_both_agglomerative_methods_of_a_run(command, workplace, monkeypatch):
+    built = []
+    real = dendrogram.build_dendrogram
+    monkeypatch.setattr(dendrogram, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
+    outcome = command(
+        "train.py", *OWN, "loss=none", "baselines=[agglomerative,agglomerative_threshold]",
+        "select=silhouette", "select.n_clusters=[3,4,5]",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    # One in the run, and one for the numbers of clusters that select= tries.
+    assert built == [("ward", "euclidean")] * 2
 
 
 def test_clusterers_that_find_the_number_of_clusters_need_none(command, workplace):
@@ -476,10 +489,27 @@ BAD_INPUT = {
     "pca twice": (nothing, (*OWN, "reduction=pca", "reduction.dims=8", "pca_dim=4"), "pca_dim=4 would project again"),
     "pca above D": (nothing, (*OWN, "pca_dim=17"), "PCA to 17 dimensions, but the features have 16"),
     "precision": (nothing, (*OWN, "trainer.precision=16"), "precision 16 is not supported"),
+    "no such strategy": (nothing, (*OWN, "trainer.strategy=magic"), "settings do not work here: .*'magic'"),
+    "no device": (nothing, (*OWN, "trainer.devices=0"), r"settings do not work here: `Trainer\(devices=0\)`"),
+    "mining method": (nothing, (*OWN, "neighbors.method=lsh"), "unknown neighbor mining method 'lsh'"),
+    "mining recall": (nothing, (*OWN, "neighbors.recall=1.5"), r"recall is 1\.5: it must be above 0 and at most 1"),
     "baseline option": (nothing, (*OWN, "+baselines.kmeans.speed=9"), "baseline kmeans: .*speed"),
     "resume without a run": (nothing, (*OWN, "resume=old"), r"resume=old: no run there \(config.yaml is missing\)"),
     "sweep with ddp": (nothing, ("-m", *OWN, "seed=0,1", "trainer.strategy=ddp"), r"a sweep \(-m\) cannot train with"),
+    "sweep over processes": (
+        nothing,
+        ("-m", *OWN, "seed=0,1", "trainer.accelerator=cpu", "trainer.devices=2"),
+        r"a sweep \(-m\) cannot train with strategy=auto on devices=2",
+    ),
+    "sweep of what is not there": (nothing, ("-m", *BAD, "seed=0,1"), "no such file: bad.npy"),
 }
+
+if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    BAD_INPUT["no GPU"] = (
+        nothing,
+        (*OWN, "trainer.accelerator=gpu"),
+        "settings do not work here: No supported gpu backend",
+    )
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
@@ -492,8 +522,15 @@ def test_bad_input_is_one_line_exit_code_two_and_nothing_written(case, command, 
     assert re.search(message, outcome.error_line), outcome.err
     assert outcome.error_line.startswith("error: ")
     assert outcome.out == ""
-    # Hydra itself notes a sweep down before its first job.
-    assert files_in(workplace) - ({"runs", "runs/multirun.yaml"} if "-m" in arguments else set()) == before
+    assert files_in(workplace) == before
+
+
+def test_a_sweep_whose_later_job_is_refused_keeps_what_it_made(command, workplace):
+    outcome = command("train.py", "-m", *OWN, "loss=none", "baselines=kmeans", "n_clusters=5,300", "run_dir=sweep")
+    assert outcome.code == 2
+    assert "n_clusters=300, but there are 200 samples" in outcome.error_line
+    assert len(list((workplace / "sweep").rglob("results.json"))) == 1
+    assert (workplace / "runs" / "multirun.yaml").is_file()
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "stl10", "imagenet", "imagenet21k"])

@@ -8,7 +8,7 @@ from typing import Any
 from deepclust.baselines.affinity_propagation import AffinityPropagationBaseline
 from deepclust.baselines.agglomerative import AgglomerativeBaseline, AgglomerativeThresholdBaseline
 from deepclust.baselines.base import Baseline
-from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram
+from deepclust.baselines.dendrogram import Dendrogram, Trees, build_dendrogram
 from deepclust.baselines.density import HDBSCANBaseline, OPTICSBaseline
 from deepclust.baselines.graph import LeidenBaseline, LouvainBaseline, SpectralBaseline
 from deepclust.baselines.kmeans import KMeansBaseline, KMeansL2Baseline
@@ -62,6 +62,7 @@ __all__ = [
     "LouvainBaseline",
     "OPTICSBaseline",
     "SpectralBaseline",
+    "Trees",
     "build_dendrogram",
     "make_baseline",
 ]

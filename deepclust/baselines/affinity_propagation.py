@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from deepclust.baselines.base import MAX_SAMPLES, Baseline
 from deepclust.baselines.memory import check_memory
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 # At the peak, where 28.5 were measured: similarities, availabilities, responsibilities and a temporary in float32, and
 # float64 noise against ties.

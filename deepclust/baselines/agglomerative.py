@@ -6,15 +6,17 @@ Shape suffixes: N samples, D feature dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
 from deepclust.baselines.base import MAX_SAMPLES, Baseline, check_rows, unit
-from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram, check_linkage, check_reach
+from deepclust.baselines.dendrogram import Dendrogram, Trees, check_linkage, check_reach
+from deepclust.clustering import Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
+from deepclust.ranks import ALONE, Ranks
 
 # Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.
 DEFAULT_SHARE = 0.7
@@ -48,6 +50,8 @@ class AgglomerativeBaseline(Baseline):
     linkage: str = "ward"
     metric: str = "euclidean"
     dendrogram: Dendrogram | None = field(default=None, init=False, repr=False)
+    _trees: Trees = field(default_factory=Trees, init=False, repr=False)
+    _earlier_seconds: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.distance_threshold is None or not self.needs_n_clusters:
@@ -64,13 +68,19 @@ class AgglomerativeBaseline(Baseline):
     def _check(self, n_samples: int) -> None:
         check_reach(n_samples, self.linkage, self.metric)
 
+    def fit(self, features_ND: Rows, ranks: Ranks = ALONE, trees: Trees | None = None) -> Clustering:
+        """Cluster the features; the seconds count a tree that `trees` held as if it had been built now."""
+        self._trees = Trees() if trees is None else trees
+        found = super().fit(features_ND, ranks)
+        return replace(found, seconds=found.seconds + self._earlier_seconds)
+
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = np.array(features_ND[:], dtype=np.float64)
         directions = self.normalize == "l2" or self.metric in ("cosine", "arccos")
         check_rows(rows_ND, np.arange(len(rows_ND)), zeros=not directions)
         if self.normalize == "l2":
             unit(rows_ND)
-        self.dendrogram = build_dendrogram(rows_ND, self.linkage, self.metric)
+        self.dendrogram, self._earlier_seconds = self._trees.tree(rows_ND, self.linkage, self.metric)
         labels_N, notes = self._cut(self.dendrogram)
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, notes

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from deepclust.baselines.dendrogram import Trees
 from deepclust.clustering import NOISE, TOP, Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.kmeans import kmeans_predict
 from deepclust.ranks import ALONE, Ranks
 from deepclust.report.tables import display_name
@@ -80,6 +81,14 @@ class Baseline(ABC):
         if self.max_samples is not None and self.max_samples < 2:
             raise InputError(f"max_samples is {self.max_samples}: it must be 2 or more, or null for all")
 
+    @classmethod  # noqa: B027
+    def check_installed(cls) -> None:
+        """Refuse a method whose library is not there.
+
+        Raises:
+            InputError: saying what to install.
+        """
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the method is run with, as kept in the Clustering."""
@@ -89,12 +98,13 @@ class Baseline(ABC):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         """(N,) labels, (N, T) closest clusters or None, and notes for the table."""
 
-    def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
+    def fit(self, features_ND: Rows, ranks: Ranks = ALONE, trees: Trees | None = None) -> Clustering:
         """Cluster the features.
 
         Args:
             features_ND: N × D.
             ranks: the processes that share the work, all of which call; for methods `over_ranks`.
+            trees: where agglomerative methods look for their tree and leave it for each other; others need none.
 
         Raises:
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows, or do not suit the settings.

@@ -15,7 +15,7 @@ from sklearn.cluster import HDBSCAN, OPTICS
 from deepclust.baselines.base import MAX_SAMPLES, Baseline
 from deepclust.clustering import NOISE
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 # Up to so many samples HDBSCAN takes all pairs from matrix products: at 1500 × 1280 this is 40 times faster than trees.
 ALL_PAIRS_SAMPLES = 10_000
@@ -87,13 +87,14 @@ class HDBSCANBaseline(_DensityBaseline):
 class OPTICSBaseline(_DensityBaseline):
     """scikit-learn's OPTICS with Euclidean distance; new samples join the nearest cluster mean, none becomes noise.
 
-    It walks from sample to sample: 3000 × 50 took 6 s on one core, 1500 × 1280 took 12 s, and time grows with N² · D.
+    It walks from sample to sample: on one core 2000 × 50 took 3 s, 10 000 × 50 took 20 s, 2500 × 784 took 9 s.
 
     Args:
         n_clusters: ignored.
         seed: nothing is drawn.
         normalize, max_samples: as in `Baseline`.
-        min_samples: neighbors that make a sample dense, itself included; scikit-learn's default.
+        min_samples: neighbors that make a sample dense, itself included; scikit-learn's default. It matters most: on
+            a UMAP of 898 digits 5 gives dozens of clusters, 50 gives ten.
         xi: least steepness of a cluster's border in the reachability plot; scikit-learn's default.
         min_cluster_size: smallest cluster; None takes `min_samples`.
     """

@@ -21,7 +21,7 @@ from sklearn.cluster import SpectralClustering
 
 from deepclust.baselines.base import Baseline
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 
 ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")
@@ -107,9 +107,13 @@ class _CommunityBaseline(_GraphBaseline):
         if not self.resolution > 0:
             raise InputError(f"resolution is {self.resolution}: it must be above 0")
 
+    @classmethod
+    def check_installed(cls) -> None:
+        _igraph()
+
     def _check(self, n_samples: int) -> None:
         super()._check(n_samples)
-        _igraph()
+        self.check_installed()
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         igraph = _igraph()

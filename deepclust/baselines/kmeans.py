@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from deepclust.baselines.base import Baseline
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.kmeans import spherical_kmeans
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepclust.benchmarks.hierarchy import Hierarchy
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 EncodeText = Callable[[list[str]], np.ndarray]
 

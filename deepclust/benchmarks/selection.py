@@ -19,7 +19,7 @@ from deepclust.benchmarks.hierarchy import Hierarchy, find_hierarchy
 from deepclust.benchmarks.selectors import Benchmark, Classes
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 
 RULES: Mapping[str, Callable[..., Benchmark]] = {
     "everything": selectors.everything,

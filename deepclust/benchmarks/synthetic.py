@@ -2,8 +2,9 @@
 
 Class means diffuse down the tree: a mean is its parent's plus a Gaussian step that shrinks with depth. A sample is its
 class's mean plus noise; classes differ in how noisy they are, hence in how easy. A class is not a ball: it is stretched
-along a direction of its own. A sample of a class that has classes below may show one of those, as a photograph labelled
-"dog" shows some breed.
+along a direction of its own, by a length that has nothing to do with its noise. An easy class, then, is thin and as
+long as any other, which a linear probe does not mind and k-means does. A sample of a class that has classes below may
+show one of those, as a photograph labelled "dog" shows some breed.
 
 Shape suffixes: K classes, N samples, D feature dimensions.
 """
@@ -89,8 +90,8 @@ def synthetic_classes(
         decay: a step from a parent has the expected length decay^(depth - 1).
         noise: the median class's expected length of noise.
         noise_spread: standard deviation of its logarithm over the classes.
-        stretch: half the length along which a class is drawn out, as a multiple of its noise; itself uniform over the
-            classes between 0 and this.
+        stretch: half the length along which the longest class is drawn out, as a multiple of `noise`; over the classes
+            it is uniform between 0 and this, whatever their own noise.
         shown_below: as in `SyntheticClasses`.
         seed: of everything.
     """
@@ -105,7 +106,7 @@ def synthetic_classes(
     noise_K = (noise * np.exp(noise_spread * rng.standard_normal(n_classes))).astype(np.float32)
     directions_KD = rng.standard_normal((n_classes, dim), dtype=np.float32)
     directions_KD /= np.linalg.norm(directions_KD, axis=1, keepdims=True)
-    stretch_K = stretch * noise_K * rng.uniform(0, 1, n_classes).astype(np.float32)
+    stretch_K = stretch * noise * rng.uniform(0, 1, n_classes).astype(np.float32)
     return SyntheticClasses(hierarchy, means_KD, noise_K, directions_KD * stretch_K[:, None], shown_below)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import load_features
 
 if TYPE_CHECKING:
     from deepclust.features.encoders import load_encoder

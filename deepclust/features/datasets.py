@@ -16,8 +16,9 @@ import numpy as np
 
 from deepclust.errors import InputError
 from deepclust.features.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
-from deepclust.features.store import MANIFEST, FeatureSet, load_features
+from deepclust.features.store import MANIFEST, load_features
 
 # The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
 FOLDER_ENCODER = "dinov2_vitb14"

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepclust.errors import InputError
 from deepclust.features.encoders import Encoder, EncoderSpec, load_encoder
+from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
 from deepclust.features.images import Preprocess, UnreadableImageError
 from deepclust.features.shard_plan import ShardPlan, printable
 from deepclust.features.sources import ImageSource, as_source
-from deepclust.features.store import MANIFEST, SHARD_BYTES, FeatureSet, load_features
+from deepclust.features.store import MANIFEST, load_features
 from deepclust.files import fingerprint
+from deepclust.locks import one_at_a_time
 
 # Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some
 # 1 400 files.
@@ -119,6 +121,8 @@ def extract(
 def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip") -> FeatureSet:
     """The features of a source, extracted at the first call and found again as long as images and encoder stay.
 
+    Of several processes that want them at once one extracts and the others wait; the ranks of torchrun share the work.
+
     Args:
         source: the images.
         spec: the encoder.
@@ -132,11 +136,20 @@ def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_er
     status = checkpoint.stat() if checkpoint is not None and checkpoint.is_file() else None
     options = {**asdict(spec), "checkpoint": status and [str(checkpoint), status.st_size, status.st_mtime_ns]}
     folder = root / f"{spec.name}-{fingerprint(source.describe(), options)}"
-    if (folder / "train" / MANIFEST).is_file():
-        features = load_features(folder)
-        # Labels are no part of the key: the same images may be asked for with and without.
-        return _relabeled(features, source)
-    return extract(source, spec, folder / "train", on_error=on_error)
+    with ExitStack() as until_made:
+        if not (folder / "train" / MANIFEST).is_file():
+            # Refused before anything is written, if it cannot be had.
+            encoder = load_encoder(spec, device=rank_device("auto"))
+            if _ranks()[1] == 1:
+                try:
+                    root.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise InputError(f"cannot write to {root} ({error.strerror}): give features_dir=FOLDER") from None
+                until_made.enter_context(one_at_a_time(root / f"{folder.name}.lock", "extracting features"))
+        if (folder / "train" / MANIFEST).is_file():
+            # Labels are no part of the key: the same images may be asked for with and without.
+            return _relabeled(load_features(folder), source)
+        return extract(source, encoder, folder / "train", on_error=on_error)
 
 
 def _relabeled(features: FeatureSet, source: ImageSource) -> FeatureSet:

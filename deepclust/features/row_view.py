@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from deepclust.features.store import Rows
+    from deepclust.features.feature_set import Rows
 
 
 class RowView:

@@ -1,4 +1,4 @@
-"""The FeatureSet: N × D frozen features with optional labels, on disk or in memory.
+"""FeatureSets on disk: their folders, and the bare files that are accepted wherever a folder is.
 
 A FeatureSet folder holds one split:
 
@@ -7,268 +7,26 @@ A FeatureSet folder holds one split:
     labels.npy            optional, N integers
     paths.txt             optional, one image path per row
 
-A bare `.npy`, `.npz` or `.pt` file is accepted wherever a folder is.
-
-Shape suffixes: N samples, D feature dimensions.
+A bare `.npy`, `.npz` or `.pt` file is a split too.
 """
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from deepclust.errors import InputError
-from deepclust.features.row_view import RowView
-from deepclust.files import fingerprint, write_json, written_whole
+from deepclust.features.feature_set import FeatureSet, Rows, ShardedRows
+from deepclust.files import write_json, written_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-# 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
-SHARD_BYTES = 1 << 30
-
-
-class ShardedRows:
-    """Memory-mapped shards that read as one N × D array: slices and integer index arrays."""
-
-    ndim = 2
-
-    def __init__(self, shards: Sequence[np.ndarray]) -> None:
-        self.shards = list(shards)
-        self.offsets = np.cumsum([0] + [len(shard) for shard in self.shards])
-        self.dtype = self.shards[0].dtype
-        self.shape = (int(self.offsets[-1]), self.shards[0].shape[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step != 1:
-                return self[np.arange(start, stop, step)]
-            parts = []
-            shard = bisect.bisect_right(self.offsets, start) - 1
-            while start < stop and shard < len(self.shards):
-                low = start - self.offsets[shard]
-                high = min(stop - self.offsets[shard], len(self.shards[shard]))
-                parts.append(self.shards[shard][low:high])
-                start = self.offsets[shard] + high
-                shard += 1
-            return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), self.dtype)
-        rows = np.asarray(rows)
-        if rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        rows = np.where(rows < 0, rows + len(self), rows)
-        out = np.empty((len(rows), self.shape[1]), self.dtype)
-        owners = np.searchsorted(self.offsets, rows, side="right") - 1
-        for shard in np.unique(owners):
-            mine = np.flatnonzero(owners == shard)
-            out[mine] = self.shards[shard][rows[mine] - self.offsets[shard]]
-        return out
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype=dtype)
-
-
-class RowSource(Protocol):
-    """What reads as an N × D array without being one: by slice and by integer index array."""
-
-    @property
-    def ndim(self) -> int: ...
-    @property
-    def dtype(self) -> np.dtype: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
-
-
-Rows = np.ndarray | RowSource
-
-
-@dataclass
-class FeatureSet:
-    """N × D features of one split, with what is known about them.
-
-    Attributes:
-        features: N × D float16 or float32, in memory or memory-mapped; index it by slice or integer array.
-        labels: N integer class ids, or None.
-        class_names: name of each class id, or None.
-        paths: image path (or id) per row, or None.
-        manifest: provenance: encoder, weights, transform, versions, source.
-        root: the folder or file it was read from, or None.
-    """
-
-    features: Rows
-    labels: np.ndarray | None = None
-    class_names: list[str] | None = None
-    paths: list[str] | None = None
-    manifest: dict[str, Any] = field(default_factory=dict)
-    root: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    @property
-    def dim(self) -> int:
-        return self.features.shape[1]
-
-    @property
-    def n_classes(self) -> int | None:
-        """How many distinct labels occur, or None without labels."""
-        return None if self.labels is None else len(np.unique(self.labels))
-
-    @property
-    def reduction(self) -> dict[str, Any] | None:
-        """What the features were reduced by (see `deepclust.reduced_splits`), or None."""
-        return self.manifest.get("reduction")
-
-    @property
-    def files(self) -> list[Path] | None:
-        """The image file of each row, where the features were extracted from files; None otherwise."""
-        source = self.manifest.get("source")
-        if self.paths is None or not isinstance(source, dict) or source.get("kind") != "files":
-            return None
-        return [Path(source["root"]) / path for path in self.paths]
-
-    @classmethod
-    def from_arrays(
-        cls,
-        features: Any,
-        labels: Any = None,
-        *,
-        class_names: Sequence[str] | None = None,
-        paths: Sequence[str] | None = None,
-        manifest: dict[str, Any] | None = None,
-        name: str = "features",
-    ) -> FeatureSet:
-        """A FeatureSet over arrays (NumPy, or a CPU torch tensor). float64 becomes float32.
-
-        Raises:
-            InputError: if the features are not an N × D numeric matrix, or labels or paths are of another length.
-        """
-        rows = features if isinstance(features, ShardedRows) else _as_matrix(features, name)
-        n_rows = len(rows)
-        checked_labels = None
-        if labels is not None:
-            checked_labels = np.asarray(labels)
-            if checked_labels.ndim != 1 or len(checked_labels) != n_rows:
-                raise InputError(
-                    f"labels of {name} have shape {checked_labels.shape}, but there are {n_rows} rows of features: "
-                    "give one label per row"
-                )
-            if not np.issubdtype(checked_labels.dtype, np.integer):
-                names, checked_labels = np.unique(checked_labels, return_inverse=True)
-                class_names = class_names or [str(label) for label in names]
-            checked_labels = checked_labels.astype(np.int64)
-        if paths is not None and len(paths) != n_rows:
-            raise InputError(f"{name} has {n_rows} rows but {len(paths)} paths: give one path per row")
-        return cls(
-            rows,
-            checked_labels,
-            list(class_names) if class_names is not None else None,
-            list(paths) if paths is not None else None,
-            dict(manifest or {}),
-        )
-
-    def blocks(self, rows: int = 16384) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, float32 block of at most `rows` rows), in order."""
-        for start in range(0, len(self), rows):
-            yield start, np.asarray(self.features[start : start + rows], dtype=np.float32)
-
-    def select(self, rows: np.ndarray) -> FeatureSet:
-        """The FeatureSet of the given rows (a boolean mask or integer ids), copied into memory."""
-        ids = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows)
-        return FeatureSet(
-            np.asarray(self.features[ids]),
-            None if self.labels is None else self.labels[ids],
-            self.class_names,
-            None if self.paths is None else [self.paths[i] for i in ids],
-            dict(self.manifest),
-        )
-
-    def view(self, rows: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> FeatureSet:
-        """The FeatureSet of the rows of a boolean mask, with labels of their own; features stay where they are."""
-        ids = np.flatnonzero(rows)
-        everything = len(ids) == len(self)
-        return FeatureSet(
-            self.features if everything else RowView(self.features, ids),
-            labels,
-            list(class_names),
-            self.paths if everything or self.paths is None else [self.paths[i] for i in ids],
-            self.manifest,
-            self.root,
-        )
-
-    def check(self, name: str = "features") -> FeatureSet:
-        """Refuse NaN, infinite and zero rows; returns self so that a loader can end with it.
-
-        Raises:
-            InputError: naming how many rows are bad and the first of them.
-        """
-        bad = zero = 0
-        first_bad = first_zero = -1
-        for start, block in self.blocks():
-            finite = np.isfinite(block).all(axis=1)
-            if not finite.all():
-                if not bad:
-                    first_bad = start + int(np.argmin(finite))
-                bad += int((~finite).sum())
-            empty = ~block.any(axis=1)
-            if empty.any():
-                if not zero:
-                    first_zero = start + int(np.argmax(empty))
-                zero += int(empty.sum())
-        if bad:
-            raise InputError(
-                f"{name}: {bad} of {len(self)} rows hold NaN or infinite values (first: row {first_bad}): "
-                "remove or repair them"
-            )
-        if zero:
-            raise InputError(
-                f"{name}: {zero} of {len(self)} rows are all zero (first: row {first_zero}) and have no direction "
-                "for cosine similarity: remove them"
-            )
-        return self
-
-    def fingerprint(self) -> str:
-        """Digest of the content: equal features give equal digests, whatever file they came from is not looked at.
-
-        A folder is fingerprinted by its manifest's checksums with the size and modification time of each shard,
-        so that 20 GB need not be read again; everything else by its bytes. A view is its base and its rows.
-        """
-        if isinstance(self.features, RowView):
-            whole = FeatureSet(self.features.base, manifest=self.manifest, root=self.root)
-            return fingerprint(whole.fingerprint(), self.features.ids_S)
-        shards = self.manifest.get("shards")
-        if self.root is not None and shards:
-            stats = [(self.root / shard["file"]).stat() for shard in shards]
-            return fingerprint(shards, [(stat.st_size, stat.st_mtime_ns) for stat in stats])
-        return fingerprint(np.asarray(self.features))
-
-    def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:
-        """Write a FeatureSet folder; the manifest comes last, so an interrupted save is no FeatureSet."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        row_bytes = max(1, self.features.shape[1] * self.features.dtype.itemsize)
-        rows_per_shard = max(1, shard_bytes // row_bytes)
-        shards = []
-        for index, start in enumerate(range(0, len(self), rows_per_shard)):
-            shards.append(write_shard(folder, index, np.asarray(self.features[start : start + rows_per_shard])))
-        write_split(folder, shards, self.labels, self.class_names, self.paths, self.manifest)
-        return folder
 
 
 def shard_name(index: int) -> str:
@@ -437,21 +195,3 @@ def _pick(content: dict[str, Any], path: Path, keys: Sequence[str]) -> tuple[Any
     if len(content) == 1:
         return next(iter(content.values())), None
     raise InputError(f"{path} holds {sorted(content)}, none of them named {' or '.join(keys)}: rename one")
-
-
-def _as_matrix(features: Any, name: str) -> np.ndarray:
-    if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if str(features.dtype) == "torch.bfloat16":
-            features = features.float()
-        features = features.numpy()
-    matrix = np.asarray(features) if not isinstance(features, np.ndarray) else features
-    if matrix.ndim != 2:
-        raise InputError(f"{name} has shape {matrix.shape}: features must be a matrix, one row per sample")
-    if 0 in matrix.shape:
-        raise InputError(f"{name} is empty: shape {matrix.shape}")
-    if matrix.dtype in (np.float16, np.float32):
-        return matrix
-    if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool) or np.iscomplexobj(matrix):
-        raise InputError(f"{name} holds {matrix.dtype} values: features must be real numbers")
-    return matrix.astype(np.float32)

@@ -5,6 +5,10 @@ and mean squared norm alone, so the silhouette is exact at O(N · C · D) and ne
 distances need all pairs, which `pairwise_silhouette` walks block by block: exact up to `PAIRWISE_SAMPLES`,
 sampled above.
 
+Noise is one more cluster of the silhouette, as it is one more class for AMI: a method does not win by leaving out the
+samples between clusters, and the clearly negative silhouettes of HDBSCAN in Lowe et al. 2023 (tables 4 and 5) imply the
+same; their code computes them so.
+
 Shape suffixes: N samples, D feature dimensions, C clusters, B samples in a block.
 """
 
@@ -19,7 +23,7 @@ from scipy import sparse
 
 from deepclust.clustering import NOISE
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_silhouette_samples
 
 Metric = Literal["cosine", "sqeuclidean", "euclidean", "l1", "linf"]
@@ -39,19 +43,19 @@ class Silhouette:
         value: in [-1, 1]; None where it is not defined.
         metric: the distance.
         n_used: samples that took part in it.
-        n_clustered: samples that are not noise.
+        n_samples: N.
         reason: why there is no value, or empty.
     """
 
     value: float | None
     metric: str
     n_used: int
-    n_clustered: int
+    n_samples: int
     reason: str = ""
 
     @property
     def sampled(self) -> bool:
-        return self.n_used < self.n_clustered
+        return self.n_used < self.n_samples
 
     @property
     def note(self) -> str:
@@ -59,9 +63,7 @@ class Silhouette:
         if self.value is None:
             return f"No silhouette: {self.reason}."
         if self.sampled:
-            return (
-                f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_clustered} samples drawn at random."
-            )
+            return f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_samples} samples drawn at random."
         return f"Silhouette: {self.metric} distance, all {self.n_used} samples."
 
 
@@ -128,11 +130,11 @@ def silhouette(
     max_pairwise: int | None = None,
     seed: int = 0,
 ) -> Silhouette:
-    """Mean silhouette (Rousseeuw 1987) in the space of the given features; noise takes no part.
+    """Mean silhouette (Rousseeuw 1987) in the space of the given features; noise is one more cluster.
 
     Args:
         features_ND: the features that were clustered.
-        labels_N: cluster ids, -1 for noise.
+        labels_N: cluster ids, -1 for noise, which is not among the two clusters that there must be at least.
         metric: `cosine` and `sqeuclidean` are exact at any N; `euclidean`, `l1` and `linf` look at all pairs.
         max_pairwise: samples that these three look at, drawn at random where there are more; default
             `PAIRWISE_SAMPLES`.
@@ -142,24 +144,24 @@ def silhouette(
         InputError: if there is not one label per row, or the metric is unknown.
     """
     labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean", *PAIRWISE_METRICS), metric)
-    kept = np.flatnonzero(labels_N != NOISE)
-    n_found = len(np.unique(labels_N[kept]))
-    if n_found < 2 or n_found == len(kept):
-        reason = f"{n_found} clusters of {len(kept)} samples, it needs at least 2 and fewer than the samples"
-        return Silhouette(None, metric, 0, len(kept), reason)
+    n_samples = len(labels_N)
+    n_found = len(np.unique(labels_N[labels_N != NOISE]))
+    if n_found < 2 or n_found == n_samples:
+        reason = f"{n_found} clusters of {n_samples} samples, it needs at least 2 and fewer than the samples"
+        return Silhouette(None, metric, 0, n_samples, reason)
     if metric == "cosine" or metric == "sqeuclidean":
-        value = float(np.nanmean(silhouette_samples(features_ND, labels_N, metric=metric)))
-        return Silhouette(value, metric, len(kept), len(kept))
+        value = float(silhouette_samples(features_ND, labels_N, metric=metric).mean())
+        return Silhouette(value, metric, n_samples, n_samples)
     limit = PAIRWISE_SAMPLES if max_pairwise is None else max_pairwise
-    rows = kept
-    if len(kept) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(kept, limit, replace=False))
+    rows = np.arange(n_samples)
+    if n_samples > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(n_samples, limit, replace=False))
     n_drawn = len(np.unique(labels_N[rows]))
     if n_drawn < 2 or n_drawn == len(rows):
-        return Silhouette(None, metric, 0, len(kept), f"{n_drawn} clusters among {len(rows)} samples drawn")
+        return Silhouette(None, metric, 0, n_samples, f"{n_drawn} clusters among {len(rows)} samples drawn")
     drawn_ND = np.asarray(features_ND[rows], dtype=np.float32)
     value = float(pairwise_silhouette_samples(drawn_ND, labels_N[rows], metric=metric).mean())
-    return Silhouette(value, metric, len(rows), len(kept))
+    return Silhouette(value, metric, len(rows), n_samples)
 
 
 def silhouette_samples(
@@ -168,35 +170,33 @@ def silhouette_samples(
     """Silhouette of each sample, exactly, from cluster means: O(N · C · D) time, O(C · D) memory beside the result.
 
     Returns:
-        (N,) float64: NaN for noise, 0 for the only member of a cluster.
+        (N,) float64, 0 for the only member of a cluster.
 
     Raises:
-        InputError: if there is not one label per row, the metric is unknown, or there are fewer than 2 clusters.
+        InputError: if there is not one label per row, the metric is unknown, or there are fewer than 2 clusters, noise
+            among them.
     """
     labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean"), metric)
-    clustered_N = labels_N != NOISE
-    clusters_C, ids = np.unique(labels_N[clustered_N], return_inverse=True)
+    clusters_C, dense_N = np.unique(labels_N, return_inverse=True)
     if len(clusters_C) < 2:
         raise InputError(f"{len(clusters_C)} cluster found: a silhouette compares at least 2")
-    dense_N = np.full(len(labels_N), NOISE)
-    dense_N[clustered_N] = ids
-    sizes_C = np.bincount(ids)
+    sizes_C = np.bincount(dense_N)
     means_CD, spread_C = _cluster_moments(features_ND, dense_N, sizes_C, metric)
     means_DC = np.ascontiguousarray(means_CD.T, dtype=np.float32)
-    result_N = np.full(len(labels_N), np.nan)
+    result_N = np.empty(len(labels_N))
     rows_at_once = max(64, min(BLOCK_ROWS, BLOCK_SCORES // len(clusters_C)))
-    for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, rows_at_once):
+    for rows, block_BD in _blocks(features_ND, metric, rows_at_once):
         # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
         distances_BC = _squared_norms(block_BD)[:, None] + spread_C - 2 * (block_BD @ means_DC)
         own_B = dense_N[rows]
-        here = np.arange(len(rows))
+        here = np.arange(len(own_B))
         sizes_B = sizes_C[own_B]
         # The mean over the others: the sample's zero distance to itself is in the sum but not in the count.
         within_B = np.maximum(distances_BC[here, own_B], 0) * sizes_B / np.maximum(sizes_B - 1, 1)
         distances_BC[here, own_B] = np.inf
         between_B = np.maximum(distances_BC.min(axis=1), 0)
         widest_B = np.maximum(within_B, between_B)
-        values_B = np.divide(between_B - within_B, widest_B, out=np.zeros(len(rows)), where=widest_B > 0)
+        values_B = np.divide(between_B - within_B, widest_B, out=np.zeros(len(own_B)), where=widest_B > 0)
         result_N[rows] = np.where(sizes_B > 1, values_B, 0.0)
     return result_N
 
@@ -216,23 +216,21 @@ def _checked_labels(features_ND: Rows, labels_N: np.ndarray, known: tuple[str, .
 def _cluster_moments(
     features_ND: Rows, dense_N: np.ndarray, sizes_C: np.ndarray, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each cluster's mean and mean squared norm, in float64, of the rows as `_clustered_blocks` gives them."""
+    """Each cluster's mean and mean squared norm, in float64, of the rows as `_blocks` gives them."""
     sums_CD = np.zeros((len(sizes_C), features_ND.shape[1]))
     squares_C = np.zeros(len(sizes_C))
-    for rows, block_BD in _clustered_blocks(features_ND, dense_N, metric, BLOCK_ROWS):
+    for rows, block_BD in _blocks(features_ND, metric, BLOCK_ROWS):
         own_B = dense_N[rows]
         members_BC = sparse.csr_array(
-            (np.ones(len(rows)), own_B, np.arange(len(rows) + 1)), shape=(len(rows), len(sizes_C))
+            (np.ones(len(own_B)), own_B, np.arange(len(own_B) + 1)), shape=(len(own_B), len(sizes_C))
         )
         sums_CD += members_BC.T @ block_BD
         squares_C += np.bincount(own_B, weights=_squared_norms(block_BD), minlength=len(sizes_C))
     return sums_CD / sizes_C[:, None], squares_C / sizes_C
 
 
-def _clustered_blocks(
-    features_ND: Rows, dense_N: np.ndarray, metric: str, rows_at_once: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (row ids, float32 block) without noise.
+def _blocks(features_ND: Rows, metric: str, rows_at_once: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (rows, float32 block).
 
     Cosine distance is half the squared Euclidean distance of the normalized rows, and a silhouette is a ratio of
     distances: normalizing is all that cosine takes. Distances do not change when all rows move together, but their
@@ -240,10 +238,8 @@ def _clustered_blocks(
     """
     origin_D = _rows(features_ND, slice(0, BLOCK_ROWS), metric).mean(axis=0)
     for start in range(0, features_ND.shape[0], rows_at_once):
-        rows = start + np.flatnonzero(dense_N[start : start + rows_at_once] != NOISE)
-        if len(rows) == 0:
-            continue
-        yield rows, _rows(features_ND, slice(start, start + rows_at_once), metric)[rows - start] - origin_D
+        rows = slice(start, start + rows_at_once)
+        yield rows, _rows(features_ND, rows, metric) - origin_D
 
 
 def _rows(features_ND: Rows, where: slice, metric: str) -> np.ndarray:

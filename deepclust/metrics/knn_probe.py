@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors.search import ExactSearch, normalized
 
 # Lowe et al. 2024, table of correlations with AMI.

@@ -26,7 +26,7 @@ from torch import Tensor
 from deepclust.clustering import TOP
 from deepclust.devices import free_bytes, native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.preprocess import FeatureTransform
 from deepclust.report.progress import progress_bar
 from deepclust.training.bank import FeatureBank

@@ -27,7 +27,7 @@ def pairwise_silhouette_samples(
 
     Args:
         features_ND: float32 rows, in memory.
-        labels_N: cluster ids; there is no noise among them.
+        labels_N: cluster ids, noise among them.
         metric: `euclidean` by matrix products; `l1` and `linf` by scipy, several times slower.
 
     Returns:

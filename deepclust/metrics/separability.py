@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.metrics.intrinsic import silhouette
 from deepclust.unit_rows import UnitRows
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepclust.devices import native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet, Rows
+from deepclust.features.feature_set import FeatureSet, Rows
 from deepclust.files import written_whole
 from deepclust.neighbors.search import (
     EuclideanSearch,
@@ -33,6 +33,7 @@ from deepclust.ranks import ALONE, Ranks
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
+DEFAULT_RECALL = 0.99
 # Above so many rows an inverted file beats comparing all pairs: the crossover measured in benchmarks/neighbors.py.
 IVF_ROWS = 400_000
 # Below so many rows the screening's second pass costs more than it saves.
@@ -46,7 +47,7 @@ def mine_neighbors(
     *,
     method: str = "auto",
     metric: str = "cosine",
-    recall: float = 0.99,
+    recall: float = DEFAULT_RECALL,
     block_dir: Path | None = None,
     progress: bool = False,
     ranks: Ranks = ALONE,
@@ -73,12 +74,12 @@ def mine_neighbors(
         on 512 samples other than those of the calibration.
 
     Raises:
-        InputError: if k is not in [1, N - 1], the method or the metric is unknown, or `euclidean` is to be searched by
-            another method than `exact`.
+        InputError: if k is not in [1, N - 1], `recall` not in (0, 1], the method or the metric is unknown, or
+            `euclidean` is to be searched by another method than `exact`.
     """
     rows = features.features if isinstance(features, FeatureSet) else features
     n_rows = len(rows)
-    check_request(n_rows, k, method)
+    check_request(n_rows, k, method, recall)
     if metric not in METRICS:
         raise InputError(f"unknown neighbor metric '{metric}': choose one of {', '.join(METRICS)}")
     if metric == "euclidean" and method not in ("auto", "exact"):
@@ -96,19 +97,17 @@ def mine_neighbors(
         for start in starts:
             own_Q = order_N[start : start + QUERY_ROWS]
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
-            if saved is not None and saved.is_file():
-                with np.load(saved) as archive:
-                    ids_NK[own_Q], similarities_NK[own_Q] = archive["ids"], archive["similarities"]
-            else:
+            found = None if saved is None else _saved_block(saved, own_Q)
+            if found is None:
                 # Built at the first block that is missing: a search that was almost done needs no index for long.
                 if search is None:
                     euclidean = metric == "euclidean"
                     search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
-                found_QK, found_similarities_QK = nearest_others(search, own_Q, k)
-                ids_NK[own_Q], similarities_NK[own_Q] = found_QK, found_similarities_QK
+                found = nearest_others(search, own_Q, k)
                 if saved is not None:
                     with written_whole(saved) as temporary:
-                        np.savez(temporary, ids=found_QK.astype(np.int32), similarities=found_similarities_QK)
+                        np.savez(temporary, rows=own_Q, ids=found[0].astype(np.int32), similarities=found[1])
+            ids_NK[own_Q], similarities_NK[own_Q] = found
             advance(len(own_Q))
     ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
@@ -120,6 +119,16 @@ def mine_neighbors(
         if isinstance(search, IVFSearch | ListSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
+
+
+def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """What an earlier search kept of these very rows; on another machine `auto` may have put them in another order."""
+    if not path.is_file():
+        return None
+    with np.load(path) as archive:
+        if "rows" not in archive or not np.array_equal(archive["rows"], own_Q):
+            return None
+        return archive["ids"], archive["similarities"]
 
 
 def choose_method(n_rows: int) -> str:
@@ -168,8 +177,8 @@ def share_of_same(found_QK: np.ndarray, true_QK: np.ndarray) -> float:
     return float((both[:, 1:] == both[:, :-1]).sum() / true_QK.size)
 
 
-def check_request(n_rows: int, k: int, method: str) -> None:
-    """Raises InputError unless 1 ≤ k < N and the method is known."""
+def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEFAULT_RECALL) -> None:
+    """Raises InputError unless 1 ≤ k < N, the method is known and the recall is in (0, 1]."""
     if method not in METHODS:
         raise InputError(f"unknown neighbor mining method '{method}': choose one of {', '.join(METHODS)}")
     if not 1 <= k < n_rows:
@@ -177,6 +186,8 @@ def check_request(n_rows: int, k: int, method: str) -> None:
             f"{k} neighbors asked for, but there are {n_rows} samples: the number of neighbors must be "
             f"between 1 and {n_rows - 1}"
         )
+    if not 0 < recall <= 1:
+        raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
 
 
 @contextmanager

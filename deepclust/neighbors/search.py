@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 
 DATABASE_ROWS = 1 << 16
 # A normalised copy of the features is kept in memory up to this size, else it is made anew from block to block.

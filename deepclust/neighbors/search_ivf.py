@@ -10,8 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.neighbors.search import ExactSearch, faiss_gpu_works, normalized
 
 # faiss' own advice: 4 to 16 lists per square root of N, and at least 39 training rows per list.
@@ -31,14 +30,9 @@ class IVFSearch:
         k: candidates per query for which the recall is calibrated, the query itself included.
         recall: in (0, 1].
         seed: of the samples.
-
-    Raises:
-        InputError: if `recall` is not in (0, 1].
     """
 
     def __init__(self, rows: Rows, k: int, recall: float, seed: int = 0) -> None:
-        if not 0 < recall <= 1:
-            raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
         self.rows = rows
         n_rows, dim = rows.shape
         n_lists = int(max(1, min(LISTS_PER_ROOT * n_rows**0.5, n_rows / TRAINING_ROWS_PER_LIST)))

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from deepclust.devices import free_bytes
-from deepclust.errors import InputError
-from deepclust.features.store import Rows
+from deepclust.features.feature_set import Rows
 from deepclust.files import written_whole
 from deepclust.kmeans import kmeans_predict, spherical_kmeans
 from deepclust.neighbors.search import ExactSearch
@@ -102,14 +101,9 @@ class ListSearch:
         lists: of these rows.
         k: candidates per query for which the recall is calibrated, the query itself included.
         recall: in (0, 1]: P is what finds so many of a sample's true neighbours.
-
-    Raises:
-        InputError: if `recall` is not in (0, 1].
     """
 
     def __init__(self, rows: Rows, lists: Lists, k: int, recall: float, seed: int = 0) -> None:
-        if not 0 < recall <= 1:
-            raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
         self.rows, self.lists = rows, lists
         self.n_lists = len(lists.centers_LD)
         self.place_N = np.empty_like(lists.order_N)

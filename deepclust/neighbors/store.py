@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import fingerprint, written_whole
+from deepclust.locks import one_at_a_time
 from deepclust.ranks import ALONE, Ranks
 
 # Bumped whenever the mining changes its result, so that no cache of an older rule is met.
@@ -86,28 +88,37 @@ def cached_neighbors(
     """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
 
     A cache of more neighbours serves fewer. A killed search continues from the blocks it had finished. Without a place
-    to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew.
+    to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew. Of several
+    processes that want the same, one mines, and the others wait and read what it has found.
 
-    Called on every rank of `ranks` with the same arguments. The first rank looks for the cache and writes it, so the
-    others need not see its folder.
+    Called on every rank of `ranks` with the same arguments. The first rank looks for the cache, locks and writes it, so
+    the others need not see its folder.
     """
-    from deepclust.neighbors.mining import check_request, mine_neighbors
+    from deepclust.neighbors.mining import DEFAULT_RECALL, check_request, mine_neighbors
 
-    check_request(len(features), k, method)
+    recall = options.get("recall", DEFAULT_RECALL)
+    check_request(len(features), k, method, recall)
     folder = cache_folder(features, cache_dir)
-    key, found = "", None
+    key = ""
     if folder is not None:
-        recall = options.get("recall") if method in ("ivf", "auto") else None
-        key = fingerprint(features.fingerprint(), method, recall, MINING_VERSION)
-        found = None if ranks.rank else _load_cached(folder, key, k)
-    if ranks.from_first(np.array([found is not None]))[0]:
-        return _from_first(found, len(features), k, ranks)
-    blocks = None if folder is None else folder / f"{key}-k{k}.blocks"
-    neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
-    if folder is not None and blocks is not None and ranks.rank == 0:
-        neighbors.save(folder / f"{key}-k{k}.npz")
-        shutil.rmtree(blocks, ignore_errors=True)
-    return neighbors
+        key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
+    with ExitStack() as until_saved:
+        found, locked = None, False
+        if folder is not None and ranks.rank == 0:
+            found = _load_cached(folder, key, k)
+            if found is None:
+                locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
+                found = _load_cached(folder, key, k)
+        is_found, keep_blocks = ranks.from_first(np.array([found is not None, locked]))
+        if is_found:
+            return _from_first(found, len(features), k, ranks)
+        blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
+        neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
+        if folder is not None and ranks.rank == 0:
+            neighbors.save(folder / f"{key}-k{k}.npz")
+            if blocks is not None:
+                shutil.rmtree(blocks, ignore_errors=True)
+        return neighbors
 
 
 def _load_cached(folder: Path, key: str, k: int) -> Neighbors | None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.agreement import hungarian_map
 from deepclust.metrics.multilabel import UNMAPPED, mapped_classes
 from deepclust.neighbors import Neighbors

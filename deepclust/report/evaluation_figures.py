@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from deepclust.errors import InputError
 from deepclust.evaluation import Evaluation, labels_of
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import written_whole
 from deepclust.metrics.calibration import Calibration
 from deepclust.neighbors import Neighbors, cached_neighbors

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deepclust.errors import InputError
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import fashion_mnist
-from deepclust.features.store import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.report.contact_sheet import Images, contact_sheet, image_thumbnail
 

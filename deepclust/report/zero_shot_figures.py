@@ -16,6 +16,9 @@ from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, 
 
 # How far the lines of one level stand apart, as a share of the distance between levels.
 SPREAD = 0.16
+# Inches that one entry of a legend takes.
+LEGEND_LINE = 0.15
+DATASET_MARKERS = (*MARKERS, "<", ">", "p", "*", "h", "d")
 
 Row = Mapping[str, Any]
 Names = Mapping[str, str]
@@ -46,7 +49,10 @@ def rank_figure(rows: Sequence[Row], of: str, titles: Names) -> Figure | None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, None)
-    axes.set_xlabel(f"Average rank by AMI (1 is best, n = {max(rank.n for rank in ranks)})")
+    fewest, most = min(rank.n for rank in ranks), max(rank.n for rank in ranks)
+    # Cells without a result take no part.
+    compared = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+    axes.set_xlabel(f"Average rank by AMI (1 is best, {compared})")
     return figure
 
 
@@ -55,14 +61,15 @@ def scatter_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> F
     shown = [row for row in rows if row["clusterer"] in clusterers and None not in (row["ami"], row["silhouette"])]
     if not shown:
         return None
-    figure, (axes,) = new_figure(TWO_COLUMNS, 3.2)
+    # High enough for the legend.
+    figure, (axes,) = new_figure(TWO_COLUMNS, max(3.2, LEGEND_LINE * (len(clusterers) + len(datasets) + 5)))
     for color_place, clusterer in enumerate(clusterers):
         for marker_place, dataset in enumerate(datasets):
             points = [row for row in shown if (row["clusterer"], row["dataset"]) == (clusterer, dataset)]
             color = PALETTE[color_place % len(PALETTE)]
             axes.plot(
                 [row["silhouette"] for row in points], [100 * row["ami"] for row in points],
-                linestyle="none", marker=MARKERS[marker_place % len(MARKERS)], markersize=5,
+                linestyle="none", marker=DATASET_MARKERS[marker_place % len(DATASET_MARKERS)], markersize=5,
                 color=color, markerfacecolor=_face(color, color_place), alpha=0.9,
             )  # fmt: skip
     correlation, n_cells = ami_silhouette_correlation(shown)
@@ -70,15 +77,18 @@ def scatter_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> F
     axes.set_ylabel("AMI (%)")
     if correlation is not None:
         axes.set_title(f"Pearson's r = {correlation:.2f} over {n_cells} cells", loc="left", fontsize=8)
-    handles: list[Any] = []
+    handles: list[Any] = [_heading("Clusterer")]
     for place, title in enumerate(clusterers.values()):
         color = PALETTE[place % len(PALETTE)]
         handles.append(Patch(edgecolor=color, facecolor=_face(color, place), label=title))
+    handles += [_heading(""), _heading("Data set")]
     handles += [
-        _handle(title, MARKERS[place % len(MARKERS)], "#555555", 0, "none")
+        _handle(title, DATASET_MARKERS[place % len(DATASET_MARKERS)], "#555555", 0, "none")
         for place, title in enumerate(datasets.values())
     ]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside right upper", fontsize=7, handlelength=1.6, frameon=False)
+    for place in (0, len(clusterers) + 2):
+        legend.get_texts()[place].set_fontweight("bold")
     return figure
 
 
@@ -123,6 +133,11 @@ def level_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Fig
 def _face(color: str, place: int) -> str:
     """Filled markers for the first round of the palette, open ones for the next."""
     return color if place < len(PALETTE) else "white"
+
+
+def _heading(label: str) -> Line2D:
+    """A line of a legend that is text only."""
+    return Line2D([], [], linestyle="none", label=label)
 
 
 def _handle(label: str, marker: str, color: str, place: int, line: Literal["-", "none"]) -> Line2D:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deepclust.devices import free_bytes
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.preprocess import FeatureTransform
 
 # Features that need less than this share of the free memory are transformed once and kept there.

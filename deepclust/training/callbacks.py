@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import written_whole
 from deepclust.metrics import score
 from deepclust.report.progress import progress_bar

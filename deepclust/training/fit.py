@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from deepclust.devices import freed_memory_kept, native_bfloat16
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
@@ -98,7 +98,6 @@ def fit_heads(
         InputError: if the recipe does not fit the features, or the checkpoint does not fit either.
     """
     recipe.check_features(len(features))
-    check_precision(precision)
     started = time.perf_counter()
     module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
     data = PairDataModule(
@@ -129,31 +128,54 @@ def fit_heads(
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 data.in_memory = state.get("PairDataModule", {}).get("in_memory")
     with _quiet_lightning():
-        try:
-            trainer = pl.Trainer(
-                max_epochs=recipe.epochs(len(features)),
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
-                precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
-                logger=logger,
-                callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                num_sanity_val_steps=0,
-                **trainer_options,
-            )
-        except MisconfigurationException as error:
-            raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
+        trainer = make_trainer(
+            max_epochs=recipe.epochs(len(features)),
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+            logger=logger,
+            callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
+            **trainer_options,
+        )
         # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
         with freed_memory_kept() if _largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     assert data.neighbors is not None
     seconds = time.perf_counter() - started
     return FitResult(module.trained(), seconds, data.neighbors)
+
+
+def make_trainer(
+    *, accelerator: str = "auto", strategy: str = "auto", precision: str | int = "auto", **options: Any
+) -> pl.Trainer:
+    """Lightning's Trainer as heads need it: no checkpoints, bars or samplers of its own.
+
+    Raises:
+        InputError: for settings that do not work on this machine, such as `accelerator=gpu` without a GPU.
+    """
+    check_precision(precision)
+    try:
+        return pl.Trainer(
+            accelerator=accelerator,
+            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
+            precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
+
+
+def n_processes(*, checkpoint_seconds: float = 60.0, **trainer: Any) -> int:
+    """How many processes `fit_heads` would train in with these of its options; refuses as `make_trainer`."""
+    with _quiet_lightning():
+        return make_trainer(logger=False, **trainer).world_size
 
 
 def _largest_bytes(recipe: Recipe) -> int:

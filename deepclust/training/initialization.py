@@ -13,8 +13,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from deepclust.features.feature_set import Rows
 from deepclust.features.row_view import RowView
-from deepclust.features.store import Rows
 from deepclust.heads import Heads, LinearHeads, MLPHeads
 from deepclust.kmeans import kmeans_predict, spherical_kmeans
 from deepclust.neighbors import Neighbors
@@ -37,7 +37,7 @@ PAIR_NEIGHBORS = 20
 # the training it prepares: a few rounds from random rows, over so many rows per cluster, are a start all the same.
 SAMPLED_CLUSTERS = 2000
 SAMPLE_ROWS_PER_CLUSTER = 16
-SAMPLE_ITERATIONS = 3
+SAMPLE_ITERATIONS = 6
 # One map has to turn further than three layers together.
 WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
 WARM_START_BATCH = 512

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.func import functional_call
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.heads import make_heads, make_teacher, update_teacher
 from deepclust.losses import Views, initial_state, make_objective
 from deepclust.losses.gradients import head_groups

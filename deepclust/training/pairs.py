@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights, make_objective
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.ranks import Ranks

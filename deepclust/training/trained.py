@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepclust.clustering import TOP, Clustering
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.files import written_whole
 from deepclust.heads import Heads, make_heads
 from deepclust.preprocess import FeatureTransform

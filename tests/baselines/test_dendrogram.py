@@ -5,6 +5,10 @@ Shape suffixes: N samples, D feature dimensions.
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
@@ -13,7 +17,13 @@ from sklearn.metrics import adjusted_rand_score
 
 import deepclust.baselines.dendrogram as dendrogram_module
 import deepclust.baselines.memory as memory_module
-from deepclust.baselines import AgglomerativeBaseline, AgglomerativeThresholdBaseline, Dendrogram, build_dendrogram
+from deepclust.baselines import (
+    AgglomerativeBaseline,
+    AgglomerativeThresholdBaseline,
+    Dendrogram,
+    Trees,
+    build_dendrogram,
+)
 from deepclust.baselines.dendrogram import LINKAGES, METRICS, pairwise_distances
 from deepclust.errors import InputError
 
@@ -172,3 +182,64 @@ def test_cuts_out_of_range_are_refused(rows):
         tree.cut_at(float("nan"))
     with pytest.raises(InputError, match="there is 1 sample"):
         build_dendrogram(rows[:1])
+
+
+@pytest.fixture
+def built(monkeypatch) -> list[tuple]:
+    """(samples, linkage, metric) of every tree that is built."""
+    calls: list[tuple] = []
+    real = dendrogram_module.build_dendrogram
+
+    def counted(rows_ND, linkage, metric):
+        calls.append((len(rows_ND), linkage, metric))
+        return real(rows_ND, linkage, metric)
+
+    monkeypatch.setattr(dendrogram_module, "build_dendrogram", counted)
+    return calls
+
+
+def test_methods_that_share_trees_build_each_once_and_find_what_they_find_alone(rows, built):
+    trees = Trees()
+    methods = [
+        AgglomerativeBaseline(5), AgglomerativeBaseline(9, seed=3), AgglomerativeThresholdBaseline(),
+        AgglomerativeBaseline(5, linkage="average"), AgglomerativeBaseline(5, normalize="none"),
+        AgglomerativeThresholdBaseline(max_samples=100), AgglomerativeBaseline(5, max_samples=100),
+        AgglomerativeBaseline(5, max_samples=100, seed=1),
+    ]  # fmt: skip
+    shared = [method.fit(rows, trees=trees) for method in methods]
+    # Ward of the unit rows, average linkage, the rows as they are, and two samples of the rows.
+    assert built == [(160, "ward", "euclidean"), (160, "average", "euclidean"), (160, "ward", "euclidean"),
+                     (100, "ward", "euclidean"), (100, "ward", "euclidean")]  # fmt: skip
+    for method, clustering in zip(methods, shared, strict=True):
+        np.testing.assert_array_equal(clustering.labels, method.fit(rows).labels)
+
+
+def test_rows_that_changed_in_place_have_a_tree_of_their_own(rows, built):
+    trees = Trees()
+    mine = rows.copy()
+    before = AgglomerativeBaseline(2, normalize="none").fit(mine, trees=trees).labels
+    mine[:80] += 100
+    after = AgglomerativeBaseline(2, normalize="none").fit(mine, trees=trees).labels
+    assert len(built) == 2
+    assert adjusted_rand_score(np.arange(160) < 80, after) == 1 > adjusted_rand_score(before, after)
+
+
+def test_a_shared_tree_is_counted_in_the_seconds_of_every_method(rows, monkeypatch):
+    def slow(*args):
+        time.sleep(0.05)
+        return build_dendrogram(*args)
+
+    monkeypatch.setattr(dendrogram_module, "build_dendrogram", slow)
+    trees = Trees()
+    first, second = (AgglomerativeBaseline(count).fit(rows, trees=trees).seconds for count in (3, 4))
+    assert min(first, second) >= 0.05
+
+
+def test_trees_keep_no_rows(rows):
+    trees = Trees()
+    mine = rows.copy()
+    gone = weakref.ref(mine)
+    trees.tree(mine, "ward", "euclidean")
+    del mine
+    gc.collect()
+    assert gone() is None

@@ -15,8 +15,9 @@ from deepclust.benchmarks.selectors import Classes
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import Dataset
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.row_view import RowView
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.store import load_features
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "benchmark"
 SETTINGS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("*.yaml"))}

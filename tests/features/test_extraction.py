@@ -6,7 +6,9 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from deepclust.features import FeatureSet, extract, load_features
 from deepclust.features.encoder_catalog import encoder_spec
 from deepclust.features.encoders import Encoder, load_encoder
 from deepclust.features.extraction import cached_features
+from deepclust.features.shard_plan import ShardPlan
 from deepclust.features.sources import ArraySource, folder_source
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +225,37 @@ def test_the_cache_follows_the_images(tmp_path: Path, photos: Path, tiny_options
     assert all(file.is_file() for file in first.files)
     Image.new("RGB", (9, 9)).save(photos / "new.png")
     assert len(cached_features(folder_source(photos), spec, tmp_path / "cache")) == 13
+
+
+def test_two_that_want_the_same_features_at_once_extract_once(
+    tmp_path: Path, photos: Path, tiny_options: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made: list[int] = []
+    real, go_on = ShardPlan.finish_shard, threading.Event()
+
+    def waits(self: ShardPlan, shard: int, *arguments: Any) -> None:
+        made.append(shard)
+        assert go_on.wait(30)
+        real(self, shard, *arguments)
+
+    monkeypatch.setattr(ShardPlan, "finish_shard", waits)
+    spec, out, deadline = encoder_spec(tiny_options), "", time.monotonic() + 30
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(cached_features, folder_source(photos), spec, tmp_path / "cache") for _ in range(2)]
+        while "extracting features: another process is doing this already" not in out and time.monotonic() < deadline:
+            time.sleep(0.01)
+            out += capsys.readouterr().out
+        go_on.set()
+        found = [future.result(60) for future in running]
+    assert made == [0]
+    assert out.count("waiting for its result") == 1
+    np.testing.assert_array_equal(np.asarray(found[0].features), np.asarray(found[1].features))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, photos: Path, tiny_options: dict) -> None:
+    (tmp_path / "cache").write_text("a file stands where the cache would be")
+    with pytest.raises(InputError, match=r"cannot write to .*cache \(File exists\): give features_dir=FOLDER"):
+        cached_features(folder_source(photos), encoder_spec(tiny_options), tmp_path / "cache")
 
 
 def test_float32_is_kept_when_asked_for(tmp_path: Path, tiny_encoder: Encoder) -> None:

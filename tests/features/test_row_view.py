@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.row_view import RowView
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.store import load_features
 from deepclust.kmeans import spherical_kmeans
 from deepclust.metrics import silhouette
 from deepclust.neighbors import cached_neighbors, mine_neighbors

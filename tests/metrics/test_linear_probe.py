@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.linear_probe import LEARNING_RATES, WEIGHT_DECAYS, epoch_batches, held_out_split, linear_probe
 from tests.conftest import planted_clusters
 

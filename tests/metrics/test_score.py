@@ -33,6 +33,14 @@ def test_one_cluster_has_no_silhouette():
     assert score(Clustering(np.zeros(12, int), "tsp", 3), FEATURES, LABELS)["silhouette"] is None
 
 
+def test_noise_is_one_more_cluster_in_the_row_as_everywhere():
+    noisy = np.repeat([0, 1, -1], 4)
+    named = np.repeat([0, 1, 2], 4)
+    row, other = (score(Clustering(labels, "hdbscan"), FEATURES, LABELS) for labels in (noisy, named))
+    assert row["silhouette"] == other["silhouette"] == pytest.approx(1, abs=1e-3)
+    assert (row["n_found"], other["n_found"]) == (2, 3)
+
+
 def test_labels_of_another_length_are_refused():
     with pytest.raises(InputError, match="11 labels for the 12 samples of split 'test'"):
         score(Clustering(np.zeros(12, int), "tsp", 3), FEATURES, LABELS[:-1], split="test")

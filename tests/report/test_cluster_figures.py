@@ -9,7 +9,7 @@ from PIL import Image
 from deepclust.clustering import Clustering
 from deepclust.errors import InputError
 from deepclust.features.datasets import load_dataset
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy
 from deepclust.metrics.calibration import calibration
 from deepclust.neighbors import label_consistency, mine_neighbors

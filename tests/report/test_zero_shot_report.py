@@ -7,6 +7,7 @@ import csv
 import pytest
 from PIL import Image
 
+from deepclust.benchmarks.zero_shot.protocol import CLUSTERERS as EVERY
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_report import write_report
 from deepclust.report.zero_shot_tables import (
@@ -148,3 +149,32 @@ def test_bars_stand_in_order_of_rank():
     assert figure is not None
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Lite", "Raw_pixels"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1, 2]
+
+
+def test_every_clusterer_has_a_look_of_its_own_and_the_legend_stays_inside():
+    titles = {name: clusterer.title for name, clusterer in EVERY.items()}
+    datasets = {f"d{place}": f"Data set {place}" for place in range(13)}
+    rows = [cell(dataset, "raw", name, 0.5) for dataset in datasets for name in titles]
+    scatter, levels = scatter_figure(rows, datasets, titles), level_figure(rows, {"d0": "D"}, titles)
+    assert scatter is not None
+    assert levels is not None
+    points = {(line.get_color(), line.get_markerfacecolor(), line.get_marker()) for line in scatter.axes[0].get_lines()}
+    assert len(points) == len(rows)
+    lines = {(line.get_color(), line.get_markerfacecolor(), line.get_marker()) for line in levels.axes[0].get_lines()}
+    assert len(lines) == len(titles)
+    for figure in (scatter, levels):
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.y0 >= 0
+        assert not box.overlaps(figure.axes[0].get_window_extent())
+
+
+def test_ranks_say_over_how_many_comparisons():
+    full, ragged = (
+        rank_figure(ROWS[:4], "clusterer", CLUSTERERS),
+        rank_figure([*ROWS[:4], cell("x", "raw", "optics", 0.1)], "clusterer", CLUSTERERS),
+    )
+    assert full is not None
+    assert ragged is not None
+    assert "n = 2)" in full.axes[0].get_xlabel()
+    assert "n = 1 to 2)" in ragged.axes[0].get_xlabel()

@@ -15,7 +15,8 @@ import torch
 
 from deepclust import devices
 from deepclust.devices import free_bytes
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import load_features
 from deepclust.preprocess import FeatureTransform
 from deepclust.training import bank as bank_module
 from deepclust.training import pairs as pairs_module

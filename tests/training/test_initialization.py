@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.heads import make_heads
 from deepclust.kmeans import spherical_kmeans
 from deepclust.neighbors import Neighbors, mine_neighbors

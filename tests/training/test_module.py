@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import adjusted_rand_score
 
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.heads import make_heads
 from deepclust.losses import OBJECTIVES
 from deepclust.training.fit import fit_heads

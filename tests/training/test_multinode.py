@@ -62,10 +62,11 @@ def test_ranks_that_torchrun_starts_need_a_name_for_the_run(start_process):
 
 
 @pytest.mark.slow
-def test_a_sweep_through_submitit_writes_one_folder_per_job(in_process_of_its_own, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+@pytest.mark.parametrize(("launcher", "plugin"), [("slurm_here", "submitit"), ("joblib", "joblib")])
+def test_a_sweep_over_processes_writes_one_folder_per_job(launcher, plugin, in_process_of_its_own, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     outcome = in_process_of_its_own(
-        *("train.py", "-m", "hydra/launcher=slurm_here", "seed=0,1", "run_dir=sweep", "loss=temi", "baselines=none"),
+        *("train.py", "-m", f"hydra/launcher={launcher}", "seed=0,1", "run_dir=sweep", "loss=temi", "baselines=none"),
         *("n_heads=1", "max_epochs=1", "init=kmeans"),
     )
     assert outcome.code == 0, outcome.err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.pairs import PairBatches, PairDataModule, batch_bounds, squared_distances

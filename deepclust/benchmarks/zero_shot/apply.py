@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepclust.benchmarks.zero_shot.cells import Cell, Row
-from deepclust.benchmarks.zero_shot.protocol import CLASSES, check_clusterers, check_name
+from deepclust.benchmarks.zero_shot.protocol import CLASSES, check_clusterers, check_installed, check_name
 from deepclust.benchmarks.zero_shot.runner import Runner
 from deepclust.benchmarks.zero_shot.search import Choice, read_choices
 from deepclust.errors import InputError
@@ -48,10 +48,11 @@ def apply_choices(
         The rows of all cells; those without a result hold the reason.
 
     Raises:
-        InputError: if settings or features are missing, C is unknown where a clusterer is told it, or not one cell has
-            a result.
+        InputError: if settings, features or a clusterer's library are missing, C is unknown where a clusterer is told
+            it, or not one cell has a result.
     """
     wanted = check_clusterers(clusterers)
+    check_installed(wanted)
     if not test:
         raise InputError("test is empty: name the data sets to apply the settings to")
     chosen = {encoder: read_choices(chosen_dir, encoder, clusterers) for encoder in encoders}

@@ -13,23 +13,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepclust.baselines import build_dendrogram, make_baseline
+from deepclust.baselines import Trees, make_baseline
 from deepclust.benchmarks.zero_shot.data import LoadedData
 from deepclust.benchmarks.zero_shot.protocol import CLASSES, CLUSTERERS, Settings
 from deepclust.clustering import NOISE, Clustering
 from deepclust.errors import InputError
 from deepclust.files import fingerprint, write_json, written_whole
+from deepclust.locks import one_at_a_time
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction import Reduction
 
 # Bumped whenever a cell's result changes.
-CELL_VERSION = 1
+CELL_VERSION = 2
 
 Row = dict[str, Any]
 
@@ -94,14 +96,21 @@ class CellStore:
         key = fingerprint(fingerprint(np.asarray(data.features.features)), reduction, cell.seed, CELL_VERSION)
         path = self.folder / "reduced" / f"{key}.npy"
         notes = path.with_suffix(".json")
-        if path.is_file() and notes.is_file():
-            return np.load(path, allow_pickle=False), json.loads(notes.read_text(encoding="utf-8"))["seconds"]
-        started = time.perf_counter()
-        made = Reduction(**reduction, seed=cell.seed).fit_transform(data.features.features)
-        seconds = round(time.perf_counter() - started, 3)
-        with written_whole(path) as temporary:
-            np.save(temporary, made)
-        write_json(notes, {"reduction": reduction, "seed": cell.seed, "shape": list(made.shape), "seconds": seconds})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as until_saved:
+            if not (path.is_file() and notes.is_file()):
+                # Cells of one space stand in one space, also where several processes or machines make them.
+                until_saved.enter_context(one_at_a_time(path.with_suffix(".lock"), "reducing"))
+            if path.is_file() and notes.is_file():
+                return np.load(path, allow_pickle=False), json.loads(notes.read_text(encoding="utf-8"))["seconds"]
+            started = time.perf_counter()
+            made = Reduction(**reduction, seed=cell.seed).fit_transform(data.features.features)
+            seconds = round(time.perf_counter() - started, 3)
+            with written_whole(path) as temporary:
+                np.save(temporary, made)
+            write_json(
+                notes, {"reduction": reduction, "seed": cell.seed, "shape": list(made.shape), "seconds": seconds}
+            )
         return made, seconds
 
 
@@ -124,7 +133,7 @@ def run_space(cells: Sequence[Cell], data: LoadedData, store: CellStore, *, retr
             space_MD, seconds = store.reduced(cells[missing[0]], data)
         except Exception as error:  # the libraries raise their own for what they cannot reduce
             reason = _reason(error)
-        trees = _Trees()
+        trees = Trees()
         for place in missing:
             cell = cells[place]
             rows[place] = _make(cell, data, space_MD, trees, seconds, reason, store.path(cell, data))
@@ -135,7 +144,7 @@ def _make(
     cell: Cell,
     data: LoadedData,
     space_MD: np.ndarray | None,
-    trees: _Trees,
+    trees: Trees,
     seconds: float,
     reason: str,
     path: Path,
@@ -171,7 +180,7 @@ def _make(
     return row
 
 
-def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, trees: _Trees) -> Clustering:
+def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, trees: Trees) -> Clustering:
     if cell.clusterer == CLASSES:
         if data.labels is None:
             raise InputError("there are no labels")
@@ -180,28 +189,9 @@ def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, trees: _Trees) 
     n_clusters = data.n_clusters if clusterer.given_n_clusters else None
     if clusterer.given_n_clusters and n_clusters is None:
         raise InputError(f"{clusterer.title} needs the number of clusters: set data.{cell.dataset}.n_clusters")
-    options = {**cell.options, "normalize": "none", "seed": cell.seed}
+    options = {"normalize": "none", **cell.options, "seed": cell.seed}
     baseline = make_baseline(clusterer.baseline, n_clusters=n_clusters, **options)
-    if clusterer.baseline != "agglomerative":
-        return baseline.fit(space_MD)
-    labels_M, seconds = trees.cut(space_MD, cell.options, n_clusters)
-    return Clustering(labels_M, baseline.name, n_clusters, settings=baseline.settings, seconds=seconds)
-
-
-class _Trees:
-    """The trees over one space: each linkage and metric is built once."""
-
-    def __init__(self) -> None:
-        self.built: dict[tuple[str, str], Any] = {}
-
-    def cut(self, space_MD: np.ndarray, options: Settings, n_clusters: int | None) -> tuple[np.ndarray, float]:
-        started = time.perf_counter()
-        key = (options["linkage"], options["metric"])
-        if key not in self.built:
-            self.built[key] = build_dendrogram(space_MD, *key)
-        tree = self.built[key]
-        labels_M = tree.cut(n_clusters) if n_clusters is not None else tree.cut_at(options["distance_threshold"])
-        return labels_M, time.perf_counter() - started
+    return baseline.fit(space_MD, trees=trees)
 
 
 def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clustering) -> Row:
@@ -217,9 +207,7 @@ def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clus
         levels: Mapping[str, np.ndarray] = {**data.levels, "class": data.labels}
         scores["one_sided_ami"] = {name: one_sided_ami(level, labels_M) for name, level in levels.items()}
     if cell.silhouette is not None:
-        # Noise is one more cluster, as for AMI: the paper's negative values for HDBSCAN come from there.
-        counted_M = np.where(labels_M == NOISE, labels_M.max() + 1, labels_M)
-        found = silhouette(space_MD, counted_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
+        found = silhouette(space_MD, labels_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
         scores["silhouette"], scores["silhouette_reason"] = found.value, found.reason
     return scores
 

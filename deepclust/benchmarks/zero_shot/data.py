@@ -16,7 +16,8 @@ import numpy as np
 from deepclust.benchmarks.zero_shot.protocol import check_name
 from deepclust.errors import InputError
 from deepclust.features.datasets import load_dataset
-from deepclust.features.store import FeatureSet, load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.store import load_features
 from deepclust.files import fingerprint
 
 # The encoder that is none: a data set's own pixels.

@@ -8,6 +8,10 @@ The order of the search, each stage with what the earlier ones chose, per encode
 4. affinity propagation: damping
 5. HDBSCAN: the largest cluster
 6. spectral: neighbors (Lowe et al. 2024 add the clusterer; no candidates by default)
+7. OPTICS: neighbors that make a sample dense
+8. Louvain and Leiden: resolution
+
+The last two are ours: the authors' code offers OPTICS and Louvain, neither paper nor slides report them.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepclust.baselines import BASELINES
+from deepclust.baselines.base import MAX_SAMPLES
 from deepclust.errors import InputError
 
 Settings = Mapping[str, Any]
@@ -34,7 +40,8 @@ class Clusterer:
         title: what tables call it.
         baseline: the name in `deepclust.baselines`.
         given_n_clusters: whether it is told C.
-        defaults: its options in the first stage; the paper takes scikit-learn's.
+        defaults: its options in the first stage; the paper takes scikit-learn's. Rows are clustered as the reduction
+            leaves them unless `normalize` is among these.
         follows: the clusterer whose reduction and options it takes over, or None for a search of its own.
     """
 
@@ -50,16 +57,17 @@ class Clusterer:
 _TREE: Settings = {"linkage": "ward", "metric": "euclidean", "max_samples": None}
 _CLUSTERERS = (
     Clusterer("kmeans", "k-means", "kmeans_l2", True),
-    Clusterer("spherical_kmeans", "Spherical k-means", "kmeans", True),
+    Clusterer("spherical_kmeans", "Spherical k-means", "kmeans", True, {"normalize": "l2"}),
     # The assignment and the number of neighbors of the authors' published settings.
     Clusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
     Clusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
     Clusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
     Clusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
     Clusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
-    Clusterer("optics", "OPTICS", "optics", False),
-    Clusterer("louvain", "Louvain", "louvain", False),
-    Clusterer("leiden", "Leiden", "leiden", False),
+    # 5 is the default of scikit-learn and of the authors' code. As many samples as the other two that hold all pairs.
+    Clusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
+    Clusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
+    Clusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
 )
 CLUSTERERS: Mapping[str, Clusterer] = {clusterer.name: clusterer for clusterer in _CLUSTERERS}
 
@@ -80,6 +88,8 @@ class Candidates:
             published setting.
         max_cluster_shares: of HDBSCAN; the paper's is set, not searched: 20 % of N.
         spectral_neighbors: of spectral clustering; the paper has no such stage.
+        optics_min_samples: of OPTICS; ours, from scikit-learn's default upwards.
+        resolutions: of Louvain and Leiden; ours, around 1, the plain modularity.
     """
 
     unreduced: bool = True
@@ -96,6 +106,8 @@ class Candidates:
     dampings: Sequence[float] = (0.5, 0.7, 0.9)
     max_cluster_shares: Sequence[float] = (0.2,)
     spectral_neighbors: Sequence[int] = ()
+    optics_min_samples: Sequence[int] = (5, 10, 20, 50)
+    resolutions: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
     def reductions(self) -> list[Settings]:
         """The first stage's candidates, in the paper's order."""
@@ -136,6 +148,11 @@ def option_stages(candidates: Candidates) -> list[Stage]:
         Stage("damping", "affinity_propagation", [{"damping": value} for value in candidates.dampings]),
         Stage("max_cluster_size", "hdbscan", [{"max_cluster_size": value} for value in candidates.max_cluster_shares]),
         Stage("neighbors", "spectral", [{"n_neighbors": value} for value in candidates.spectral_neighbors]),
+        Stage("min_samples", "optics", [{"min_samples": value} for value in candidates.optics_min_samples]),
+        *(
+            Stage("resolution", name, [{"resolution": value} for value in candidates.resolutions])
+            for name in ("louvain", "leiden")
+        ),
     ]
 
 
@@ -153,6 +170,12 @@ def check_clusterers(names: Sequence[str]) -> list[Clusterer]:
         if list(names).count(name) > 1:
             raise InputError(f"clusterers: '{name}' is there twice")
     return [CLUSTERERS[name] for name in names]
+
+
+def check_installed(clusterers: Sequence[Clusterer]) -> None:
+    """Raises InputError where a clusterer's library is not there: its cells would all be refused, one by one."""
+    for clusterer in clusterers:
+        BASELINES[clusterer.baseline].check_installed()
 
 
 def check_name(name: str, setting: str) -> str:

@@ -25,6 +25,7 @@ from deepclust.benchmarks.zero_shot.protocol import (
     Clusterer,
     Settings,
     check_clusterers,
+    check_installed,
     describe_reduction,
     option_stages,
 )
@@ -80,9 +81,11 @@ class Search:
         """Search every stage, write `chosen/` and `trials/`, and return the choices by clusterer.
 
         Raises:
-            InputError: if a tuning set is missing or has no labels, or none of a clusterer's candidates has a result.
+            InputError: if a tuning set is missing or has no labels, a clusterer's library is not installed, or none of
+                its candidates has a result.
         """
         wanted = check_clusterers(self.clusterers)
+        check_installed(wanted)
         led = [item.follows for item in wanted if item.follows is not None and item.follows not in self.clusterers]
         searched = [CLUSTERERS[name] for name in led] + wanted
         sets = {clusterer.name: self._sets(clusterer) for clusterer in searched}

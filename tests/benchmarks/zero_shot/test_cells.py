@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,13 @@ import pytest
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 
+from deepclust.baselines import dendrogram
 from deepclust.benchmarks.zero_shot import cells as module
 from deepclust.benchmarks.zero_shot.cells import Cell, CellStore, run_space
 from deepclust.benchmarks.zero_shot.data import data_specs, load_data
+from deepclust.benchmarks.zero_shot.protocol import CLUSTERERS
 from deepclust.clustering import Clustering
+from deepclust.kmeans import spherical_kmeans
 
 TREE = {"linkage": "average", "metric": "l1"}
 
@@ -49,8 +54,8 @@ def test_scores_equal_scikit_learns_in_the_reduced_space(digits, tmp_path):
 
 def test_cuts_of_one_tree_equal_scikit_learns(digits, tmp_path, monkeypatch):
     built = []
-    real = module.build_dendrogram
-    monkeypatch.setattr(module, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
+    real = dendrogram.build_dendrogram
+    monkeypatch.setattr(dendrogram, "build_dendrogram", lambda *args: built.append(args[1:]) or real(*args))
     thresholds = (0.5, 4.0, 6.0, 1000.0)
     cuts = [cell("agglomerative_threshold", **TREE, distance_threshold=value, max_samples=None) for value in thresholds]
     rows = run_space([*cuts, cell("agglomerative", **TREE, max_samples=None)], digits, CellStore(tmp_path))
@@ -81,6 +86,33 @@ def test_noise_is_one_more_class_for_ami_and_one_more_cluster_for_the_silhouette
     assert row["silhouette"] == pytest.approx(silhouette_score(digits.features.features, labels), abs=1e-5)
 
 
+def test_k_means_is_euclidean_and_spherical_k_means_compares_directions(digits, tmp_path):
+    store = CellStore(tmp_path)
+    asked = [
+        cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults) for name in ("kmeans", "spherical_kmeans")
+    ]
+    euclidean, spherical = (
+        Clustering.load((tmp_path / "cells" / row["cell"]).with_suffix(".npz"))
+        for row in run_space(asked, digits, store)
+    )
+    space, _ = store.reduced(asked[0], digits)
+    np.testing.assert_array_equal(
+        euclidean.labels, KMeans(10, n_init=1, max_iter=1000, random_state=0).fit_predict(space)
+    )
+    np.testing.assert_array_equal(spherical.labels, spherical_kmeans(space, 10, seed=0).labels_N)
+
+
+@pytest.mark.parametrize("name", ["optics", "louvain", "leiden"])
+def test_further_clusterers_have_results_in_a_reduced_space(name, digits, tmp_path):
+    pytest.importorskip("igraph")
+    (row,) = run_space(
+        [cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults)], digits, CellStore(tmp_path)
+    )
+    assert row["reason"] == ""
+    assert row["n_found"] > 1
+    assert (row["noise"] > 0) == (name == "optics")
+
+
 def test_a_finished_cell_is_not_made_again_and_a_changed_setting_is(digits, tmp_path, monkeypatch):
     store = CellStore(tmp_path)
     asked = cell("kmeans")
@@ -89,6 +121,19 @@ def test_a_finished_cell_is_not_made_again_and_a_changed_setting_is(digits, tmp_
     assert run_space([asked], digits, store) == first
     assert store.read(replace(asked, seed=1), digits) is None
     assert store.read(replace(asked, silhouette=None), digits) is None
+
+
+def test_two_that_make_cells_of_one_space_at_once_reduce_once(digits, tmp_path, monkeypatch):
+    fitted = []
+    real = module.Reduction.fit_transform
+    monkeypatch.setattr(
+        module.Reduction, "fit_transform", lambda self, rows: (fitted.append(0), time.sleep(0.1), real(self, rows))[2]
+    )
+    asked = cell("kmeans", {"kind": "pca", "dims": 10})
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: CellStore(tmp_path).reduced(asked, digits), range(2)))
+    assert len(fitted) == 1
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_a_refused_cell_keeps_its_reason_and_leaves_the_others_alone(digits, tmp_path, monkeypatch):

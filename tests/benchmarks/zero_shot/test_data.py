@@ -7,7 +7,7 @@ import pytest
 
 from deepclust.benchmarks.zero_shot.data import data_specs, load_data, stratified_rows
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 
 
 @pytest.fixture

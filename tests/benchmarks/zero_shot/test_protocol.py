@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from deepclust.baselines import BASELINES
+from deepclust.baselines import BASELINES, make_baseline
 from deepclust.benchmarks.zero_shot.protocol import (
     CLUSTERERS,
     Candidates,
     check_clusterers,
+    check_installed,
     check_name,
     describe_reduction,
     option_stages,
@@ -42,10 +44,42 @@ def test_twenty_one_thresholds_evenly_spaced_in_log_from_a_thousandth_to_5000():
     assert set(np.round(thresholds[1:] / thresholds[:-1], 6)) == {2, 2.5}
 
 
-def test_stages_come_in_the_papers_order():
+def test_stages_come_in_the_papers_order_and_those_that_it_does_not_have_last():
     assert [stage.clusterer for stage in option_stages(Candidates())] == [
-        "agglomerative", "agglomerative_threshold", "affinity_propagation", "hdbscan", "spectral",
+        "agglomerative", "agglomerative_threshold", "affinity_propagation", "hdbscan", "spectral", "optics", "louvain",
+        "leiden",
     ]  # fmt: skip
+
+
+def test_every_stages_options_are_its_baselines_own():
+    full = Candidates(spectral_neighbors=(10,))
+    for stage in option_stages(full):
+        clusterer = CLUSTERERS[stage.clusterer]
+        for options in stage.options:
+            told = 10 if clusterer.given_n_clusters else None
+            make_baseline(clusterer.baseline, n_clusters=told, **{**clusterer.defaults, **options})
+
+
+def test_the_default_of_a_searched_option_is_among_its_candidates():
+    # The cells of the first stage are then found again in the second.
+    for stage in option_stages(Candidates()):
+        if stage.clusterer in ("optics", "louvain", "leiden", "affinity_propagation"):
+            defaults = CLUSTERERS[stage.clusterer].defaults
+            assert dict(defaults) in [{**defaults, **options} for options in stage.options]
+
+
+def test_the_small_experiment_holds_every_clusterer():
+    config = yaml.safe_load((CONF / "experiment" / "zero_shot_small.yaml").read_text())
+    assert config["clusterers"] == list(CLUSTERERS)
+
+
+def test_a_missing_library_is_named_before_any_cell_is_made(monkeypatch):
+    pytest.importorskip("igraph")
+    check_installed(list(CLUSTERERS.values()))
+    monkeypatch.setitem(sys.modules, "igraph", None)
+    check_installed(check_clusterers(["kmeans", "hdbscan"]))
+    with pytest.raises(InputError, match=r"louvain and leiden need igraph: pip install 'deepclust\[clusterers\]'"):
+        check_installed(check_clusterers(["kmeans", "leiden"]))
 
 
 def test_the_config_shows_the_defaults():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from deepclust.benchmarks.zero_shot import Candidates, Runner, Search, apply_choices, data_specs, read_results
 from deepclust.benchmarks.zero_shot.search import read_choices
 from deepclust.errors import InputError
-from deepclust.features.store import FeatureSet
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.knn_probe import knn_probe
 
 NAMES = ("kmeans", "agglomerative", "agglomerative_threshold")
@@ -101,6 +102,25 @@ def test_tuning_sets_of_a_single_clusterer(runner):
     chosen = Search(runner, "raw", ["a", "b"], NAMES, SMALL, sets={"agglomerative": ["b"]}).run()
     assert chosen["kmeans"].tuned_on == ("a", "b")
     assert chosen["agglomerative"].tuned_on == chosen["agglomerative_threshold"].tuned_on == ("b",)
+
+
+def test_optics_and_communities_have_a_stage_of_their_own(runner):
+    pytest.importorskip("igraph")
+    candidates = replace(SMALL, optics_min_samples=(5, 20), resolutions=(0.5, 1.0, 3.0))
+    search = Search(runner, "raw", ["a"], ["optics", "louvain", "leiden"], candidates)
+    chosen = search.run()
+    for name, stage, option, values in (
+        ("optics", "min_samples", "min_samples", (5, 20)),
+        ("louvain", "resolution", "resolution", (0.5, 1.0, 3.0)),
+        ("leiden", "resolution", "resolution", (0.5, 1.0, 3.0)),
+    ):
+        tried = {
+            trial["options"][option]: trial["ami"]
+            for trial in search.trials
+            if (trial["clusterer"], trial["stage"]) == (name, stage)
+        }
+        assert tuple(tried) == values
+        assert tried[chosen[name].options[option]] == max(tried.values())
 
 
 def test_a_follower_alone_is_searched_with_its_leader(runner):

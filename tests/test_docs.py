@@ -1,0 +1,120 @@
+"""What README.md and docs/ tell users to type is there: commands compose, options exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HYDRA_SCRIPTS = ("train", "evaluate", "extract", "zero_shot")
+
+
+# What stands for something of the reader's own.
+PLACEHOLDERS = {"…": "x", "$d": "digits", "$e": "efficientnet_lite0", "$run": "x", "search|apply|report": "search"}
+
+
+def commands(page: Path) -> list[str]:
+    """Everything on a page, in blocks and between backticks, that runs a script of ours, without its comment."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"(?m)(?:^|[ `])(?:python|--master-port=\d+) +((?:benchmarks/)?\w+\.py(?: [^\n`;]*)?)", text)
+    return [" ".join(re.sub(r"\s#.*", "", command).split()) for command in found]
+
+
+COMMANDS = sorted({(page.name, command) for page in PAGES for command in commands(page)})
+
+
+def split(command: str) -> tuple[str, list[str]]:
+    """The script's name and its arguments, without what stands for further ones."""
+    command = re.sub(r"<[^>]*>", "…", command)
+    script, *arguments = shlex.split(re.sub(r" \[(--[^\]]*)\]", r" \1", command))
+    arguments = [word for word in arguments if word not in ("…", "$WHERE")]
+    for placeholder, value in PLACEHOLDERS.items():
+        arguments = [word.replace(placeholder, value) for word in arguments]
+    return script, arguments
+
+
+def overrides(arguments: list[str]) -> list[str]:
+    """Hydra's overrides, the first choice of each that a sweep varies; launchers are packages of their own."""
+    words = [word for word in arguments if word not in ("-m", "--help") and not word.startswith("hydra")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    chosen = []
+    for override in parsed:
+        assert override.input_line is not None
+        if override.is_sweep_override():
+            chosen.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
+        else:
+            chosen.append(override.input_line)
+    return chosen
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_of_the_documentation_composes(page, command):
+    script, arguments = split(command)
+    assert (ROOT / script).is_file()
+    if Path(script).stem not in HYDRA_SCRIPTS:
+        source = (ROOT / script).read_text() + (ROOT / "benchmarks" / "tables.py").read_text()
+        assert [word for word in arguments if word.startswith("--") and f'"{word}"' not in source] == []
+        return
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        compose(Path(script).stem, overrides(arguments))
+
+
+@pytest.fixture(scope="module")
+def configs() -> list[DictConfig]:
+    """Compositions that hold every setting between them."""
+    chosen = ["encoder=default", "reduction=umap", "select=silhouette", "logger=wandb", "baselines=all"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        benchmarks = [path.stem for path in (ROOT / "conf" / "benchmark").glob("*.yaml")]
+        found = [compose("train", [*chosen, f"benchmark={name}"]) for name in benchmarks]
+        return [*found, compose("evaluate", ["run=x"]), compose("extract"), compose("zero_shot")]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "conf" / "train.yaml"], ids=lambda page: page.name)
+def test_a_setting_of_the_documentation_exists(page, configs):
+    named = set(re.findall(r"`(\w+(?:\.\w+)+)(?:=[^`]*)?`", page.read_text(encoding="utf-8")))
+    heads = {head for config in configs for head in config}
+    files = (".json", ".npy", ".png", ".md", ".noun")
+    settings = {name for name in named if name.split(".")[0] in heads and not name.endswith(files)}
+    assert {name for name in settings if not any(has(config, name) for config in configs)} == set()
+
+
+def has(config: DictConfig, name: str) -> bool:
+    """Whether the config has the setting, if only as null."""
+    parent, _, key = name.rpartition(".")
+    inner = OmegaConf.select(config, parent)
+    return isinstance(inner, DictConfig) and key in inner
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that the page's headings have on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_pages_and_headings_that_are_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    seen, open_pages = set(), [ROOT / "README.md"]
+    while open_pages:
+        page = open_pages.pop()
+        seen.add(page)
+        links = re.findall(r"\]\(([\w/.]+\.md)", page.read_text(encoding="utf-8"))
+        open_pages += {(page.parent / link).resolve() for link in links} - seen
+    assert {page.resolve() for page in PAGES} <= {page.resolve() for page in seen}

@@ -45,7 +45,7 @@ def relabel_data(options: argparse.Namespace) -> None:
     if len(np.unique(nodes_K)) != len(hierarchy):
         raise InputError(
             f"{len(hierarchy) - len(nodes_K)} nodes of {hierarchy.source} are no classes of data={options.data}: "
-            "samples can only be relabelled to classes, give a hierarchy of these alone"
+            "samples can only be relabeled to classes, give a hierarchy of these alone"
         )
     class_of_M = np.argsort(nodes_K)
     train = dataset.train

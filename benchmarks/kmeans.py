@@ -2,7 +2,7 @@
 
     python benchmarks/kmeans.py [--quick] [--record] [--features PATH]
 
-On L2-normalised features, where squared distance and cosine rank alike. One start each (n_init = 1), k-means++ seeds,
+On L2-normalized features, where squared distance and cosine rank alike. One start each (n_init = 1), k-means++ seeds,
 at most 100 iterations, each implementation's own default tolerance, scikit-learn on float32 of length 1 made
 beforehand. Inertia is measured by one function for all: the sum of squared distances to each sample's cluster mean.
 60 000 × 1280 and C = 10, 100, 1000; `--quick`: 20 000 rows and C = 10, 100.

@@ -1,4 +1,4 @@
-"""Time, recall and memory of the ways to mine neighbours.
+"""Time, recall and memory of the ways to mine neighbors.
 
     python benchmarks/neighbors.py [--quick] [--record]
 

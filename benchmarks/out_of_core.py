@@ -2,7 +2,7 @@
 
     python benchmarks/out_of_core.py [--quick] [--record] [--rows N] [--dim D]
 
-Synthetic float16 features with cluster structure and neighbours of the same cluster are written to a temporary folder
+Synthetic float16 features with cluster structure and neighbors of the same cluster are written to a temporary folder
 (1 M × 1024, 2 GB; `--quick`: 200 000 × 512). The same two epochs' worth of steps are timed in processes of their own:
 
 - held: `in_memory=True`, as long as it fits;
@@ -44,7 +44,7 @@ WARM_UP_STEPS = 10
 
 
 def write_set(folder: Path, n_rows: int, dim: int) -> None:
-    """Shards of 100 000 rows around 100 directions, in random order, and 20 neighbours of each within its cluster."""
+    """Shards of 100 000 rows around 100 directions, in random order, and 20 neighbors of each within its cluster."""
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((N_CLUSTERS, dim)).astype(np.float32)
     labels = rng.integers(N_CLUSTERS, size=n_rows)

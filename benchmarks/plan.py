@@ -7,7 +7,7 @@ operations ÷ rate + bytes ÷ bandwidth, nothing overlapped. The rates of this m
 the vendor's dense bfloat16 peak and bandwidth times the efficiencies below, which are assumptions. A training step of
 the real shape with fewer heads is timed too, as a check of the arithmetic (`--quick` leaves it out).
 
-Symbols: N samples, D dimensions, F = 512 and E = 256 widths of the head, C clusters, H heads, K neighbours.
+Symbols: N samples, D dimensions, F = 512 and E = 256 widths of the head, C clusters, H heads, K neighbors.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def stages() -> list[Stage]:
             N * PROBES * N / LISTS * D * 2 / 64,
             "2 N D (lists + probes · N / lists)",
         ),
-        Stage("initialisation", 0, 0, "random at this size (conf/data/imagenet21k.yaml)"),
+        Stage("initialization", 0, 0, "random at this size (conf/data/imagenet21k.yaml)"),
         Stage(
             "training, one pass",
             one_pass,
@@ -89,7 +89,7 @@ def memory() -> list[tuple[str, float, str]]:
     parameters = H * (D * F + F + F * E + E + C * E + C)
     return [
         ("features on disk, or held", N * D * 2, "N D · 2 bytes"),
-        ("neighbours", N * K * 8, "N K · (id 4 + cosine 4)"),
+        ("neighbors", N * K * 8, "N K · (id 4 + cosine 4)"),
         ("heads in training", parameters * 5 * 4, "H (DF + FE + CE + …) · (student, teacher, gradient, 2 moments) · 4"),
         ("one tensor of logits", H * 2 * MICRO * C * 4, "H · 2 · 256 · C · 4; a step holds a handful"),
         ("… the batch whole", H * 2 * BATCH * C * 4, "H · 2 · 16 384 · C · 4: each of the naive form's tensors"),

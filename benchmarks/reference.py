@@ -1,7 +1,7 @@
 """What multi-head training usually looks like: the yardstick of the speed benchmarks, not used by the package.
 
-A ModuleList of heads run one after another, a Dataset with a `__getitem__` per sample that draws its neighbour, the
-loss head by head in probability space, float32, one optimiser step per batch. Written plainly, not slowed down on
+A ModuleList of heads run one after another, a Dataset with a `__getitem__` per sample that draws its neighbor, the
+loss head by head in probability space, float32, one optimizer step per batch. Written plainly, not slowed down on
 purpose.
 """
 

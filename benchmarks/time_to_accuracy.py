@@ -3,7 +3,7 @@
     python benchmarks/time_to_accuracy.py [--features FOLDER] [--seeds 0 1 2] [--published-epochs 0]
 
 Ours is timed from raw features: mining, the spectral start, the warm start, training; evaluation is left out. The
-published recipe (16 heads, batch 512, 50 neighbours, 100 epochs) is timed on the plain reference trainer for a few
+published recipe (16 heads, batch 512, 50 neighbors, 100 epochs) is timed on the plain reference trainer for a few
 steps and scaled to 100 epochs, its mining left out. `--published-epochs` also trains it for real, with this project's
 trainer, to see its accuracy after so many epochs.
 """

@@ -34,14 +34,14 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
     _loss_options: ClassVar[tuple[str, ...]]
 
     def fit(self, X: Any, y: Any = None) -> Any:
-        """Mine neighbours, train the heads, keep the best one and assign the samples; y is ignored.
+        """Mine neighbors, train the heads, keep the best one and assign the samples; y is ignored.
 
         Args:
             X: (N, D) features as an array or a FeatureSet (which may be memory-mapped).
 
         Raises:
             InputError: (a ValueError) for rows with NaN, infinite or only zero values, or too few samples for the
-                clusters or the neighbours.
+                clusters or the neighbors.
         """
         features = self._features(X, reset=True)
         recipe = self._recipe()
@@ -146,7 +146,7 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
 _SHARED_DOC = """
         n_clusters: C.
         n_heads: H heads trained at once; the one with the lowest training loss is kept.
-        n_neighbors: K mined neighbours, from which pairs are drawn.
+        n_neighbors: K mined neighbors, from which pairs are drawn.
         head: `mlp` or `linear`.
         init: `spectral`, `kmeans` or `random`; see `Recipe`, as for everything below.
         warm_start_epochs, max_epochs, patience, batch_size, micro_batch_size, learning_rate, lr_schedule,
@@ -260,7 +260,7 @@ class SCAN(_HeadsEstimator):
 
 
 class TSP(_HeadsEstimator):
-    """A linear head without a teacher on Gaussian-weighted neighbours (Zhou & Zhang 2022, eqs. 4 and 5).
+    """A linear head without a teacher on Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).
 
     Args:
         entropy_weight: λ, how strongly uniform cluster sizes are favored.

@@ -101,7 +101,7 @@ def check_inputs(
     """Everything that can be refused before anything is written; the arguments are those of `run_experiment`.
 
     Raises:
-        InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbours, splits of different
+        InputError: NaN, infinite or zero rows, too few samples for the clusters or neighbors, splits of different
             dimensions, labels on one split only being of another length, options that no baseline has, more samples
             than a baseline's memory reaches, a reduction that the features do not allow, or a device, strategy or
             precision that this machine does not have.
@@ -180,7 +180,7 @@ def run_experiment(
     finished: list[dict[str, Clustering]] = []
     neighbors = None
     for recipe in sorted(recipes, key=lambda recipe: -recipe.mined_neighbors(len(dataset.train))):
-        # The largest neighbourhood is mined first and serves the smaller ones.
+        # The largest neighborhood is mined first and serves the smaller ones.
         if _is_finished(run, recipe.loss, splits):
             continue
         found = _train(

@@ -54,7 +54,7 @@ class Heads(nn.Module):
 
 
 class MLPHeads(Heads):
-    """Linear(D→512) · GELU · Linear(512→256) · L2-normalise · weight-normalised Linear(256→C) without bias.
+    """Linear(D→512) · GELU · Linear(512→256) · L2-normalize · weight-normalized Linear(256→C) without bias.
 
     The TEMI authors' head. Weights start truncated-normal with std 0.02, biases 0, the gain of each prototype 1.
     Every head starts from its own random draw.
@@ -103,7 +103,7 @@ class MLPHeads(Heads):
         return torch.bmm(UnitColumns.apply(embedding_HEB).transpose(1, 2), directions_HCE.transpose(1, 2))
 
     def _embed_transposed(self, features_BD: Tensor) -> Tensor:
-        """(H, E, B), not normalised. With the samples last, every product of the forward and backward pass reads and
+        """(H, E, B), not normalized. With the samples last, every product of the forward and backward pass reads and
         writes whole contiguous blocks per head; with the samples first, each would copy its operands into that order.
         """
         # One product for the first layer of all heads: the features are read once, not once per head.
@@ -116,7 +116,7 @@ class MLPHeads(Heads):
 
     def set_prototypes(self, directions_HCE: Tensor) -> None:
         with torch.no_grad():
-            # The prototypes are weight-normalised: their length only sets how fast they turn. Keep it as drawn.
+            # The prototypes are weight-normalized: their length only sets how fast they turn. Keep it as drawn.
             length = self.prototypes.norm(dim=2, keepdim=True).mean()
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) * length)
 
@@ -129,7 +129,7 @@ class MLPHeads(Heads):
 class CosineLogits(torch.autograd.Function):
     """⟨e / ‖e‖, d⟩ of every embedding e and direction d: the product first, the length after.
 
-    Same value and gradient as normalising e before the product, in fewer passes over memory: with z the logits, g their
+    Same value and gradient as normalizing e before the product, in fewer passes over memory: with z the logits, g their
     gradient and r = 1 / ‖e‖, the gradient in e is Σ_c r g_c d_c - r² (Σ_c g_c z_c) e.
     """
 

@@ -1,4 +1,4 @@
-"""What happens to a feature before a head sees it: nothing, standardisation, L2-normalisation, or PCA.
+"""What happens to a feature before a head sees it: nothing, standardization, L2-normalization, or PCA.
 
 The transform is fitted on the training split, travels with the heads, and is applied once per split where the
 features fit in memory, block by block where they do not.
@@ -20,12 +20,12 @@ PREPROCESSINGS = ("none", "standardize", "l2")
 
 
 class FeatureTransform(nn.Module):
-    """An affine map, then optional L2-normalisation.
+    """An affine map, then optional L2-normalization.
 
     Args:
         in_dim: D.
         kind: `none`, `standardize` (zero mean and unit variance per dimension of the training split) or `l2`.
-        pca_dim: P, or None for no projection. Principal directions of the (standardised) training features; the
+        pca_dim: P, or None for no projection. Principal directions of the (standardized) training features; the
             projected features are scaled by one number to unit mean variance, so that directions keep their weight.
     """
 

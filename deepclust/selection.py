@@ -127,11 +127,11 @@ def select_by_silhouette(candidates: Iterable[Candidate]) -> Selection:
     """
     everyone = list(candidates)
     judged = [candidate for candidate in everyone if candidate.silhouette is not None]
-    labelled = [candidate for candidate in everyone if candidate.ami is not None]
+    labeled = [candidate for candidate in everyone if candidate.ami is not None]
     return Selection(
         everyone,
         max(judged, key=lambda candidate: candidate.silhouette or 0.0, default=None),
-        max(labelled, key=lambda candidate: candidate.ami or 0.0, default=None),
+        max(labeled, key=lambda candidate: candidate.ami or 0.0, default=None),
     )
 
 

@@ -138,7 +138,7 @@ def all_classes(config: Settings) -> Classes:
 
 
 def cache_folder(config: Settings) -> Path | None:
-    """Neighbours of features that have no folder of their own are kept here; others lie beside their features."""
+    """Neighbors of features that have no folder of their own are kept here; others lie beside their features."""
     if config["data"]["name"] in ("digits", "fashion_mnist"):
         root = config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features"
         return Path(root) / config["data"]["name"] / "neighbors"

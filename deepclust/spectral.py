@@ -1,10 +1,10 @@
-"""Spectral embedding of the mined neighbour graph, and the clusters it shows.
+"""Spectral embedding of the mined neighbor graph, and the clusters it shows.
 
-The graph that pairs are drawn from already holds the shape of the clusters: the leading eigenvectors of its normalised
+The graph that pairs are drawn from already holds the shape of the clusters: the leading eigenvectors of its normalized
 adjacency vary slowly along edges, so samples that are linked by short paths lie together in them even where they are
 far apart in feature space, which k-means on the features cannot see (Ng, Jordan & Weiss 2001).
 
-Shape suffixes: N samples, K neighbours, M eigenvectors, C clusters.
+Shape suffixes: N samples, K neighbors, M eigenvectors, C clusters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def neighbor_graph(neighbors: Neighbors, k: int | None = None) -> sparse.csr_mat
     """The N × N symmetric affinity: mean of both directions' cosine similarities, negative ones cut to 0.
 
     Args:
-        neighbors: mined neighbours.
+        neighbors: mined neighbors.
         k: use only the k nearest; None uses all.
     """
     used = neighbors if k is None else neighbors.first(min(k, neighbors.k))
@@ -37,12 +37,12 @@ def neighbor_graph(neighbors: Neighbors, k: int | None = None) -> sparse.csr_mat
 
 
 def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None = None, seed: int = 0) -> np.ndarray:
-    """(N, M) leading eigenvectors of the normalised adjacency D^-½ A D^-½, largest eigenvalue first.
+    """(N, M) leading eigenvectors of the normalized adjacency D^-½ A D^-½, largest eigenvalue first.
 
     Args:
-        neighbors: mined neighbours.
+        neighbors: mined neighbors.
         n_components: M, below N.
-        k: neighbours of the graph; None uses all that were mined.
+        k: neighbors of the graph; None uses all that were mined.
         seed: of Lanczos' starting vector.
 
     Raises:
@@ -71,7 +71,7 @@ def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None
 def spectral_labels(
     embedding_NM: np.ndarray, n_clusters: int, *, n_components: int | None = None, n_init: int = 3, seed: int = 0
 ) -> np.ndarray:
-    """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalised to length 1.
+    """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalized to length 1.
 
     Args:
         embedding_NM: from `spectral_embedding`.

@@ -19,11 +19,11 @@ def candidate(method, silhouette, ami=None, **more):
 
 def test_labels_have_no_part_in_the_choice():
     bare = [candidate("kmeans", 0.3), candidate("hdbscan", None), candidate("leiden", 0.2)]
-    labelled = [candidate("kmeans", 0.3, 0.5), candidate("hdbscan", None, 0.9), candidate("leiden", 0.2, 0.8)]
+    labeled = [candidate("kmeans", 0.3, 0.5), candidate("hdbscan", None, 0.9), candidate("leiden", 0.2, 0.8)]
     assert select_by_silhouette(bare).chosen == bare[0]
-    found = select_by_silhouette(labelled)
-    assert found.chosen == labelled[0]
-    assert found.best == labelled[1]
+    found = select_by_silhouette(labeled)
+    assert found.chosen == labeled[0]
+    assert found.best == labeled[1]
     assert found.gap == pytest.approx(0.4)
     assert found.note == (
         "By silhouette (30.0) the choice is k-means with C = 10: its AMI is 50.0, 40.0 below the best of 3 candidates, "

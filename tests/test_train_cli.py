@@ -126,8 +126,8 @@ def test_features_of_every_kind_are_read(kind, command, workplace):
     assert outcome.code == 0, outcome.err
     found = rows_of(workplace / "run")
     assert [row["split"] for row in found] == expected_splits * 2
-    labelled = kind not in ("npy16", "npy64")
-    assert all((row["acc"] is not None) == labelled for row in found)
+    labeled = kind not in ("npy16", "npy64")
+    assert all((row["acc"] is not None) == labeled for row in found)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class _DensityBaseline(Baseline):
 
     needs_n_clusters: ClassVar[bool] = False
 
-    def _labelled(
+    def _labeled(
         self, rows_ND: np.ndarray, labels_N: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         # scikit-learn's HDBSCAN has other negative labels for rows that are infinite or missing; none come this far.
@@ -80,7 +80,7 @@ class HDBSCANBaseline(_DensityBaseline):
             algorithm="brute" if len(rows_ND) <= ALL_PAIRS_SAMPLES else "auto",
             copy=True,
         ).fit(rows_ND)
-        return self._labelled(rows_ND, fitted.labels_)
+        return self._labeled(rows_ND, fitted.labels_)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -117,7 +117,7 @@ class OPTICSBaseline(_DensityBaseline):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = self._space(features_ND)
         fitted = OPTICS(min_samples=self.min_samples, xi=self.xi, min_cluster_size=self.min_cluster_size).fit(rows_ND)
-        return self._labelled(rows_ND, fitted.labels_)
+        return self._labeled(rows_ND, fitted.labels_)
 
 
 def _check_samples(name: str, n_samples: int, smallest: int) -> None:

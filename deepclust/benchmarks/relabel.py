@@ -128,7 +128,7 @@ def relabel(
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Zero-shot classification of labelled samples.
+    """Zero-shot classification of labeled samples.
 
     Attributes:
         nodes_N: the node that is predicted.

@@ -30,7 +30,7 @@ RULES: Mapping[str, Callable[..., Benchmark]] = {
     "coarse": selectors.coarse,
     "source_leaf": selectors.source_leaf,
     "tree_leaf": selectors.tree_leaf,
-    "relabelled": selectors.relabelled,
+    "relabeled": selectors.relabeled,
     "easiest": selectors.easiest,
     "union": selectors.union,
     "random": selectors.random_classes,
@@ -69,7 +69,7 @@ def select_benchmark(
     hypernym: str = "last",
     **options: Any,
 ) -> Dataset:
-    """The data set under a benchmark: every split selected and relabelled, no feature copied.
+    """The data set under a benchmark: every split selected and relabeled, no feature copied.
 
     Args:
         dataset: with labels on every split.
@@ -99,7 +99,7 @@ def selected(features: FeatureSet, benchmark: Benchmark, split: str) -> FeatureS
 
 
 def classes_of(dataset: Dataset, **hierarchy: Any) -> Classes:
-    """The classes of a labelled data set; `hierarchy` holds the arguments of `find_hierarchy`.
+    """The classes of a labeled data set; `hierarchy` holds the arguments of `find_hierarchy`.
 
     Raises:
         InputError: if a split has no labels, or labels that no class name belongs to.
@@ -107,7 +107,7 @@ def classes_of(dataset: Dataset, **hierarchy: Any) -> Classes:
     for split, features in (("train", dataset.train), ("test", dataset.test)):
         if features is not None and features.labels is None:
             raise InputError(
-                f"a benchmark is made of labelled samples, but the {split} split of data={dataset.name} has no labels: "
+                f"a benchmark is made of labeled samples, but the {split} split of data={dataset.name} has no labels: "
                 f"give data.{split}_labels, or leave out benchmark="
             )
     labels = [features.labels for features in (dataset.train, dataset.test) if features is not None]

@@ -276,7 +276,7 @@ def source_leaf(name: str, classes: Classes) -> Benchmark:
     return kept(name, classes, hierarchy.source_leaf_M[hierarchy.nodes_of(classes.names)])
 
 
-def relabelled(name: str, classes: Classes, relabels: Mapping[str, np.ndarray]) -> Benchmark:
+def relabeled(name: str, classes: Classes, relabels: Mapping[str, np.ndarray]) -> Benchmark:
     """Leaf HZR and p-HZR: samples get the labels that `relabel` found; classes that a split lacks are dropped (§4.2).
 
     Args:

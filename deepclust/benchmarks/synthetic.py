@@ -4,7 +4,7 @@ Class means diffuse down the tree: a mean is its parent's plus a Gaussian step t
 class's mean plus noise; classes differ in how noisy they are, hence in how easy. A class is not a ball: it is stretched
 along a direction of its own, by a length that has nothing to do with its noise. An easy class, then, is thin and as
 long as any other, which a linear probe does not mind and k-means does. A sample of a class that has classes below may
-show one of those, as a photograph labelled "dog" shows some breed.
+show one of those, as a photograph labeled "dog" shows some breed.
 
 Shape suffixes: K classes, N samples, D feature dimensions.
 """

@@ -108,7 +108,7 @@ def _to_l_or_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 bits, 32-bit integers or floats as 8 bits; Pillow's own conversion would clip them at 255."""
+    """Gray values of 16 bits, 32-bit integers or floats as 8 bits; Pillow's own conversion would clip them at 255."""
     if values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
     fractions = np.issubdtype(values.dtype, np.floating)

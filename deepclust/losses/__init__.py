@@ -38,7 +38,7 @@ __all__ = [
     "updated_marginal",
 ]
 
-# Probabilities, or their logarithms, of the samples and of their neighbours, each (H, B, C).
+# Probabilities, or their logarithms, of the samples and of their neighbors, each (H, B, C).
 Views = tuple[Tensor, Tensor]
 
 
@@ -48,7 +48,7 @@ class Objective(Protocol):
     uses_teacher: bool
     """Whether an EMA teacher takes part; without one `teacher` is None in the calls below."""
     gaussian_pairs: bool
-    """Whether neighbours are drawn with TSP's Gaussian weights instead of uniformly."""
+    """Whether neighbors are drawn with TSP's Gaussian weights instead of uniformly."""
     statistic_of_teacher: bool
     """Whether `statistic` looks at the teacher (else at the student): the other need not be computed for it."""
 
@@ -174,7 +174,7 @@ class SCAN:
 
 @dataclass(frozen=True)
 class TSP:
-    """`tsp_loss`: one network, neighbours drawn with Gaussian weights; q̂ is the mean over the samples."""
+    """`tsp_loss`: one network, neighbors drawn with Gaussian weights; q̂ is the mean over the samples."""
 
     entropy_weight: float = 3.0
     uses_teacher = False

@@ -16,7 +16,7 @@ def temi_weights(anchor_log_probs_HBC: Tensor, neighbor_log_probs_HBC: Tensor) -
 
     Args:
         anchor_log_probs_HBC: the teachers' log-probabilities of the samples.
-        neighbor_log_probs_HBC: the teachers' log-probabilities of their neighbours.
+        neighbor_log_probs_HBC: the teachers' log-probabilities of their neighbors.
 
     Returns:
         One weight per pair in [0, 1], shape (B,), without gradient. Symmetric in its arguments.
@@ -67,7 +67,7 @@ def updated_marginal(marginal_HC: Tensor, batch_mean_HC: Tensor, momentum: float
     """p̃ ← λ p̃ + (1 - λ) · batch mean of the teacher's probabilities, over both views and all ranks.
 
     Args:
-        marginal_HC: p̃, initialised to 1/C.
+        marginal_HC: p̃, initialized to 1/C.
         batch_mean_HC: mean over the whole batch, already averaged over ranks.
         momentum: λ, 0.9 in the authors' published settings.
     """

@@ -1,6 +1,6 @@
-"""TSP: one network, Gaussian-weighted neighbours (Zhou & Zhang 2022, eqs. 4 and 5).
+"""TSP: one network, Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).
 
-Shape suffixes: H heads, B pairs, C clusters, N samples, K neighbours.
+Shape suffixes: H heads, B pairs, C clusters, N samples, K neighbors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def tsp_loss(
 ) -> Tensor:
     """The TSP loss for every head at once; the gradient flows through both members of a pair.
 
-        L = - mean_i log ⟨p(x_i), p(x_j)⟩ - λ H(mean_i p(x_i)),   x_j drawn from the Gaussian neighbour weights
+        L = - mean_i log ⟨p(x_i), p(x_j)⟩ - λ H(mean_i p(x_i)),   x_j drawn from the Gaussian neighbor weights
 
     Args:
         anchor_log_probs_HBC: log-probabilities of the samples x_i.
-        neighbor_log_probs_HBC: log-probabilities of one neighbour x_j of each, drawn by `gaussian_neighbor_weights`.
+        neighbor_log_probs_HBC: log-probabilities of one neighbor x_j of each, drawn by `gaussian_neighbor_weights`.
         mean_probs_HC: mean of p(x_i) over the whole batch where the pairs at hand are only a part of it. None: they
             are the batch.
         entropy_weight: λ, 3 in the paper.
@@ -43,9 +43,9 @@ def tsp_loss(
 
 
 def gaussian_neighbor_weights(squared_distances_NK: np.ndarray) -> np.ndarray:
-    """P(x_j|x_i) ∝ exp(-‖z_i - z_j‖² / 2σ_i²) over the K neighbours of i, σ_i = ½ ‖z_i - z_(3rd neighbour)‖ (eq. 4).
+    """P(x_j|x_i) ∝ exp(-‖z_i - z_j‖² / 2σ_i²) over the K neighbors of i, σ_i = ½ ‖z_i - z_(3rd neighbor)‖ (eq. 4).
 
-    Where the third neighbour is an exact duplicate (σ = 0) the duplicates share the weight equally, which is the
+    Where the third neighbor is an exact duplicate (σ = 0) the duplicates share the weight equally, which is the
     limit of the formula.
 
     Args:

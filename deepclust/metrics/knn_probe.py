@@ -1,7 +1,7 @@
 """The kNN probe: how well a sample's class follows from the labeled samples nearest to it, and how that goes with AMI.
 
 Shape suffixes: M labeled samples (the memory), N samples to classify, D feature dimensions, K classes, B samples in a
-block, T neighbours.
+block, T neighbors.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def knn_probe(
     ks: Sequence[int] = PROBE_KS,
     temperature: float | None = TEMPERATURE,
 ) -> dict[int, float | None]:
-    """Accuracy of k-nearest-neighbour classification by cosine similarity, exactly, block by block.
+    """Accuracy of k-nearest-neighbor classification by cosine similarity, exactly, block by block.
 
     Args:
         memory_MD: features of the labeled samples: the training split.
         memory_labels_M: their class ids.
         features_ND: features of the samples to classify: the test split.
         labels_N: their class ids.
-        ks: neighbours that vote (1, 10, 20, 100 and 200 in Lowe et al. 2024).
-        temperature: a neighbour of cosine s votes with weight exp(s / temperature) (default 0.07, Wu et al. 2018); None
+        ks: neighbors that vote (1, 10, 20, 100 and 200 in Lowe et al. 2024).
+        temperature: a neighbor of cosine s votes with weight exp(s / temperature) (default 0.07, Wu et al. 2018); None
             for one vote each. Of equal votes the smaller class id wins.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Nearest neighbours by inner product of L2-normalised features: the positive pairs of every head.
+"""Nearest neighbors by inner product of L2-normalized features: the positive pairs of every head.
 
-A sample is never its own neighbour: it is removed by its row number, so an exact duplicate remains a legal neighbour.
+A sample is never its own neighbor: it is removed by its row number, so an exact duplicate remains a legal neighbor.
 """
 
 from deepclust.neighbors.mining import METHODS, mine_neighbors, share_of_same

@@ -1,6 +1,6 @@
 """Mining: choose a search, run it block by block, drop each sample from its own list, measure what was missed.
 
-Shape suffixes: N samples, D feature dimensions, Q queries in a block, K neighbours.
+Shape suffixes: N samples, D feature dimensions, Q queries in a block, K neighbors.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def mine_neighbors(
     progress: bool = False,
     ranks: Ranks = ALONE,
 ) -> Neighbors:
-    """Mine the k nearest neighbours of every row.
+    """Mine the k nearest neighbors of every row.
 
     Args:
-        features: N × D, any float type, memory-mapped or not; normalised here, never copied whole if mapped.
-        k: neighbours per sample, 1 ≤ k < N. The papers use 50 (TEMI, SCANv2), 25 for large C, and 20 (TSP).
+        features: N × D, any float type, memory-mapped or not; normalized here, never copied whole if mapped.
+        k: neighbors per sample, 1 ≤ k < N. The papers use 50 (TEMI, SCANv2), 25 for large C, and 20 (TSP).
         method: `exact`: float32 inner products of all pairs, by faiss on GPUs, by blocked matrix products on a CPU (the
             faster exact search there). `screened`: all pairs in bfloat16, the best candidates again in float32.
             `ivf`: rows grouped into lists, looking into as many as `recall` needs: faiss' inverted file on GPUs,
@@ -64,13 +64,13 @@ def mine_neighbors(
             `auto`: `ivf` above 400 000 rows; else `screened` above 10 000 on a CPU that multiplies bfloat16; else
             `exact`.
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
-        recall: for `ivf`, the share of true neighbours to find, calibrated on a sample.
+        recall: for `ivf`, the share of true neighbors to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
         progress: show a progress bar.
-        ranks: the processes that share the queries, block by block in turn; each gets all neighbours.
+        ranks: the processes that share the queries, block by block in turn; each gets all neighbors.
 
     Returns:
-        Neighbours whose settings hold the method, seconds and, where the search is approximate, the `recall` measured
+        Neighbors whose settings hold the method, seconds and, where the search is approximate, the `recall` measured
         on 512 samples other than those of the calibration.
 
     Raises:
@@ -165,7 +165,7 @@ def nearest_others(search: Search, own_Q: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1) -> float:
-    """Share of the true K nearest neighbours that were found, over a seeded sample of rows."""
+    """Share of the true K nearest neighbors that were found, over a seeded sample of rows."""
     sample_Q = np.sort(np.random.default_rng(seed).choice(len(rows), min(RECALL_QUERIES, len(rows)), replace=False))
     true_QK, _ = nearest_others(ExactSearch(rows), sample_Q, ids_NK.shape[1])
     return share_of_same(ids_NK[sample_Q], true_QK)

@@ -17,9 +17,9 @@ from torch.nn import functional
 from deepclust.features.feature_set import Rows
 
 DATABASE_ROWS = 1 << 16
-# A normalised copy of the features is kept in memory up to this size, else it is made anew from block to block.
+# A normalized copy of the features is kept in memory up to this size, else it is made anew from block to block.
 DATABASE_BYTES = 4 << 30
-# Candidates that the screening keeps beyond K: a true neighbour is lost only if so many others lie within bfloat16's
+# Candidates that the screening keeps beyond K: a true neighbor is lost only if so many others lie within bfloat16's
 # rounding of it. Recall at 60 000 × 1280 is 1.000 with half of this.
 SCREENING_MARGIN = 32
 
@@ -96,7 +96,7 @@ class EuclideanSearch:
 class ScreenedSearch(ExactSearch):
     """All pairs in bfloat16, then the best K + margin candidates of each query again in float32.
 
-    The similarities are exact, the ranking among the candidates too; only a neighbour that bfloat16's rounding moved
+    The similarities are exact, the ranking among the candidates too; only a neighbor that bfloat16's rounding moved
     behind `SCREENING_MARGIN` others is missed.
     """
 

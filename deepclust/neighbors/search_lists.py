@@ -100,7 +100,7 @@ class ListSearch:
         rows: N × D.
         lists: of these rows.
         k: candidates per query for which the recall is calibrated, the query itself included.
-        recall: in (0, 1]: P is what finds so many of a sample's true neighbours.
+        recall: in (0, 1]: P is what finds so many of a sample's true neighbors.
     """
 
     def __init__(self, rows: Rows, lists: Lists, k: int, recall: float, seed: int = 0) -> None:
@@ -129,9 +129,9 @@ class ListSearch:
         return copy_ND
 
     def _calibrate(self, k: int, recall: float, rng: np.random.Generator) -> float:
-        """Set P so that the lists looked into hold `recall` of a sample's true neighbours; returns what they hold.
+        """Set P so that the lists looked into hold `recall` of a sample's true neighbors; returns what they hold.
 
-        Which list a true neighbour is in tells from which P on it is found: no search is needed to find out.
+        Which list a true neighbor is in tells from which P on it is found: no search is needed to find out.
         """
         sample = np.sort(rng.choice(len(self.rows), min(CALIBRATION_QUERIES, len(self.rows)), replace=False))
         true_QK, _ = ExactSearch(self.rows).query(sample, k)

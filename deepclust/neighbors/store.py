@@ -1,6 +1,6 @@
-"""Mined neighbours, and their cache beside the features.
+"""Mined neighbors, and their cache beside the features.
 
-Shape suffixes: N samples, K neighbours.
+Shape suffixes: N samples, K neighbors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MINING_VERSION = 3
 
 @dataclass(frozen=True)
 class Neighbors:
-    """K nearest neighbours of N samples, most similar first.
+    """K nearest neighbors of N samples, most similar first.
 
     Attributes:
         ids: (N, K) int32 row numbers, never the row itself.
@@ -71,7 +71,7 @@ class Neighbors:
 
 
 def label_consistency(neighbors: Neighbors, labels: np.ndarray, k: int | None = None) -> float:
-    """Share of a sample's k nearest neighbours that carry its label, averaged over samples (TSP, fig. 1)."""
+    """Share of a sample's k nearest neighbors that carry its label, averaged over samples (TSP, fig. 1)."""
     ids = neighbors.ids[:, :k]
     return float((labels[ids] == labels[:, None]).mean())
 
@@ -87,7 +87,7 @@ def cached_neighbors(
 ) -> Neighbors:
     """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
 
-    A cache of more neighbours serves fewer. A killed search continues from the blocks it had finished. Without a place
+    A cache of more neighbors serves fewer. A killed search continues from the blocks it had finished. Without a place
     to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew. Of several
     processes that want the same, one mines, and the others wait and read what it has found.
 
@@ -130,7 +130,7 @@ def _load_cached(folder: Path, key: str, k: int) -> Neighbors | None:
 
 
 def _from_first(found: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
-    """The first rank's neighbours, on every rank."""
+    """The first rank's neighbors, on every rank."""
     shape = (n_samples, k)
     here = found or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
     return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)

@@ -39,7 +39,7 @@ PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
 
 @dataclass
 class FitResult:
-    """Trained heads, and how long mining, initialising and training took in seconds."""
+    """Trained heads, and how long mining, initializing and training took in seconds."""
 
     trained: TrainedHeads
     seconds: float
@@ -76,7 +76,7 @@ def fit_heads(
         features: the training split.
         recipe: what to train.
         neighbors: mined already; None mines them, or reads the cache.
-        cache_dir: where mined neighbours are kept; None keeps them beside the features.
+        cache_dir: where mined neighbors are kept; None keeps them beside the features.
         mining: options of `mine_neighbors`.
         checkpoint: keep the newest training state in this file.
         checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.

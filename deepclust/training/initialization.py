@@ -1,6 +1,6 @@
-"""How heads start: at random, at clusters of k-means, or at clusters of the neighbour graph.
+"""How heads start: at random, at clusters of k-means, or at clusters of the neighbor graph.
 
-Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighbours, B a block of samples.
+Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighbors, B a block of samples.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from deepclust.training.bank import BankRows, FeatureBank
 from deepclust.training.pairs import shuffled
 from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
 
-# Steps of seed between the heads' k-means runs: far enough that the runs of neighbouring recipe seeds do not coincide.
+# Steps of seed between the heads' k-means runs: far enough that the runs of neighboring recipe seeds do not coincide.
 SEED_STRIDE = 1009
-# Candidate partitions of `spectral`: graphs of so many neighbours, times so many eigenvectors per cluster. Which of
+# Candidate partitions of `spectral`: graphs of so many neighbors, times so many eigenvectors per cluster. Which of
 # them suits a data set differs; the pairs' mutual information tells without labels (docs/initialization.md).
 GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
 COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
@@ -47,11 +47,11 @@ WARM_START_STEPS = 100
 def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors) -> None:
     """Set the heads as the recipe asks; `random` leaves them as they were drawn.
 
-    `kmeans` on a linear head is TSP's formula with the spherical k-means centres of the head's inputs (appendix A); on
-    an mlp head each prototype is the normalised mean of its cluster's members under the head's own, still random,
+    `kmeans` on a linear head is TSP's formula with the spherical k-means centers of the head's inputs (appendix A); on
+    an mlp head each prototype is the normalized mean of its cluster's members under the head's own, still random,
     embedding. Every head has a k-means run of its own; from 2000 clusters on it is a short one over a sample.
 
-    `spectral` clusters the neighbour graph in many ways, gives each head one of the best by `pair_information`, sets
+    `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
     """
     if recipe.init == "random":
@@ -89,13 +89,13 @@ def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.nda
 
 
 def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0) -> np.ndarray:
-    """(H, N) the partitions of the neighbour graph with the highest `pair_information`, best first.
+    """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
     Args:
-        neighbors: mined neighbours.
+        neighbors: mined neighbors.
         n_clusters: C.
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds. Made once for these
-            neighbours, they serve any later call for no more of them.
+            neighbors, they serve any later call for no more of them.
         seed: of Lanczos and k-means.
     """
     made = neighbors.partitions.get((n_clusters, seed))
@@ -120,19 +120,19 @@ def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int
 
 
 def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:
-    """Mutual information, in nats, between the cluster of a sample and that of its neighbour.
+    """Mutual information, in nats, between the cluster of a sample and that of its neighbor.
 
-    It is what TEMI's objective estimates, here exactly, for hard clusters: large when neighbours share their cluster
+    It is what TEMI's objective estimates, here exactly, for hard clusters: large when neighbors share their cluster
     (low conditional entropy) and clusters are many and even (high entropy). It needs no labels, so it can choose among
     partitions.
 
     Args:
         labels_N: cluster ids in [0, C).
-        neighbors: mined neighbours; the 20 nearest count.
+        neighbors: mined neighbors; the 20 nearest count.
         n_clusters: C.
     """
     one_hot_NC = _one_hot(labels_N, n_clusters)
-    # One neighbour column at a time: the joint counts stay sparse (at most N entries a column), never N × K × C.
+    # One neighbor column at a time: the joint counts stay sparse (at most N entries a column), never N × K × C.
     joint_CC = sparse.csr_matrix((n_clusters, n_clusters))
     for column in neighbors.ids[:, :PAIR_NEIGHBORS].T:
         joint_CC = joint_CC + one_hot_NC.T @ _one_hot(labels_N[column], n_clusters)
@@ -151,7 +151,7 @@ def _one_hot(labels_N: np.ndarray, n_clusters: int) -> sparse.csr_matrix:
 def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recipe) -> None:
     """Train each head by cross-entropy to tell its own clusters apart, so that training starts from them.
 
-    Runs where the heads are initialised, on one device; the batch is small and the epochs are few, but no fewer than
+    Runs where the heads are initialized, on one device; the batch is small and the epochs are few, but no fewer than
     100 steps unless `warm_start_epochs` is 0.
     """
     learning_rate = WARM_START_LEARNING_RATE[type(heads)]
@@ -178,7 +178,7 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
 
 @torch.no_grad()
 def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters: int) -> Tensor:
-    """(H, C, E) normalised means of the members of each head's clusters in the head's own embedding.
+    """(H, C, E) normalized means of the members of each head's clusters in the head's own embedding.
 
     The part that all samples share is taken out first: an untrained head maps everything into a narrow cone, in which
     the raw means would hardly differ.

@@ -33,7 +33,7 @@ EPOCH_LOSS = "train/lowest_loss"
 class ClusteringModule(pl.LightningModule):
     """Multi-head student–teacher training on frozen features.
 
-    Optimisation is manual: the batch that the loss sees may be larger than memory, so a step is one or two passes over
+    Optimization is manual: the batch that the loss sees may be larger than memory, so a step is one or two passes over
     micro-batches, one sum of gradients over ranks, one update.
 
     Args:
@@ -80,7 +80,7 @@ class ClusteringModule(pl.LightningModule):
     # --- before the first step -------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Fit the transform, load the feature bank and, on rank 0 of a fresh run, initialise the heads.
+        """Fit the transform, load the feature bank and, on rank 0 of a fresh run, initialize the heads.
 
         The other ranks receive rank 0's heads when the strategy wraps the module.
         """
@@ -214,7 +214,7 @@ class ClusteringModule(pl.LightningModule):
         return loss_H, gradient_HBC
 
     def _inputs(self, pairs: PairBatch, part: slice) -> Tensor:
-        """(2B, P) inputs of the samples, then of their neighbours."""
+        """(2B, P) inputs of the samples, then of their neighbors."""
         assert self.bank is not None
         inputs = self.bank.gather(torch.cat([pairs.anchors_B[part], pairs.neighbors_B[part]]))
         half_without_autocast = inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
@@ -293,7 +293,7 @@ class ClusteringModule(pl.LightningModule):
 
 
 def _views(both_HBC: Tensor) -> Views:
-    """The samples' half of the rows, and their neighbours'."""
+    """The samples' half of the rows, and their neighbors'."""
     half = both_HBC.shape[1] // 2
     return both_HBC[:, :half], both_HBC[:, half:]
 

@@ -1,9 +1,9 @@
-"""The pairs a head learns from: every epoch each sample once, with one neighbour drawn anew.
+"""The pairs a head learns from: every epoch each sample once, with one neighbor drawn anew.
 
-A batch is two index tensors. Which rows and neighbours it holds is a function of the seed, the epoch and the step
+A batch is two index tensors. Which rows and neighbors it holds is a function of the seed, the epoch and the step
 alone, so a resumed run and a run split over ranks see the same global batches as an uninterrupted one on one device.
 
-Shape suffixes: N samples, K neighbours, B pairs of this rank, M blocks of the file, W rows of a shuffling window.
+Shape suffixes: N samples, K neighbors, B pairs of this rank, M blocks of the file, W rows of a shuffling window.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class PairBatches(IterableDataset):
     """One epoch of `PairBatch`es for one rank.
 
     Args:
-        neighbor_ids_NK: mined neighbours.
+        neighbor_ids_NK: mined neighbors.
         batch_size: over all ranks.
         seed: of the shuffle and of the draws.
         epoch: called at the start of an epoch, gives its number.
         rank: which share of each batch is this process's.
         world_size: number of processes.
-        weights_NK: probabilities with which a sample's neighbours are drawn; None draws uniformly.
+        weights_NK: probabilities with which a sample's neighbors are drawn; None draws uniformly.
         bank: stages the rows of coming batches where it does not hold all; None where the rows are not gathered.
         windowed: shuffle within windows, for features that stay in their file; see `shuffled`.
     """
@@ -111,7 +111,7 @@ class PairBatches(IterableDataset):
 
     def _batches(self) -> Iterator[PairBatch]:
         n_samples, k = self.neighbor_ids_NK.shape
-        # A large odd stride keeps the streams of neighbouring seeds and epochs apart.
+        # A large odd stride keeps the streams of neighboring seeds and epochs apart.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order_N = shuffled(n_samples, generator, windowed=self.windowed)
         draws_N = torch.rand(n_samples, generator=generator)
@@ -133,15 +133,15 @@ def _rows_of(batch: PairBatch) -> Tensor:
 
 
 class PairDataModule(pl.LightningDataModule):
-    """Mines (or loads) the neighbours and serves the pairs.
+    """Mines (or loads) the neighbors and serves the pairs.
 
-    Every rank mines its share of the neighbours; the first looks for the cache and writes it.
+    Every rank mines its share of the neighbors; the first looks for the cache and writes it.
 
     Args:
         features: the training split.
-        recipe: its loss, neighbours, batch size and seed.
+        recipe: its loss, neighbors, batch size and seed.
         neighbors: mined already; None mines them, with a cache in `cache_dir` or beside the features.
-        cache_dir: where the neighbours are kept.
+        cache_dir: where the neighbors are kept.
         mining: options of `mine_neighbors`.
         in_memory: whether the heads' inputs are held in memory; None, until `setup` decides it for all ranks by the
             free memory of each.
@@ -214,7 +214,7 @@ class PairDataModule(pl.LightningDataModule):
 
 
 def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
-    """(N, K) squared Euclidean distances of each row to its neighbours, from cosines and norms: no second gather."""
+    """(N, K) squared Euclidean distances of each row to its neighbors, from cosines and norms: no second gather."""
     norms_N = np.concatenate([np.linalg.norm(block, axis=1) for _, block in features.blocks()])
     own_N1, other_NK = norms_N[:, None], norms_N[neighbors.ids]
     squared_NK = own_N1**2 + other_NK**2 - 2 * neighbors.similarities * own_N1 * other_NK

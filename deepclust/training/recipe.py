@@ -35,7 +35,7 @@ class Recipe:
         temperature: softmax temperature of student and teacher.
         n_neighbors: K, from which each epoch draws one positive per sample.
         init: `random`; `kmeans`: each head's prototypes start from a k-means run of its own; `spectral`: each head
-            starts from a partition of the neighbour graph.
+            starts from a partition of the neighbor graph.
         warm_start_epochs: after `spectral`, epochs of cross-entropy on the partition before training begins.
         preprocess: `standardize`, `l2` or `none`, fitted on the training split.
         pca_dim: project the features to so many principal directions first; None keeps all.
@@ -53,7 +53,7 @@ class Recipe:
         teacher_momentum: of the teacher's moving average over the student.
         freeze_prototypes_epochs: the prototypes stay as they are for so many epochs.
         gradient_clip: maximal gradient norm over all heads, or None.
-        seed: of the heads, the pairs and the initialisation.
+        seed: of the heads, the pairs and the initialization.
     """
 
     n_clusters: int
@@ -119,12 +119,12 @@ class Recipe:
         return max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch))
 
     def mined_neighbors(self, n_rows: int) -> int:
-        """How many neighbours are mined: those that pairs are drawn from, and those that `init` needs."""
+        """How many neighbors are mined: those that pairs are drawn from, and those that `init` needs."""
         wanted = max(self.n_neighbors, SPECTRAL_NEIGHBORS) if self.init == "spectral" else self.n_neighbors
         return min(wanted, n_rows - 1)
 
     def check_features(self, n_rows: int) -> None:
-        """Raises InputError where the features are too few for the clusters or the neighbours."""
+        """Raises InputError where the features are too few for the clusters or the neighbors."""
         if self.n_clusters > n_rows:
             raise InputError(f"n_clusters={self.n_clusters}, but there are only {n_rows} samples: ask for fewer")
         if self.n_neighbors >= n_rows:

@@ -93,8 +93,8 @@ def test_bad_input_is_refused(digits):
         InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, agglomerative,"
     ):
         make_baseline("dbscan")
-    with pytest.raises(InputError, match=r"baseline kmeans: .*'colour'.*its options are n_clusters, seed"):
-        make_baseline("kmeans", n_clusters=3, colour=1)
+    with pytest.raises(InputError, match=r"baseline kmeans: .*'color'.*its options are n_clusters, seed"):
+        make_baseline("kmeans", n_clusters=3, color=1)
     with pytest.raises(InputError, match="agglomerative needs the number of clusters: set n_clusters="):
         make_baseline("agglomerative")
     with pytest.raises(InputError, match="was not fitted"):

@@ -197,7 +197,7 @@ def test_the_table_of_counts_needs_no_features(command):
     assert "no class hierarchy is known for data=digits" in outcome.out
 
 
-def test_relabelled_samples_go_from_the_command_to_the_benchmark(command, folder, monkeypatch):
+def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder, monkeypatch):
     # "CLIP" features: the text of a class is its direction, and these images of animals all show poodles.
     rng = np.random.default_rng(0)
     root = folder.parent / "features" / "own" / "clip_vitb16"

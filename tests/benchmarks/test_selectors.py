@@ -51,7 +51,7 @@ def test_classes_of_equal_frequency_stay_together():
     assert found.new_class_K.tolist() == [0, -1, 1, -1, 2, -1, -1, 3]
 
 
-def test_imbalanced_takes_the_centre_and_the_top_and_centered_as_many_from_the_centre():
+def test_imbalanced_takes_the_center_and_the_top_and_centered_as_many_from_the_center():
     # Percentiles 45 … 55 are classes 9 … 11, 90 … 100 are 18 … 20.
     assert kept_names(selectors.imbalanced("i", LADDER)) == [f"c{index}" for index in (9, 10, 11, 18, 19, 20)]
     assert kept_names(selectors.centered("c", LADDER)) == [f"c{index}" for index in range(7, 13)]
@@ -134,7 +134,7 @@ def test_random_classes_are_those_of_the_seed_and_no_more_than_there_are():
 
 def test_new_labels_replace_the_old_ones_and_classes_that_a_split_lost_are_dropped():
     relabels = {"train": np.array([2, 3, 1, -1, 4]), "test": np.array([3, 2, 2])}
-    found = selectors.relabelled("p_hzr", TREE_CLASSES, relabels)
+    found = selectors.relabeled("p_hzr", TREE_CLASSES, relabels)
     assert found.class_names == ["terrier", "poodle"]
     train = found.select(np.array([0, 0, 1, 5, 4]))
     assert train.rows_N.tolist() == [True, True, False, False, False]
@@ -143,7 +143,7 @@ def test_new_labels_replace_the_old_ones_and_classes_that_a_split_lost_are_dropp
     with pytest.raises(InputError, match="5 new labels for the 4 samples of the train split"):
         found.select(np.zeros(4, int))
     with pytest.raises(InputError, match="go from 0 to 9"):
-        selectors.relabelled("p_hzr", TREE_CLASSES, {"train": np.array([0, 9])})
+        selectors.relabeled("p_hzr", TREE_CLASSES, {"train": np.array([0, 9])})
 
 
 def test_one_class_is_no_benchmark():

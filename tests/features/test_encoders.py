@@ -170,7 +170,7 @@ def test_pooling_and_layer(tmp_path: Path, vit: nn.Module) -> None:
         ({"model": "no_such_model"}, "timm has no model no_such_model"),
         ({"library": "keras"}, "encoder.library=keras is unknown"),
         ({"checkpoint": "/nowhere.pth"}, "no such file: /nowhere.pth"),
-        ({"colour": 1}, "unknown encoder option colour"),
+        ({"color": 1}, "unknown encoder option color"),
     ],
 )
 def test_refused_options(tmp_path: Path, vit: nn.Module, options: dict, message: str) -> None:

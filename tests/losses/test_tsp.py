@@ -41,12 +41,12 @@ def paper_tsp(anchors, neighbors, entropy_weight):
 
 
 def paper_weights(squared_distances):
-    """Eq. 4: exp(-d² / 2σ²) with σ half the distance of the third neighbor, normalised."""
+    """Eq. 4: exp(-d² / 2σ²) with σ half the distance of the third neighbor, normalized."""
     rows = []
     for row in squared_distances:
         sigma = 0.5 * math.sqrt(row[2])
-        unnormalised = [math.exp(-d2 / (2 * sigma**2)) for d2 in row]
-        rows.append([value / sum(unnormalised) for value in unnormalised])
+        unnormalized = [math.exp(-d2 / (2 * sigma**2)) for d2 in row]
+        rows.append([value / sum(unnormalized) for value in unnormalized])
     return rows
 
 

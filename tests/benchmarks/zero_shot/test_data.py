@@ -66,7 +66,7 @@ def test_a_level_is_given_per_class_or_per_row(folder, tmp_path):
         ({"levels": {"half": [0, 1]}}, "one id for each of the 4 classes"),
         ({"levels": {"half": "nowhere.npy"}}, "no such file"),
         ({"split": "val"}, "train or test"),
-        ({"colour": 1}, "unknown setting colour"),
+        ({"color": 1}, "unknown setting color"),
         ({"name": "digits"}, "either name= of a known data set or features=PATH"),
         ({"probe": "other"}, "no data set here"),
         ({"range": [1, 2, 3]}, "give the first row and one past the last"),

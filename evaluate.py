@@ -112,7 +112,7 @@ def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[st
 
 def new_folder(config: dict[str, Any]) -> Path:
     """Where an evaluation without a run is written: `run_dir`, and a folder per job of a sweep in it."""
-    from deepclust.settings import data_name
+    from deepclust.settings import data_name, job_name
 
     hydra_job = HydraConfig.get()
     sweep = hydra_job.mode == RunMode.MULTIRUN
@@ -122,7 +122,7 @@ def new_folder(config: dict[str, Any]) -> Path:
     path = Path(config["run_dir"]).expanduser()
     if not sweep:
         return path
-    return path / (hydra_job.job.override_dirname.replace("/", "_") or str(hydra_job.job.num))
+    return path / job_name(hydra_job.job.override_dirname, hydra_job.job.num)
 
 
 def config_of(path: Path) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     srun starts every rank, none inherits: the name is given, or is that of the SLURM job. A job of a sweep whose folder
     exists is continued, so that a killed sweep is resumed by the same command.
     """
-    from deepclust.settings import data_name
+    from deepclust.settings import data_name, job_name
 
     if config["resume"] is not None:
         return resumed_folder(config["resume"]), True
@@ -212,7 +212,7 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     if config["run_dir"] is not None:
         path = Path(config["run_dir"]).expanduser()
         if sweep:
-            path = path / (job.override_dirname.replace("/", "_") or str(job.num))
+            path = path / job_name(job.override_dirname, job.num)
     else:
         path = Path("runs") / (f"{name}_{job.num}" if sweep else name)
     if (path / "config.yaml").exists() and not rank:  # rank 0 of this very run may have written it already

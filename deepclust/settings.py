@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,11 +34,22 @@ SHARED = (
 )
 # Keys of conf/data/ that are about training on the data, not about loading it.
 NOT_LOADED = ("n_clusters", "batch_size", "micro_batch_size", "in_memory", "recipe")
+# Of the folder of a sweep's job; file systems stop at 255 bytes, and caches append to names.
+MAX_NAME_BYTES = 200
 
 
 def data_name(config: Settings) -> str:
     """The data set and its benchmark, for the names of folders."""
     return config["data"]["name"] + (f"-{config['benchmark']['name']}" if config.get("benchmark") else "")
+
+
+def job_name(overrides: str, number: int) -> str:
+    """The folder of one job of a sweep: what was varied, shortened where no file system would take it, or a number."""
+    name = overrides.replace("/", "_") or str(number)
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 
 def load_data(config: Settings) -> Dataset:

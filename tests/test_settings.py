@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from deepclust.settings import SHARED, all_classes, cache_folder, data_name, make_recipe, make_reduction
+from deepclust.settings import SHARED, all_classes, cache_folder, data_name, job_name, make_recipe, make_reduction
 
 DIGITS = {"name": "digits", "batch_size": 64, "micro_batch_size": None, "n_clusters": 10, "encoder": None}
 
@@ -32,6 +32,15 @@ def test_folders_are_named_after_data_and_benchmark():
     assert data_name(settings()) == "digits"
     assert data_name(settings(benchmark={"name": "odd"})) == "digits-odd"
     assert str(cache_folder(settings(features_dir="F"))) == "F/digits/neighbors"
+
+
+def test_a_jobs_folder_has_a_name_that_file_systems_take_and_no_other_job_has(tmp_path):
+    assert job_name("benchmark=odd,data.path=a/b", 3) == "benchmark=odd,data.path=a_b"
+    assert job_name("", 3) == "3"
+    one, other = (job_name(f"accuracies=ü{'é' * 200},seed={seed}", 0) for seed in (0, 1))
+    assert one != other
+    for name in (one, other):
+        (tmp_path / name).mkdir()
 
 
 @pytest.mark.parametrize("place", ["hierarchy", "benchmark"])

@@ -21,11 +21,23 @@ HYDRA_SCRIPTS = ("train", "evaluate", "extract", "zero_shot")
 PLACEHOLDERS = {"…": "x", "$d": "digits", "$e": "efficientnet_lite0", "$run": "x", "search|apply|report": "search"}
 
 
+SCRIPT = re.compile(r"(?:^|[ `])(?:python|--master-port=\d+) +((?:benchmarks/)?\w+\.py(?: [^\n`;]*)?)")
+# A variable of the shell, in upper case: a placeholder is in lower case.
+VARIABLE = re.compile(r"^    ([A-Z])=(\"?)([^\"]*)\2$")
+
+
 def commands(page: Path) -> list[str]:
     """Everything on a page, in blocks and between backticks, that runs a script of ours, without its comment."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    found = re.findall(r"(?m)(?:^|[ `])(?:python|--master-port=\d+) +((?:benchmarks/)?\w+\.py(?: [^\n`;]*)?)", text)
-    return [" ".join(re.sub(r"\s#.*", "", command).split()) for command in found]
+    variables: dict[str, str] = {}
+    found = []
+    for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if match := VARIABLE.match(line):
+            variables[match[1]] = match[3]
+        for command in SCRIPT.findall(line):
+            for name, value in variables.items():
+                command = re.sub(rf"\${name}\b|\${{{name}}}", value, command)
+            found.append(" ".join(re.sub(r"\s#.*", "", command).split()))
+    return found
 
 
 COMMANDS = sorted({(page.name, command) for page in PAGES for command in commands(page)})

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from deepclust.errors import InputError
 from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, line_style, new_figure, save_figure
+from deepclust.report.sweeps import WHOLE, natural_order
 from deepclust.report.tables import display_name, method_order
 
-WHOLE = "all"
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
 SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
 
@@ -59,14 +59,6 @@ def means_by_benchmark(rows: Sequence[Row], split: str, metric: str) -> dict[str
     }
 
 
-def ordered(benchmarks: Iterable[str]) -> list[str]:
-    """In the order of the paper's tables, others behind, the whole data set last."""
-    from deepclust.benchmarks.counts import PAPER_COUNTS
-
-    places = {name: place for place, name in enumerate([*PAPER_COUNTS, "odd"])}
-    return sorted(benchmarks, key=lambda name: (name == WHOLE, places.get(name, len(places)), name))
-
-
 def benchmark_cells(rows: Sequence[Row], split: str, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table benchmarks × (metric, method), in percent, with ± where there are several seeds."""
     methods = sorted({row["method"] for row in rows}, key=method_order)
@@ -75,7 +67,7 @@ def benchmark_cells(rows: Sequence[Row], split: str, metrics: Sequence[str]) -> 
     header = ["Benchmark", "Clusters"]
     header += [f"{metric.upper()} {display_name(method)}" for metric in metrics for method in methods]
     lines = []
-    for benchmark in ordered(clusters):
+    for benchmark in sorted(clusters, key=natural_order):
         line = [benchmark, str(clusters[benchmark])]
         for metric in metrics:
             found = tables[metric].get(benchmark, {})

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from deepclust.benchmarks.counts import PAPER_COUNTS
 from deepclust.errors import InputError
 from deepclust.report.tables import ABSENT, display_name, method_order
 
 Value = int | float | str
-# Values that are not numbers but have an order: Adaloglou et al. 2024, table 2.
-_SIZES = ("tiny", "small", "base", "large", "huge")
+# The benchmark that leaves nothing out comes after its parts.
+WHOLE = "all"
+# Names that have an order: benchmarks, as in the tables of Adaloglou et al. 2024.
+_PLACES = {name: place for place, name in enumerate([*(name for name in PAPER_COUNTS if name != WHOLE), "odd"])}
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,13 @@ def difference(found: Sweep, first: str, second: str) -> list[tuple[Value, float
 
 
 def natural_order(value: Value) -> tuple[Any, ...]:
-    """Numbers by size, `tiny` … `huge` by size, other names with their numbers by size: coarse_2 before coarse_10."""
+    """Numbers by size, benchmarks as in the paper, other names with their numbers by size, `all` last."""
     if not isinstance(value, str):
         return (0, value)
-    if value in _SIZES:
-        return (1, _SIZES.index(value))
+    if value in _PLACES:
+        return (1, _PLACES[value])
+    if value == WHOLE:
+        return (3,)
     parts = re.split(r"(\d+)", value)
     return (2, [(int(part), "") if part.isdigit() else (-1, part) for part in parts])
 

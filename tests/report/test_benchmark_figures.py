@@ -16,7 +16,6 @@ from deepclust.report.benchmark_figures import (
     benchmark_rows,
     benchmark_tables,
     means_by_benchmark,
-    ordered,
 )
 
 
@@ -35,7 +34,6 @@ def test_seeds_are_averaged_per_benchmark_and_method():
 
 def test_the_table_has_the_papers_order_and_marks_the_best():
     rows = [row(WHOLE, "temi", 0.2), row("coarse_2", "temi", 0.3), row("tiny", "temi", 0.4), row("tiny", "kmeans", 0.5)]
-    assert ordered({WHOLE, "coarse_2", "tiny", "mine"}) == ["tiny", "coarse_2", "mine", WHOLE]
     lines = benchmark_markdown(rows, "test", ["acc"]).splitlines()
     assert lines[0] == "| Benchmark | Clusters | ACC TEMI | ACC k-means |"
     assert lines[2] == "| tiny | 10 | 40.0 | **50.0** |"

@@ -68,9 +68,9 @@ def test_the_test_split_is_taken_where_there_is_one():
     assert sweep(runs, "n_clusters", "acc", "train").cells == {(20, "temi"): (0.1, None, 1)}
 
 
-def test_benchmarks_come_in_their_own_order():
-    names = ["coarse_10", "huge", "coarse_2", "tiny", "odd", "base"]
-    assert sorted(names, key=natural_order) == ["tiny", "base", "huge", "coarse_2", "coarse_10", "odd"]
+def test_benchmarks_come_in_the_papers_order_names_by_their_numbers_and_the_whole_last():
+    names = ["all", "mine_10", "coarse_2", "huge", "mine_9", "tiny", "odd"]
+    assert sorted(names, key=natural_order) == ["tiny", "huge", "coarse_2", "odd", "mine_9", "mine_10", "all"]
 
 
 def test_the_difference_is_sorted_by_size_and_needs_both_methods():

@@ -140,6 +140,7 @@ def measure(
     """Run what was asked for, cheap things first; returns what the tables need beside the rows."""
     from deepclust.evaluation import add_calibration, add_probe, add_separability
     from deepclust.many_labels import ManyLabels, add_multilabel, add_probe_row
+    from deepclust.settings import all_classes
 
     results: dict[str, Any] = {}
     if "multilabel" in metrics:
@@ -148,6 +149,7 @@ def measure(
             n_draws=config["n_draws"],
             seed=config["seed"],
             ancestors=lambda: ancestors(found, config),
+            class_names=(lambda: all_classes(config).names) if config.get("benchmark") else None,
         )
         add_multilabel(found, many)
     if "levels" in metrics:

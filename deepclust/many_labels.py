@@ -28,6 +28,7 @@ class ManyLabels:
         name: what was asked for, for messages: None, `ancestors`, `real` or a file.
         sets: a list of class ids for each sample, or {class: [classes that it counts as, too]}; None where there are
             none (only →1) and for `real`.
+        class_names: that `sets` speaks of, where the splits hold a selection of them; None: those of the split.
         n_draws, seed: of one label per sample, where each sample has a set of its own.
     """
 
@@ -35,6 +36,7 @@ class ManyLabels:
     sets: Sequence[Sequence[int]] | Mapping[str, Sequence[Any]] | None
     n_draws: int
     seed: int
+    class_names: Sequence[str] | None = None
 
     @classmethod
     def from_settings(
@@ -44,6 +46,7 @@ class ManyLabels:
         n_draws: int,
         seed: int,
         ancestors: Callable[[], Mapping[str, Sequence[Any]]],
+        class_names: Callable[[], Sequence[str]] | None = None,
     ) -> ManyLabels:
         """Of `label_sets=` as docs/evaluation.md describes it.
 
@@ -51,14 +54,19 @@ class ManyLabels:
             label_sets: None, `ancestors`, `real`, or a JSON file as `read_label_sets` takes it.
             n_draws, seed: as above.
             ancestors: gives {class: [its ancestors]} when it is asked for.
+            class_names: gives the classes of the whole data set, which a file's table speaks of, where the splits hold
+                a benchmark's selection of them.
 
         Raises:
             InputError: if a file or hierarchy cannot be read.
         """
         if label_sets in (None, "real"):
             return cls(label_sets, None, n_draws, seed)
-        sets = ancestors() if label_sets == "ancestors" else read_label_sets(str(label_sets))
-        return cls(label_sets, sets, n_draws, seed)
+        if label_sets == "ancestors":
+            return cls(label_sets, ancestors(), n_draws, seed)
+        sets = read_label_sets(str(label_sets))
+        whole = class_names() if class_names is not None and isinstance(sets, Mapping) else None
+        return cls(label_sets, sets, n_draws, seed, whole)
 
     def scores(
         self, clustering: Clustering, features: FeatureSet, mapping: Mapping[int, int] | None = None
@@ -88,7 +96,7 @@ class ManyLabels:
         if self.sets is None:
             return multilabel_accuracy(clustering, labels_N, mapping=mapping)
         names = features.class_names or [str(label) for label in range(int(labels_N.max()) + 1)]
-        sets = LabelSets.of_classes(labels_N, classes_also(self.sets, names))
+        sets = LabelSets.of_classes(labels_N, classes_also(self.sets, self.class_names or names, names))
         return multilabel_accuracy(clustering, labels_N, sets, mapping=mapping)
 
 

@@ -120,21 +120,30 @@ def read_label_sets(path: str | os.PathLike) -> list[list[int]] | dict[str, list
     return content
 
 
-def classes_also(table: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> list[list[int]]:
+def classes_also(
+    table: Mapping[str, Sequence[Any]], class_names: Sequence[str], kept: Sequence[str] | None = None
+) -> list[list[int]]:
     """{class: [classes it also counts as]}, by name or id, as lists of ids for `LabelSets.of_classes`.
+
+    Args:
+        table: as above.
+        class_names: that the table speaks of, in order of their ids.
+        kept: the classes that are left of them, in a new order, and possibly new ones; None: all. What the table says
+            of others is left out.
 
     Raises:
         InputError: if a class is unknown.
     """
-    ids = {str(index): index for index in range(len(class_names))} | {
-        name: index for index, name in enumerate(class_names)
-    }
-    unknown = [name for name in (*table, *(label for row in table.values() for label in row)) if str(name) not in ids]
+    names = {str(index): name for index, name in enumerate(class_names)} | {name: name for name in class_names}
+    unknown = [name for name in (*table, *(label for row in table.values() for label in row)) if str(name) not in names]
     if unknown:
         raise InputError(f"label sets name the class '{unknown[0]}', which the data does not have: use names or ids")
-    also: list[list[int]] = [[] for _ in class_names]
+    kept = class_names if kept is None else kept
+    ids = {name: index for index, name in enumerate(kept)}
+    also: list[list[int]] = [[] for _ in kept]
     for name, row in table.items():
-        also[ids[str(name)]] = [ids[str(label)] for label in row]
+        if (own := ids.get(names[str(name)])) is not None:
+            also[own] = [ids[names[str(label)]] for label in row if names[str(label)] in ids]
     return also
 
 

@@ -29,6 +29,11 @@ def test_label_sets_are_read_from_both_kinds_of_file(tmp_path):
     assert classes_also(table, ["a", "b", "c"]) == [[], [0, 2], []]
 
 
+def test_a_table_over_all_classes_serves_the_classes_that_a_benchmark_keeps():
+    table = {"b": ["a", 3], "c": ["b"], "d": ["b", "a"]}
+    assert classes_also(table, "abcd", kept=["d", "b", "of its own"]) == [[1], [0], []]
+
+
 @pytest.mark.parametrize("content", ["{", '"text"', "[1, 2]", '{"a": 1}'])
 def test_another_kind_of_file_is_refused(content, tmp_path):
     (tmp_path / "sets.json").write_text(content)

@@ -53,7 +53,7 @@ def evaluate(config: dict[str, Any]) -> None:
         console.print(part, style="italic dim" if isinstance(part, str) else None)
     for path in found.written:
         if path.suffix != ".svg":
-            console.print(f"written to {path}", soft_wrap=True)
+            console.print(f"written to {path}", soft_wrap=True, markup=False)
 
 
 def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[str, Any], dict[str, Any]]:

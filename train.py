@@ -142,7 +142,7 @@ def run(config: dict[str, Any]) -> None:
             select_among(results, dataset, unreduced, config, others, n_clusters, folder)
         console = report_console()
         console.print(results_table(results.rows, notes=results.notes))
-        console.print(f"run folder: {folder.path}", soft_wrap=True)
+        console.print(f"run folder: {folder.path}", soft_wrap=True, markup=False)
 
 
 def refuse_ranks_in_a_sweep(trainer: dict[str, Any]) -> None:

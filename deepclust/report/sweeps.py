@@ -20,6 +20,8 @@ from deepclust.report.tables import ABSENT, display_name, method_order
 Value = int | float | str
 # The benchmark that leaves nothing out comes after its parts.
 WHOLE = "all"
+# A setting that was left at null.
+NONE = "none"
 # Names that have an order: benchmarks, as in the tables of Adaloglou et al. 2024.
 _PLACES = {name: place for place, name in enumerate([*(name for name in PAPER_COUNTS if name != WHOLE), "odd"])}
 
@@ -106,7 +108,10 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
 
 
 def setting(config: Mapping[str, Any], key: str, row: Mapping[str, Any]) -> Value | None:
-    """What a run was run with, for one of its rows; a choice with options, such as an encoder, is its name."""
+    """What a run was run with, for one of its rows; a choice with options, such as an encoder, is its name.
+
+    `none` where it was left at null: no encoder, say, since the data set's own features were taken.
+    """
     places = [(config, key), (config.get("loss", {}).get(row["method"], {}), key), (config.get("data", {}), key)]
     for place, name in places:
         value = _nested(place, name)
@@ -114,7 +119,7 @@ def setting(config: Mapping[str, Any], key: str, row: Mapping[str, Any]) -> Valu
             value = value.get("name")
         if isinstance(value, (int, float, str)):
             return value
-    return None
+    return NONE if any(isinstance(place, Mapping) and name in place for place, name in places) else None
 
 
 def sweep_cells(found: Sweep) -> tuple[list[str], list[list[str]]]:

@@ -68,6 +68,11 @@ def test_the_test_split_is_taken_where_there_is_one():
     assert sweep(runs, "n_clusters", "acc", "train").cells == {(20, "temi"): (0.1, None, 1)}
 
 
+def test_a_setting_left_at_null_is_a_value_of_its_own():
+    runs = [run({"temi": 0.5}, encoder="mae"), run({"temi": 0.8}, data={"encoder": None})]
+    assert sweep(runs, "encoder", "acc").values == ["mae", "none"]
+
+
 def test_benchmarks_come_in_the_papers_order_names_by_their_numbers_and_the_whole_last():
     names = ["all", "mine_10", "coarse_2", "huge", "mine_9", "tiny", "odd"]
     assert sorted(names, key=natural_order) == ["tiny", "huge", "coarse_2", "odd", "mine_9", "mine_10", "all"]

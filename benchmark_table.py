@@ -67,7 +67,7 @@ def show(options: argparse.Namespace) -> None:
     rows, notes = benchmark_counts(classes, settings, **more)
     console.print(table_of(rows))
     for note in notes:
-        console.print(f"not here: {note}", style="dim", soft_wrap=True)
+        console.print(f"not here: {note}", style="dim", soft_wrap=True, markup=False)
     if links:
         console.print()
         console.print(table_of(links, "How WordNet's links are read (docs/imagenet21k.md)"))

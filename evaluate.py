@@ -50,7 +50,7 @@ def evaluate(config: dict[str, Any]) -> None:
     if rows:
         console.print(results_table(rows, notes=found.notes))
     for part in evaluation_tables(found.rows, results):
-        console.print(part, style="italic dim" if isinstance(part, str) else None)
+        console.print(part, style="italic dim" if isinstance(part, str) else None, markup=False)
     for path in found.written:
         if path.suffix != ".svg":
             console.print(f"written to {path}", soft_wrap=True, markup=False)

@@ -85,7 +85,7 @@ def show_sweep(options: argparse.Namespace) -> None:
     notes = [f"{options.metric} on split {found.split}, in percent"]
     console = report_console()
     console.print(plain_table(header, cells))
-    console.print(notes[0], style="italic dim")
+    console.print(notes[0], style="italic dim", markup=False)
     if options.markdown:
         with written_whole(options.markdown) as temporary:
             temporary.write_text(plain_markdown(header, cells, notes), encoding="utf-8")

@@ -195,6 +195,7 @@ def test_the_table_of_counts_needs_no_features(command):
     content = json.loads(Path("counts.json").read_text())
     assert {row["benchmark"] for row in content["benchmarks"]} >= {"odd", "imbalanced_2k", "tiny"}
     assert "no class hierarchy is known for data=digits" in outcome.out
+    assert "metrics=[probe]" in outcome.out  # brackets are no markup
 
 
 def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder, monkeypatch):

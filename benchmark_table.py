@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.runtime.errors import InputError, one_line_errors
 
 CONF = Path(__file__).parent / "conf" / "benchmark"
 
@@ -36,12 +36,12 @@ def main() -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    from deepclust.benchmarks.counts import benchmark_counts, imagenet21k_synsets, link_rules
-    from deepclust.benchmarks.selection import classes_of, lazy_hierarchy, read_files
-    from deepclust.benchmarks.selectors import Classes
-    from deepclust.features.datasets import load_dataset
-    from deepclust.files import write_json
+    from deepclust.extraction.datasets import load_dataset
     from deepclust.report.tables import report_console
+    from deepclust.runtime.files import write_json
+    from deepclust.subsets.counts import benchmark_counts, imagenet21k_synsets, link_rules
+    from deepclust.subsets.select import classes_of, lazy_hierarchy, read_files
+    from deepclust.subsets.selectors import Classes
 
     settings: dict[str, Any] = {
         path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONF.glob("*.yaml"))

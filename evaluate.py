@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 from train import refused_without_a_trace
 
 
@@ -32,10 +32,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    from deepclust.evaluation import check_names, merged_rows, read_rows
-    from deepclust.files import write_json
+    from deepclust.clustering import PROBE
     from deepclust.report.evaluation_tables import evaluation_tables
-    from deepclust.report.tables import PROBE, report_console, results_table
+    from deepclust.report.tables import report_console, results_table
+    from deepclust.runs.evaluation import check_names, merged_rows, read_rows
+    from deepclust.runtime.files import write_json
 
     metrics, figures = listed(config["metrics"]), listed(config["figures"])
     check_names(metrics, figures, without_run=config["run"] is None)
@@ -58,10 +59,10 @@ def evaluate(config: dict[str, Any]) -> None:
 
 def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """A run scored again, the settings with what they inherit from it, and what the run was asked for."""
-    from deepclust.evaluation import evaluate_run
-    from deepclust.experiment import RunFolder
-    from deepclust.files import fingerprint
-    from deepclust.settings import data_name, load_data, reduced_as_trained
+    from deepclust.runs.evaluation import evaluate_run
+    from deepclust.runs.experiment import RunFolder
+    from deepclust.runs.settings import data_name, load_data, reduced_as_trained
+    from deepclust.runtime.files import fingerprint
 
     folder = RunFolder(Path(config["run"]).expanduser())
     if not folder.path.is_dir():
@@ -93,9 +94,9 @@ def finished_run(config: dict[str, Any], metrics: list[str]) -> tuple[Any, dict[
 
 def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Features that nothing was clustered of yet, in a folder of their own; the rest as `finished_run`."""
-    from deepclust.evaluation import Evaluation
-    from deepclust.files import written_whole
-    from deepclust.settings import load_data
+    from deepclust.runs.evaluation import Evaluation
+    from deepclust.runs.settings import load_data
+    from deepclust.runtime.files import written_whole
 
     dataset = load_data(config)
     folder = new_folder(config)
@@ -112,7 +113,7 @@ def features_alone(config: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[st
 
 def new_folder(config: dict[str, Any]) -> Path:
     """Where an evaluation without a run is written: `run_dir`, and a folder per job of a sweep in it."""
-    from deepclust.settings import data_name, job_name
+    from deepclust.runs.settings import data_name, job_name
 
     hydra_job = HydraConfig.get()
     sweep = hydra_job.mode == RunMode.MULTIRUN
@@ -138,9 +139,9 @@ def measure(
     found: Any, metrics: list[str], figures: list[str], config: dict[str, Any], trained_on: dict[str, Any]
 ) -> dict[str, Any]:
     """Run what was asked for, cheap things first; returns what the tables need beside the rows."""
-    from deepclust.evaluation import add_calibration, add_probe, add_separability
-    from deepclust.many_labels import ManyLabels, add_multilabel, add_probe_row
-    from deepclust.settings import all_classes
+    from deepclust.runs.evaluation import add_calibration, add_probe, add_separability
+    from deepclust.runs.many_labels import ManyLabels, add_multilabel, add_probe_row
+    from deepclust.runs.settings import all_classes
 
     results: dict[str, Any] = {}
     if "multilabel" in metrics:
@@ -158,7 +159,7 @@ def measure(
     if "separability" in metrics:
         results["separability"] = add_separability(found)
     if calibrations or figures:
-        from deepclust.report.evaluation_figures import draw_calibration, draw_figures
+        from deepclust.runs.evaluation_figures import draw_calibration, draw_figures
 
         draw_calibration(found, calibrations)
         draw_figures(found, figures, cache_dir=config["cache_dir"], seed=config["seed"])
@@ -173,8 +174,8 @@ def measure(
 
 def class_hierarchy(found: Any, config: dict[str, Any], asked: str) -> tuple[Any, list[str]]:
     """The hierarchy, and the classes of what is evaluated."""
-    from deepclust.evaluation import labels_of
-    from deepclust.settings import all_classes
+    from deepclust.runs.evaluation import labels_of
+    from deepclust.runs.settings import all_classes
 
     labels_of(found.dataset.train, asked)
     classes = all_classes(config)
@@ -189,9 +190,9 @@ def ancestors(found: Any, config: dict[str, Any]) -> dict[str, list[str]]:
 
 def levels(found: Any, config: dict[str, Any]) -> Any:
     """How much of the labels is explained at each level of the hierarchy."""
-    from deepclust.label_levels import add_levels
     from deepclust.report.figures import save_figure
     from deepclust.report.sweep_figures import sweep_figure
+    from deepclust.runs.label_levels import add_levels
 
     over_depth = add_levels(found, *class_hierarchy(found, config, "metrics=[levels]"))
     found.written.extend(save_figure(sweep_figure(over_depth), found.folder / "evaluation" / "levels"))
@@ -200,12 +201,12 @@ def levels(found: Any, config: dict[str, Any]) -> Any:
 
 def overclustering(found: Any, config: dict[str, Any], trained_on: dict[str, Any]) -> Any:
     """The run again with other numbers of clusters; returns the sweep of NMI over them."""
-    from deepclust.experiment import RunFolder
-    from deepclust.files import written_whole
-    from deepclust.overclustering import default_counts, overcluster
     from deepclust.report.figures import save_figure
     from deepclust.report.sweep_figures import sweep_figure
     from deepclust.report.sweeps import Run, sweep
+    from deepclust.runs.experiment import RunFolder
+    from deepclust.runs.overclustering import default_counts, overcluster
+    from deepclust.runtime.files import written_whole
 
     n_clusters = trained_on["n_clusters"] or trained_on["data"]["n_clusters"]
     trainer = {key: value for key, value in trained_on["trainer"].items() if key != "val_every_n_epochs"}

@@ -8,15 +8,15 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def run(cfg: DictConfig) -> None:
     """Extract every split of the data set that the config names."""
     # After Hydra's own --help, which needs neither torch nor timm.
-    from deepclust.features.encoders import encoder_spec, load_encoder
-    from deepclust.features.extraction import extract, rank_device
-    from deepclust.features.sources import open_sources
+    from deepclust.extraction.encoders import encoder_spec, load_encoder
+    from deepclust.extraction.extract import extract, rank_device
+    from deepclust.extraction.sources import open_sources
 
     if cfg.data.name == "features":
         raise InputError("data=features comes as features: there are no images to extract them from")

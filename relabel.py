@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def main() -> None:
@@ -32,11 +32,10 @@ def main() -> None:
 
 
 def relabel_data(options: argparse.Namespace) -> None:
-    from deepclust.benchmarks.relabel import choose_lemmas, relabel, zero_shot
-    from deepclust.benchmarks.selection import classes_of
-    from deepclust.experiment import splits_of
-    from deepclust.features.datasets import load_dataset
-    from deepclust.files import write_json, written_whole
+    from deepclust.extraction.datasets import load_dataset
+    from deepclust.runtime.files import write_json, written_whole
+    from deepclust.subsets.clip_labels import choose_lemmas, relabel, zero_shot
+    from deepclust.subsets.select import classes_of
 
     dataset = load_dataset(options.data, encoder=options.clip, features_dir=options.features_dir)
     classes = classes_of(dataset, hierarchy=options.hierarchy)
@@ -55,14 +54,14 @@ def relabel_data(options: argparse.Namespace) -> None:
             raise InputError(f"no such file: {options.text}")
         text_MD = np.load(options.text, allow_pickle=False)[class_of_M]
     else:
-        from deepclust.features.encoders import load_encoder
+        from deepclust.extraction.encoders import load_encoder
 
         lemmas = hierarchy.lemmas or tuple((name,) for name in hierarchy.names)
         encode_text = load_encoder(options.clip).encode_text
         _, text_MD = choose_lemmas(train.features, nodes_K[train.labels], lemmas, encode_text)
     out = options.out or (Path("benchmarks") if train.root is None else train.root.parent / "benchmarks")
     accuracies = {}
-    for split, features in splits_of(dataset).items():
+    for split, features in dataset.splits().items():
         assert features.labels is not None
         nodes_N = nodes_K[features.labels]
         for name, with_parent in (("leaf_hzr", False), ("p_hzr", True)):

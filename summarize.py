@@ -20,8 +20,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from deepclust.errors import InputError, one_line_errors
-from deepclust.files import written_whole
 from deepclust.metrics import ROW_KEYS
 from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
 from deepclust.report.tables import (
@@ -32,6 +30,8 @@ from deepclust.report.tables import (
     plain_table,
     report_console,
 )
+from deepclust.runtime.errors import InputError, one_line_errors
+from deepclust.runtime.files import written_whole
 
 
 def main() -> None:

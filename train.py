@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError, one_line_errors
+from deepclust.runtime.errors import InputError, one_line_errors
 
 RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
 
@@ -53,12 +53,10 @@ def refused_without_a_trace() -> Iterator[None]:
 
 def run(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
-    from deepclust.experiment import RunFolder, check_inputs, is_rank_zero, run_experiment
-    from deepclust.files import written_whole
-    from deepclust.loggers import make_logger
-    from deepclust.reduced_splits import reduced_dataset
+    from deepclust.reduction.splits import reduced_dataset
     from deepclust.report.tables import report_console, results_table
-    from deepclust.settings import (
+    from deepclust.runs.experiment import RunFolder, check_inputs, is_rank_zero, run_experiment
+    from deepclust.runs.settings import (
         cache_folder,
         known_classes,
         load_data,
@@ -68,6 +66,8 @@ def run(config: dict[str, Any]) -> None:
         select_reductions,
         without_c,
     )
+    from deepclust.runtime.files import written_whole
+    from deepclust.training.loggers import make_logger
 
     trainer = dict(config["trainer"])
     val_every_n_epochs = trainer.pop("val_every_n_epochs")
@@ -167,8 +167,8 @@ def select_among(
 ) -> None:
     """Choose by silhouette among the run's clusterings and the further ones that select= names; note it down."""
     from deepclust.report.tables import write_results
-    from deepclust.selection import select_in_run
-    from deepclust.settings import make_reduction, reductions_folder
+    from deepclust.runs.choosing import select_in_run
+    from deepclust.runs.settings import make_reduction, reductions_folder
 
     selection = select_in_run(
         run,
@@ -193,7 +193,7 @@ def run_folder(config: dict[str, Any]) -> tuple[Path, bool]:
     srun starts every rank, none inherits: the name is given, or is that of the SLURM job. A job of a sweep whose folder
     exists is continued, so that a killed sweep is resumed by the same command.
     """
-    from deepclust.settings import data_name, job_name
+    from deepclust.runs.settings import data_name, job_name
 
     if config["resume"] is not None:
         return resumed_folder(config["resume"]), True

@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 from train import refused_without_a_trace
 
 STAGES = ("search", "apply", "report")
@@ -31,8 +31,8 @@ def run(config: dict[str, Any]) -> None:
     if not set(stages) <= set(STAGES):
         raise InputError(f"stage={config['stage']} is unknown: one of {', '.join(STAGES)}, or all")
     # Imported here: `--help` and a mistyped option answer at once.
-    from deepclust.benchmarks.zero_shot import Runner, data_specs
-    from deepclust.benchmarks.zero_shot.protocol import check_clusterers, check_name
+    from deepclust.zero_shot import Runner, data_specs
+    from deepclust.zero_shot.protocol import check_clusterers, check_name
 
     check_clusterers(config["clusterers"])
     if not config["encoders"]:
@@ -55,8 +55,8 @@ def run(config: dict[str, Any]) -> None:
 
 
 def search(config: dict[str, Any], runner: Any) -> None:
-    from deepclust.benchmarks.zero_shot import Candidates, Search
-    from deepclust.benchmarks.zero_shot.protocol import check_clusterers, describe_reduction
+    from deepclust.zero_shot import Candidates, Search
+    from deepclust.zero_shot.protocol import check_clusterers, describe_reduction
 
     settings = dict(config["search"])
     sets = settings.pop("sets") or {}
@@ -76,7 +76,7 @@ def search(config: dict[str, Any], runner: Any) -> None:
 
 
 def apply(config: dict[str, Any], runner: Any) -> None:
-    from deepclust.benchmarks.zero_shot import apply_choices
+    from deepclust.zero_shot import apply_choices
 
     rows = apply_choices(
         runner,
@@ -94,8 +94,8 @@ def apply(config: dict[str, Any], runner: Any) -> None:
 
 
 def report(config: dict[str, Any], runner: Any) -> None:
-    from deepclust.benchmarks.zero_shot import read_results
     from deepclust.report.zero_shot_report import write_report
+    from deepclust.zero_shot import read_results
 
     rows, probes = read_results(
         runner.folder, test=config["test"], encoders=config["encoders"], clusterers=config["clusterers"]

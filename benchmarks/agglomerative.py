@@ -70,7 +70,7 @@ def measured(implementation: str, linkage: str, n_samples: int, labels: Path) ->
     import fastcluster
     from sklearn.cluster import AgglomerativeClustering
 
-    from deepclust.baselines.dendrogram import Dendrogram, build_dendrogram
+    from deepclust.clusterers.dendrogram import Dendrogram, build_dendrogram
 
     rng = np.random.default_rng(0)
     centers = 2 * rng.standard_normal((200, DIM))

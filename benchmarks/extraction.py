@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from tables import arguments, report
 
-from deepclust.features.backbones import build
-from deepclust.features.encoders import encoder_spec, load_encoder
-from deepclust.features.extraction import encoded
+from deepclust.extraction.backbones import build
+from deepclust.extraction.encoders import encoder_spec, load_encoder
+from deepclust.extraction.extract import encoded
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 from tables import REAL_FEATURES, arguments, report
 
-from deepclust.features.store import load_features
-from deepclust.kmeans import spherical_kmeans
+from deepclust.features.feature_files import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
-from deepclust.spectral import spectral_embedding, spectral_labels
+from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
+from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training.initialization import COMPONENTS_PER_CLUSTER, GRAPH_NEIGHBORS, pair_information
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def load_pixels() -> tuple[np.ndarray, np.ndarray]:
-    from deepclust.features.datasets import load_dataset
+    from deepclust.extraction.datasets import load_dataset
 
     train = load_dataset("fashion_mnist").train
     assert train.labels is not None

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from tables import REAL_FEATURES, arguments, report
 
-from deepclust.kmeans import spherical_kmeans
+from deepclust.spherical_kmeans import spherical_kmeans
 
 MAX_ITER = 100
 

@@ -34,7 +34,8 @@ import pytorch_lightning as pl
 import tables
 import torch
 
-from deepclust.features.store import load_features, write_shard, write_split
+from deepclust.features.feature_files import load_features
+from deepclust.features.shards import write_shard, write_split
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe

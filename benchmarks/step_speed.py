@@ -20,9 +20,9 @@ from reference import ReferenceTrainer, loader
 from tables import arguments, report
 from torch.nn import functional
 
-from deepclust.devices import freed_memory_kept
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
+from deepclust.runtime.devices import freed_memory_kept
 from deepclust.training.fit import resolve_precision
 from deepclust.training.module import ClusteringModule
 from deepclust.training.pairs import PairDataModule

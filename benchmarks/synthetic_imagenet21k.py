@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deepclust.benchmarks.counts import imagenet21k_synsets
-from deepclust.benchmarks.hierarchy import wordnet_hierarchy
-from deepclust.benchmarks.relabel import relabel
-from deepclust.benchmarks.synthetic import SyntheticClasses, class_counts, synthetic_classes
-from deepclust.benchmarks.wordnet import read_wordnet
-from deepclust.errors import one_line_errors
 from deepclust.features.feature_set import FeatureSet
-from deepclust.files import written_whole
+from deepclust.runtime.errors import one_line_errors
+from deepclust.runtime.files import written_whole
+from deepclust.subsets.clip_labels import relabel
+from deepclust.subsets.counts import imagenet21k_synsets
+from deepclust.subsets.hierarchy import wordnet_hierarchy
+from deepclust.subsets.synthetic import SyntheticClasses, class_counts, synthetic_classes
+from deepclust.subsets.wordnet import read_wordnet
 
 MODELS = ("clip_1k", "dinov2_1k", "sup_1k")
 # Samples per class that a simulated model's accuracy is measured on, and the length of what it adds to a feature.

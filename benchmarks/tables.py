@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from deepclust.files import write_json
 from deepclust.report.tables import report_console
+from deepclust.runtime.files import write_json
 
 RECORDED = Path(__file__).parent / "results"
 LATEST = Path(__file__).parent / "latest"

@@ -21,8 +21,8 @@ import torch
 from reference import ReferenceTrainer, loader
 from tables import REAL_FEATURES, arguments, report
 
+from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.store import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.fit import fit_heads

@@ -15,23 +15,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from deepclust.baselines.estimator import BaselineClusterer
+    from deepclust.clusterers.estimator import BaselineClusterer
     from deepclust.clustering import Clustering
     from deepclust.estimators import SCAN, TEMI, TSP
+    from deepclust.features.feature_files import load_features
     from deepclust.features.feature_set import FeatureSet
-    from deepclust.features.store import load_features
-    from deepclust.kmeans import SphericalKMeans
-    from deepclust.reduction import Reduction
+    from deepclust.reduction.reduction import Reduction
+    from deepclust.spherical_kmeans import SphericalKMeans
 
 _HOMES = {
     "TEMI": "deepclust.estimators",
     "SCAN": "deepclust.estimators",
     "TSP": "deepclust.estimators",
-    "SphericalKMeans": "deepclust.kmeans",
-    "BaselineClusterer": "deepclust.baselines.estimator",
-    "Reduction": "deepclust.reduction",
+    "SphericalKMeans": "deepclust.spherical_kmeans",
+    "BaselineClusterer": "deepclust.clusterers.estimator",
+    "Reduction": "deepclust.reduction.reduction",
     "FeatureSet": "deepclust.features.feature_set",
-    "load_features": "deepclust.features.store",
+    "load_features": "deepclust.features.feature_files",
     "Clustering": "deepclust.clustering",
 }
 

@@ -14,11 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.errors import InputError
-from deepclust.files import written_whole
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
 
 NOISE = -1
 TOP = 5
+# The method of the linear probe's rows, which saw labels and stands in no contest.
+PROBE = "linear_probe"
+DISPLAY_NAMES = {
+    "temi": "TEMI",
+    "scan": "SCANv2",
+    "tsp": "TSP",
+    "kmeans": "k-means",
+    "kmeans_l2": "k-means, ℓ2",
+    "agglomerative": "Agglomerative",
+    "agglomerative_threshold": "Agglomerative w/o C",
+    "affinity_propagation": "Affinity propagation",
+    "spectral": "Spectral",
+    "hdbscan": "HDBSCAN",
+    "optics": "OPTICS",
+    "louvain": "Louvain",
+    "leiden": "Leiden",
+    PROBE: "Linear probe",
+}
 
 
 @dataclass
@@ -91,3 +109,14 @@ class Clustering:
                 top_probs=archive.get("top_probs"),
                 **meta,
             )
+
+
+def display_name(method: str) -> str:
+    """The name of a method as readers know it."""
+    return DISPLAY_NAMES.get(method, method)
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """A sort key: methods stand in one order, and so have one color, wherever they are shown."""
+    known = list(DISPLAY_NAMES)
+    return (known.index(method) if method in known else len(known), method)

@@ -15,9 +15,9 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from deepclust.errors import InputError
 from deepclust.features.feature_set import FeatureSet
-from deepclust.files import written_whole
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe, plain
 from deepclust.training.trained import TrainedHeads

@@ -18,9 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from deepclust import SCAN, TEMI, TSP
-from deepclust.errors import InputError
-from deepclust.features.feature_set import FeatureSet, ShardedRows
-from deepclust.features.store import load_features
+from deepclust.features.feature_files import load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.rows import ShardedRows
+from deepclust.runtime.errors import InputError
 
 SMALL: dict[str, Any] = {
     "n_heads": 2,

@@ -1,90 +1,27 @@
 """The FeatureSet: N × D frozen features of one split, in memory or memory-mapped, with what is known about them.
 
-`deepclust.features.store` reads them from disk and writes them.
+`deepclust.features.feature_files` reads them from disk and writes them.
 
 Shape suffixes: N samples, D feature dimensions.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from deepclust.errors import InputError
-from deepclust.features.row_view import RowView
-from deepclust.files import fingerprint
+from deepclust.features.rows import Rows, RowView, ShardedRows
+from deepclust.features.shards import write_shard, write_split
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint
 
 # 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
 SHARD_BYTES = 1 << 30
-
-
-class ShardedRows:
-    """Memory-mapped shards that read as one N × D array: slices and integer index arrays."""
-
-    ndim = 2
-
-    def __init__(self, shards: Sequence[np.ndarray]) -> None:
-        self.shards = list(shards)
-        self.offsets = np.cumsum([0] + [len(shard) for shard in self.shards])
-        self.dtype = self.shards[0].dtype
-        self.shape = (int(self.offsets[-1]), self.shards[0].shape[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step != 1:
-                return self[np.arange(start, stop, step)]
-            parts = []
-            shard = bisect.bisect_right(self.offsets, start) - 1
-            while start < stop and shard < len(self.shards):
-                low = start - self.offsets[shard]
-                high = min(stop - self.offsets[shard], len(self.shards[shard]))
-                parts.append(self.shards[shard][low:high])
-                start = self.offsets[shard] + high
-                shard += 1
-            return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), self.dtype)
-        rows = np.asarray(rows)
-        if rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        rows = np.where(rows < 0, rows + len(self), rows)
-        out = np.empty((len(rows), self.shape[1]), self.dtype)
-        owners = np.searchsorted(self.offsets, rows, side="right") - 1
-        for shard in np.unique(owners):
-            mine = np.flatnonzero(owners == shard)
-            out[mine] = self.shards[shard][rows[mine] - self.offsets[shard]]
-        return out
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype=dtype)
-
-
-class RowSource(Protocol):
-    """What reads as an N × D array without being one: by slice and by integer index array."""
-
-    @property
-    def ndim(self) -> int: ...
-    @property
-    def dtype(self) -> np.dtype: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
-
-
-Rows = np.ndarray | RowSource
 
 
 @dataclass
@@ -121,7 +58,7 @@ class FeatureSet:
 
     @property
     def reduction(self) -> dict[str, Any] | None:
-        """What the features were reduced by (see `deepclust.reduced_splits`), or None."""
+        """What the features were reduced by (see `deepclust.reduction.splits`), or None."""
         return self.manifest.get("reduction")
 
     @property
@@ -249,8 +186,6 @@ class FeatureSet:
 
     def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:
         """Write a FeatureSet folder; the manifest comes last, so an interrupted save is no FeatureSet."""
-        from deepclust.features.store import write_shard, write_split
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         row_bytes = max(1, self.features.shape[1] * self.features.dtype.itemsize)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 
 # Where Debian's package `dataset-fashion-mnist` installs its four files.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

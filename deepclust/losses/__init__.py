@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from deepclust.errors import InputError
 from deepclust.losses.gradients import add_entropy_gradient, agreement_gradient
 from deepclust.losses.log_space import log_clamped
 from deepclust.losses.scan import scan_loss
 from deepclust.losses.temi import temi_loss, temi_weights, updated_marginal
 from deepclust.losses.tsp import gaussian_neighbor_weights, tsp_loss
+from deepclust.runtime.errors import InputError
 
 __all__ = [
     "OBJECTIVES",

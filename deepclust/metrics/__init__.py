@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
-from deepclust.features.feature_set import Rows
+from deepclust.features.rows import Rows
 from deepclust.metrics.agreement import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
 from deepclust.metrics.intrinsic import ClusterUsage, Metric, Silhouette, cluster_usage, silhouette, silhouette_samples
+from deepclust.runtime.errors import InputError
 
 # One row of results.json, in this order.
 ROW_KEYS = (

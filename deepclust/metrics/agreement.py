@@ -18,7 +18,7 @@ from scipy.special import gammaln
 from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
 
 from deepclust.clustering import NOISE
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 
 # Pairs of sizes handled at once: a few float64 arrays of 8 MB.
 PAIRS_AT_ONCE = 1 << 20

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
 from deepclust.metrics.agreement import hungarian_map
 from deepclust.metrics.multilabel import mapped_classes
+from deepclust.runtime.errors import InputError
 
 # Guo et al. 2017, table 1.
 N_BINS = 15

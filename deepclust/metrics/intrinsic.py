@@ -22,9 +22,9 @@ import numpy as np
 from scipy import sparse
 
 from deepclust.clustering import NOISE
-from deepclust.errors import InputError
-from deepclust.features.feature_set import Rows
+from deepclust.features.rows import Rows
 from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_silhouette_samples
+from deepclust.runtime.errors import InputError
 
 Metric = Literal["cosine", "sqeuclidean", "euclidean", "l1", "linf"]
 

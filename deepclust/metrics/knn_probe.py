@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from deepclust.errors import InputError
-from deepclust.features.feature_set import Rows
+from deepclust.features.rows import Rows
 from deepclust.neighbors.search import ExactSearch, normalized
+from deepclust.runtime.errors import InputError
 
 # Lowe et al. 2024, table of correlations with AMI.
 PROBE_KS = (1, 10, 20, 100, 200)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 
 # The class of a cluster that is mapped to none.
 UNMAPPED = -1

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from deepclust.clustering import TOP
-from deepclust.devices import free_bytes, native_bfloat16
-from deepclust.errors import InputError
+from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.preprocess import FeatureTransform
-from deepclust.report.progress import progress_bar
-from deepclust.training.bank import FeatureBank
+from deepclust.features.transform import FeatureTransform
+from deepclust.runtime.devices import free_bytes, native_bfloat16
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.progress import progress_bar
 
 # Adaloglou et al. 2024, appendix C.3.
 LEARNING_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from deepclust.clustering import NOISE, Clustering
-from deepclust.errors import InputError
 from deepclust.metrics.agreement import hungarian_map
 from deepclust.metrics.label_sets import UNMAPPED, LabelSets
+from deepclust.runtime.errors import InputError
 
 # Draws of one label per image for ReaL (Adaloglou et al. 2024, section 4.4).
 N_DRAWS = 50

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from deepclust.errors import InputError
+from deepclust.runtime.errors import InputError
 
 PairwiseMetric = Literal["euclidean", "l1", "linf"]
 PAIRWISE_METRICS = ("euclidean", "l1", "linf")

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from deepclust.errors import InputError
-from deepclust.features.feature_set import Rows
+from deepclust.features.rows import Rows
+from deepclust.features.unit_rows import UnitRows
 from deepclust.metrics.intrinsic import silhouette
-from deepclust.unit_rows import UnitRows
+from deepclust.runtime.errors import InputError
 
 # Rows of the K × K distances between class means that are held at once.
 MEANS_AT_ONCE = 1024

@@ -3,7 +3,9 @@
 A sample is never its own neighbor: it is removed by its row number, so an exact duplicate remains a legal neighbor.
 """
 
-from deepclust.neighbors.mining import METHODS, mine_neighbors, share_of_same
-from deepclust.neighbors.store import Neighbors, cached_neighbors, label_consistency
+from deepclust.neighbors.cache import cached_neighbors
+from deepclust.neighbors.mining import METHODS, mine_neighbors
+from deepclust.neighbors.neighbors import Neighbors
+from deepclust.neighbors.search import share_of_same
 
-__all__ = ["METHODS", "Neighbors", "cached_neighbors", "label_consistency", "mine_neighbors", "share_of_same"]
+__all__ = ["METHODS", "Neighbors", "cached_neighbors", "mine_neighbors", "share_of_same"]

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.devices import native_bfloat16
-from deepclust.errors import InputError
-from deepclust.features.feature_set import FeatureSet, Rows
-from deepclust.files import written_whole
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.rows import Rows
+from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
 from deepclust.neighbors.search import (
     EuclideanSearch,
     ExactSearch,
@@ -24,11 +23,14 @@ from deepclust.neighbors.search import (
     ScreenedSearch,
     Search,
     faiss_gpu_works,
+    share_of_same,
 )
 from deepclust.neighbors.search_ivf import IVFSearch
 from deepclust.neighbors.search_lists import Lists, ListSearch, group_rows, shared_lists
-from deepclust.neighbors.store import MINING_VERSION, Neighbors
-from deepclust.ranks import ALONE, Ranks
+from deepclust.runtime.devices import native_bfloat16
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
+from deepclust.runtime.ranks import ALONE, Ranks
 
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
@@ -171,12 +173,6 @@ def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1) -> float:
     return share_of_same(ids_NK[sample_Q], true_QK)
 
 
-def share_of_same(found_QK: np.ndarray, true_QK: np.ndarray) -> float:
-    """Mean share of a row's true ids that are among its found ones, in any order."""
-    both = np.sort(np.concatenate([found_QK, true_QK], axis=1), axis=1)
-    return float((both[:, 1:] == both[:, :-1]).sum() / true_QK.size)
-
-
 def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEFAULT_RECALL) -> None:
     """Raises InputError unless 1 ≤ k < N, the method is known and the recall is in (0, 1]."""
     if method not in METHODS:
@@ -192,7 +188,7 @@ def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEF
 
 @contextmanager
 def _progress_bar(total: int, enabled: bool) -> Iterator[Any]:
-    from deepclust.report.progress import progress_bar
+    from deepclust.runtime.progress import progress_bar
 
     with progress_bar(enabled) as bar:
         task = bar.add_task("mining neighbors", total=total, unit="samples/s", detail="")

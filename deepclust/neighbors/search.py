@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepclust.features.feature_set import Rows
+from deepclust.features.rows import Rows
 
 DATABASE_ROWS = 1 << 16
 # A normalized copy of the features is kept in memory up to this size, else it is made anew from block to block.
@@ -145,3 +145,9 @@ def faiss_gpu_works() -> bool:
     except Exception:  # faiss raises bare RuntimeErrors of many kinds for an unusable GPU
         return False
     return True
+
+
+def share_of_same(found_QK: np.ndarray, true_QK: np.ndarray) -> float:
+    """Mean share of a row's true ids that are among its found ones, in any order."""
+    both = np.sort(np.concatenate([found_QK, true_QK], axis=1), axis=1)
+    return float((both[:, 1:] == both[:, :-1]).sum() / true_QK.size)

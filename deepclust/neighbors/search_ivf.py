@@ -10,8 +10,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from deepclust.features.feature_set import Rows
-from deepclust.neighbors.search import ExactSearch, faiss_gpu_works, normalized
+from deepclust.features.rows import Rows
+from deepclust.neighbors.search import ExactSearch, faiss_gpu_works, normalized, share_of_same
 
 # faiss' own advice: 4 to 16 lists per square root of N, and at least 39 training rows per list.
 LISTS_PER_ROOT = 4
@@ -54,8 +54,6 @@ class IVFSearch:
 
     def _calibrate(self, k: int, recall: float, n_lists: int, rng: np.random.Generator) -> float:
         """Raise the number of probes by steps of 1.5 until the sample's recall is reached; returns that recall."""
-        from deepclust.neighbors.mining import share_of_same
-
         sample = np.sort(rng.choice(len(self.rows), min(CALIBRATION_QUERIES, len(self.rows)), replace=False))
         true_QK, _ = ExactSearch(self.rows).query(sample, k)
         self.n_probe = 1

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepclust.devices import free_bytes
-from deepclust.features.feature_set import Rows
-from deepclust.files import written_whole
-from deepclust.kmeans import kmeans_predict, spherical_kmeans
+from deepclust.features.rows import Rows
 from deepclust.neighbors.search import ExactSearch
-from deepclust.ranks import ALONE, Ranks
+from deepclust.runtime.devices import free_bytes
+from deepclust.runtime.files import written_whole
+from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 # Long lists make large products, short ones fewer candidates: measured at 1 M × 384, see docs/benchmarks.md.
 LISTS_PER_ROOT = 2

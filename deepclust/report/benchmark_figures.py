@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib import rc_context
 from rich.table import Table
 
-from deepclust.errors import InputError
+from deepclust.clustering import display_name, method_order
 from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, line_style, new_figure, save_figure
 from deepclust.report.sweeps import WHOLE, natural_order
-from deepclust.report.tables import display_name, method_order
+from deepclust.runtime.errors import InputError
 
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
 SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}

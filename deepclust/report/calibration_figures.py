@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from deepclust.clustering import display_name
 from deepclust.metrics.calibration import Calibration
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, new_figure
-from deepclust.report.tables import display_name
 
 
 @rc_context(STYLE)

@@ -15,14 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from deepclust.clustering import Clustering
-from deepclust.errors import InputError
+from deepclust.clustering import Clustering, display_name
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.agreement import hungarian_map
 from deepclust.metrics.multilabel import UNMAPPED, mapped_classes
 from deepclust.neighbors import Neighbors
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, new_figure
-from deepclust.report.tables import display_name
+from deepclust.runtime.errors import InputError
 
 # Figures are drawn at these numbers of neighbors, as far as so many were mined.
 CONSISTENCY_KS = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from deepclust.clustering import NOISE, Clustering
-from deepclust.errors import InputError
-from deepclust.features.images import UnreadableImageError, read_image
-from deepclust.files import written_whole
+from deepclust.extraction.images import UnreadableImageError, read_image
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
 
 Images = Sequence[str | os.PathLike] | np.ndarray
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
+from deepclust.clustering import display_name
 from deepclust.metrics.multilabel import SCORE_NAMES
 from deepclust.report.sweeps import sweep_cells
-from deepclust.report.tables import ABSENT, Row, display_name, plain_table
+from deepclust.report.tables import ABSENT, Row, plain_table
 
 _COLUMNS = {
     "top1_to_1": "top1→1",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from deepclust.files import written_whole
+from deepclust.runtime.files import written_whole
 
 # Okabe and Ito's palette, told apart with every common kind of color blindness. Yellow is too pale for a line.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from deepclust.errors import InputError
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import fashion_mnist
 from deepclust.neighbors import Neighbors
 from deepclust.report.contact_sheet import Images, contact_sheet, image_thumbnail
+from deepclust.runtime.errors import InputError
 
 # Around the sample itself, and around a neighbor of another class.
 _SAMPLE, _OTHER = "#0072B2", "#D55E00"

@@ -10,11 +10,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from deepclust.errors import InputError
+from deepclust.clustering import display_name
 from deepclust.metrics.separability import r_squared
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, line_style, new_figure
 from deepclust.report.sweeps import Sweep, difference, natural_order
-from deepclust.report.tables import METRIC_NAMES, display_name
+from deepclust.report.tables import METRIC_NAMES
+from deepclust.runtime.errors import InputError
 
 _KEY_NAMES = {
     "n_clusters": "number of clusters C",

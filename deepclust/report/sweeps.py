@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.benchmarks.counts import PAPER_COUNTS
-from deepclust.errors import InputError
-from deepclust.report.tables import ABSENT, display_name, method_order
+from deepclust.clustering import display_name, method_order
+from deepclust.report.tables import ABSENT
+from deepclust.runtime.errors import InputError
+from deepclust.subsets.counts import PAPER_COUNTS
 
 Value = int | float | str
 # The benchmark that leaves nothing out comes after its parts.

@@ -16,29 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deepclust.files import write_json, written_whole
+from deepclust.clustering import display_name
 from deepclust.metrics import ROW_KEYS
+from deepclust.runtime.files import write_json, written_whole
 
 Row = Mapping[str, Any]
 
-# The method of the linear probe's rows, which saw labels and stands in no contest.
-PROBE = "linear_probe"
-DISPLAY_NAMES = {
-    "temi": "TEMI",
-    "scan": "SCANv2",
-    "tsp": "TSP",
-    "kmeans": "k-means",
-    "kmeans_l2": "k-means, ℓ2",
-    "agglomerative": "Agglomerative",
-    "agglomerative_threshold": "Agglomerative w/o C",
-    "affinity_propagation": "Affinity propagation",
-    "spectral": "Spectral",
-    "hdbscan": "HDBSCAN",
-    "optics": "OPTICS",
-    "louvain": "Louvain",
-    "leiden": "Leiden",
-    PROBE: "Linear probe",
-}
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"
 
@@ -47,17 +30,6 @@ def report_console() -> Console:
     """A console that is wide enough for every table here where stdout is a file or a pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=100)
-
-
-def display_name(method: str) -> str:
-    """The name of a method as readers know it."""
-    return DISPLAY_NAMES.get(method, method)
-
-
-def method_order(method: str) -> tuple[int, str]:
-    """A sort key: methods stand in one order, and so have one color, wherever they are shown."""
-    known = list(DISPLAY_NAMES)
-    return (known.index(method) if method in known else len(known), method)
 
 
 def results_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deepclust.benchmarks.zero_shot.protocol import CLASSES
-from deepclust.benchmarks.zero_shot.statistics import ami_silhouette_correlation, average_ranks
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure
+from deepclust.zero_shot.protocol import CLASSES
+from deepclust.zero_shot.statistics import ami_silhouette_correlation, average_ranks
 
 # How far the lines of one level stand apart, as a share of the distance between levels.
 SPREAD = 0.16

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepclust.benchmarks.zero_shot.protocol import CLUSTERERS, describe_reduction
-from deepclust.files import written_whole
 from deepclust.report.figures import save_figure
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_tables import (
@@ -19,6 +17,8 @@ from deepclust.report.zero_shot_tables import (
     probe_tables,
     silhouette_table,
 )
+from deepclust.runtime.files import written_whole
+from deepclust.zero_shot.protocol import CLUSTERERS, describe_reduction
 
 Row = Mapping[str, Any]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepclust.benchmarks.zero_shot.protocol import CLASSES, CLUSTERERS
-from deepclust.benchmarks.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
-from deepclust.files import written_whole
 from deepclust.report.tables import ABSENT
+from deepclust.runtime.files import written_whole
+from deepclust.zero_shot.protocol import CLASSES, CLUSTERERS
+from deepclust.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
 
 Row = Mapping[str, Any]
 Names = Mapping[str, str]

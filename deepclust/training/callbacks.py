@@ -9,9 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from deepclust.features.feature_set import FeatureSet
-from deepclust.files import written_whole
 from deepclust.metrics import score
-from deepclust.report.progress import progress_bar
+from deepclust.runtime.files import written_whole
+from deepclust.runtime.progress import progress_bar
 from deepclust.training.module import ClusteringModule
 
 

@@ -18,10 +18,10 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from deepclust.devices import freed_memory_kept, native_bfloat16
-from deepclust.errors import InputError
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
+from deepclust.runtime.devices import freed_memory_kept, native_bfloat16
+from deepclust.runtime.errors import InputError
 from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import PairDataModule

@@ -13,13 +13,12 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from deepclust.features.feature_set import Rows
-from deepclust.features.row_view import RowView
-from deepclust.heads import Heads, LinearHeads, MLPHeads
-from deepclust.kmeans import kmeans_predict, spherical_kmeans
+from deepclust.features.bank import BankRows, FeatureBank
+from deepclust.features.rows import Rows, RowView
 from deepclust.neighbors import Neighbors
-from deepclust.spectral import spectral_embedding, spectral_labels
-from deepclust.training.bank import BankRows, FeatureBank
+from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
+from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
+from deepclust.training.heads import Heads, LinearHeads, MLPHeads
 from deepclust.training.pairs import shuffled
 from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
 

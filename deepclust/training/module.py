@@ -14,13 +14,13 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.func import functional_call
 
+from deepclust.features.bank import FeatureBank, stored_dtype
 from deepclust.features.feature_set import FeatureSet
-from deepclust.heads import make_heads, make_teacher, update_teacher
+from deepclust.features.transform import FeatureTransform
 from deepclust.losses import Views, initial_state, make_objective
 from deepclust.losses.gradients import head_groups
 from deepclust.neighbors import Neighbors
-from deepclust.preprocess import FeatureTransform
-from deepclust.training.bank import FeatureBank, stored_dtype
+from deepclust.training.heads import make_heads, make_teacher, update_teacher
 from deepclust.training.initialization import initialize_heads
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from deepclust.features.bank import FeatureBank, fits_in_memory, stored_dtype
 from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights, make_objective
 from deepclust.neighbors import Neighbors, cached_neighbors
-from deepclust.ranks import Ranks
-from deepclust.training.bank import FeatureBank, fits_in_memory, stored_dtype
+from deepclust.runtime.ranks import Ranks
 from deepclust.training.recipe import Recipe
 
 # How features that stay in their file are shuffled: blocks of so many rows, mixed within windows of so many.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.errors import InputError
-from deepclust.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
+from deepclust.features.transform import PREPROCESSINGS
 from deepclust.losses import make_objective
-from deepclust.preprocess import PREPROCESSINGS
+from deepclust.runtime.errors import InputError
+from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
 
 INITIALIZATIONS = ("random", "kmeans", "spectral")
 SCHEDULES = ("constant", "cosine")

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from deepclust.clustering import TOP, Clustering
-from deepclust.errors import InputError
+from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.files import written_whole
-from deepclust.heads import Heads, make_heads
-from deepclust.preprocess import FeatureTransform
-from deepclust.training.bank import FeatureBank
+from deepclust.features.transform import FeatureTransform
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
+from deepclust.training.heads import Heads, make_heads
 from deepclust.training.recipe import Recipe
 
 BLOCK_LOGITS = 1 << 24

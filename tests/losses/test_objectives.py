@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.errors import InputError
 from deepclust.losses import OBJECTIVES, make_objective, scan_loss, temi_loss, tsp_loss
 from deepclust.losses.log_space import negative_entropy
+from deepclust.runtime.errors import InputError
 
 H, B, C = 2, 12, 5
 every_loss = pytest.mark.parametrize("name", OBJECTIVES)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.errors import InputError
 from deepclust.losses import SCAN, make_objective, scan_loss
+from deepclust.runtime.errors import InputError
 
 H, B, C = 3, 4, 5
 

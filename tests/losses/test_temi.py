@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.errors import InputError
 from deepclust.losses import TEMI, make_objective, temi_loss, temi_weights, updated_marginal
+from deepclust.runtime.errors import InputError
 
 H, B, C = 3, 4, 5
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.errors import InputError
 from deepclust.losses import TSP, gaussian_neighbor_weights, make_objective, tsp_loss
+from deepclust.runtime.errors import InputError
 
 H, B, C = 2, 4, 5
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from deepclust.errors import InputError
 from deepclust.metrics import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
 from deepclust.metrics.agreement import expected_mutual_information
+from deepclust.runtime.errors import InputError
 
 
 def partitions(n_samples, n_classes, n_clusters, seed=0):

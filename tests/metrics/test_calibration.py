@@ -8,9 +8,9 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
 from deepclust.metrics import cluster_accuracy
 from deepclust.metrics.calibration import calibration, why_no_calibration
+from deepclust.runtime.errors import InputError
 
 
 def head_on_random_data(n_samples=4000, n_classes=6, sharpness=4.0, seed=0):

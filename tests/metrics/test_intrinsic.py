@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import silhouette_samples as reference_samples
 from sklearn.metrics import silhouette_score
 
-from deepclust.errors import InputError
 from deepclust.metrics import cluster_usage, intrinsic, pairwise_silhouette, silhouette, silhouette_samples
+from deepclust.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from deepclust.errors import InputError
 from deepclust.metrics import knn_probe as module
 from deepclust.metrics.knn_probe import knn_probe, rank_correlation
+from deepclust.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

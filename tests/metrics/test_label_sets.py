@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from deepclust.errors import InputError
 from deepclust.metrics.label_sets import LabelSets, classes_also, read_label_sets, real_label_sets
+from deepclust.runtime.errors import InputError
 
 
 def test_reals_labels_are_found_by_file_name_in_any_order():

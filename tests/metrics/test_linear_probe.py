@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepclust.errors import InputError
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.linear_probe import LEARNING_RATES, WEIGHT_DECAYS, epoch_batches, held_out_split, linear_probe
+from deepclust.runtime.errors import InputError
 from tests.conftest import planted_clusters
 
 SHORT = {"max_epochs": 3, "batch_size": 32, "precision": "32", "device": "cpu"}
@@ -98,7 +98,7 @@ def test_a_class_without_training_samples_is_wrong_and_one_without_validation_sa
 def test_mapped_rows_give_the_classifier_of_held_ones(tmp_path):
     train, val = splits()
     train.save(tmp_path / "train")
-    from deepclust.features.store import load_features
+    from deepclust.features.feature_files import load_features
 
     mapped = load_features(tmp_path / "train")
     held = linear_probe(train, val, learning_rates=(0.3,), in_memory=True, **SHORT)

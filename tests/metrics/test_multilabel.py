@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
 from deepclust.metrics import cluster_accuracy, hungarian_map
 from deepclust.metrics.label_sets import LabelSets
 from deepclust.metrics.multilabel import drawn_label_accuracy, multilabel_accuracy
+from deepclust.runtime.errors import InputError
 
 
 def noisy_clustering(n_samples=600, n_classes=7, n_clusters=9, seed=0, with_noise=True):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
 from deepclust.metrics import ROW_KEYS, score
+from deepclust.runtime.errors import InputError
 
 FEATURES = np.repeat(np.eye(3, dtype=np.float16), 4, axis=0) + np.float16(0.1)
 LABELS = np.repeat([5, 6, 7], 4)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import davies_bouldin_score, r2_score
 
-from deepclust.errors import InputError
 from deepclust.metrics.separability import alignment, davies_bouldin, r_squared, separability
+from deepclust.runtime.errors import InputError
 from tests.conftest import planted_clusters
 
 

@@ -8,7 +8,6 @@ import json
 import pytest
 from rich.console import Console
 
-from deepclust.errors import InputError
 from deepclust.report.benchmark_figures import (
     WHOLE,
     accuracy_figure,
@@ -17,6 +16,7 @@ from deepclust.report.benchmark_figures import (
     benchmark_tables,
     means_by_benchmark,
 )
+from deepclust.runtime.errors import InputError
 
 
 def row(benchmark, method, acc, split="test", n_clusters=10):

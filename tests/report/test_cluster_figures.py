@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
-from deepclust.features.datasets import load_dataset
+from deepclust.extraction.datasets import load_dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy
 from deepclust.metrics.calibration import calibration
-from deepclust.neighbors import label_consistency, mine_neighbors
+from deepclust.neighbors import mine_neighbors
 from deepclust.report.calibration_figures import confidence_figure, reliability_figure
 from deepclust.report.cluster_figures import (
     confusion_figure,
@@ -24,18 +23,19 @@ from deepclust.report.cluster_figures import (
 )
 from deepclust.report.figures import save_figure
 from deepclust.report.neighbor_rows import images_of, neighbor_rows, one_of_each
+from deepclust.runtime.errors import InputError
 
 
 def svg_of(figure, folder):
     return save_figure(figure, folder / "figure")[1].read_text()
 
 
-def test_the_consistency_curve_is_label_consistency_at_each_k(digits, tmp_path):
+def test_the_consistency_curve_is_the_share_of_neighbors_with_the_samples_label_at_each_k(digits, tmp_path):
     neighbors = mine_neighbors(digits, 20)
     curve = consistency_curve(neighbors, digits.labels)
     assert list(curve) == [1, 2, 3, 5, 10, 15, 20]
     for k, share in curve.items():
-        assert share == pytest.approx(label_consistency(neighbors, digits.labels, k))
+        assert share == pytest.approx((digits.labels[neighbors.ids[:, :k]] == digits.labels[:, None]).mean())
     assert "nearest neighbors k" in svg_of(consistency_figure({"digits": curve}), tmp_path)
 
 

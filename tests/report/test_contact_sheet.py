@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from deepclust.clustering import Clustering
-from deepclust.errors import InputError
 from deepclust.report.contact_sheet import contact_sheet, write_clusters_csv, write_contact_sheets
+from deepclust.runtime.errors import InputError
 
 
 def clustering(labels: list[int], confidences: list[float] | None = None) -> Clustering:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deepclust.errors import InputError
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import difference_figure, separability_figure, sweep_figure
 from deepclust.report.sweeps import Run, Sweep, difference, natural_order, sweep, sweep_cells
+from deepclust.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,6 @@ import csv
 import pytest
 from PIL import Image
 
-from deepclust.benchmarks.zero_shot.protocol import CLUSTERERS as EVERY
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_report import write_report
 from deepclust.report.zero_shot_tables import (
@@ -18,6 +17,7 @@ from deepclust.report.zero_shot_tables import (
     probe_tables,
     silhouette_table,
 )
+from deepclust.zero_shot.protocol import CLUSTERERS as EVERY
 
 DATASETS = {"x": "X & Y", "y": "Y"}
 ENCODERS = {"raw": "Raw_pixels", "lite": "Lite"}

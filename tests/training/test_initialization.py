@@ -10,13 +10,13 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
+from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.heads import make_heads
-from deepclust.kmeans import spherical_kmeans
+from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.preprocess import FeatureTransform
+from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training import initialization
-from deepclust.training.bank import FeatureBank
+from deepclust.training.heads import make_heads
 from deepclust.training.initialization import (
     SAMPLE_ITERATIONS,
     cluster_means,

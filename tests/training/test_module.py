@@ -16,11 +16,11 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import adjusted_rand_score
 
-from deepclust.errors import InputError
 from deepclust.features.feature_set import FeatureSet
-from deepclust.heads import make_heads
 from deepclust.losses import OBJECTIVES
+from deepclust.runtime.errors import InputError
 from deepclust.training.fit import fit_heads
+from deepclust.training.heads import make_heads
 from deepclust.training.module import ClusteringModule, schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads

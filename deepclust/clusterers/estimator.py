@@ -1,0 +1,74 @@
+"""Every baseline as a scikit-learn estimator.
+
+Shape suffixes: N samples, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from deepclust.clusterers import make_baseline
+
+
+class BaselineClusterer(ClusterMixin, BaseEstimator):
+    """A clusterer of the registry by its name, for pipelines and searches of scikit-learn.
+
+        BaselineClusterer("hdbscan", options={"min_cluster_size": 20}).fit_predict(X)
+
+    Args:
+        method: a name in `deepclust.clusterers.BASELINES`: `kmeans`, `kmeans_l2`, `agglomerative`,
+            `agglomerative_threshold`, `affinity_propagation`, `spectral`, `hdbscan`, `optics`, `louvain` or `leiden`.
+        n_clusters: C; methods that find it ignore it.
+        normalize: `l2` compares directions; `none` takes the rows as they are, for a reduced space.
+        options: further settings of the method.
+        random_state: seed, `RandomState` or None.
+
+    Attributes:
+        labels_: (N,) int32 clusters of the samples fitted on, -1 for noise.
+        clustering_: the `Clustering`, with settings, seconds and notes.
+        baseline_: the fitted `Baseline`.
+        n_features_in_: D.
+    """
+
+    def __init__(
+        self,
+        method: str = "agglomerative",
+        n_clusters: int | None = 8,
+        *,
+        normalize: str = "l2",
+        options: Mapping[str, Any] | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.method = method
+        self.n_clusters = n_clusters
+        self.normalize = normalize
+        self.options = options
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> BaselineClusterer:
+        """Cluster (N, D) samples; y is ignored.
+
+        Raises:
+            InputError: (a ValueError) as `make_baseline` and `Baseline.fit`.
+        """
+        rows_ND = validate_data(self, X, dtype=(np.float32, np.float64), ensure_min_samples=2)
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        self.baseline_ = make_baseline(
+            self.method, n_clusters=self.n_clusters, seed=int(seed), normalize=self.normalize, **(self.options or {})
+        )
+        self.clustering_ = self.baseline_.fit(rows_ND)
+        self.labels_ = self.clustering_.labels
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N,) int32 clusters of new samples, by the method's own rule or the nearest cluster mean."""
+        check_is_fitted(self)
+        return self.baseline_.predict(validate_data(self, X, dtype=(np.float32, np.float64), reset=False)).labels

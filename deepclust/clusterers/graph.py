@@ -1,0 +1,229 @@
+"""Clusterers of the nearest-neighbor graph as baselines: spectral clustering, Louvain and Leiden communities.
+
+The neighbors are found by this package's own search: by cosine similarity under `normalize="l2"`, by Euclidean distance
+under `none`.
+
+Shape suffixes: N samples, D feature dimensions, K neighbors.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import sparse
+from sklearn.cluster import SpectralClustering
+
+from deepclust.clusterers.base import Baseline
+from deepclust.features.rows import Rows
+from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.runtime.errors import InputError
+
+ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")
+WEIGHTS = ("similarity", "none")
+
+
+class _GraphBaseline(Baseline):
+    """What the graph's clusterers share: the search for neighbors."""
+
+    n_neighbors: int
+
+    def _check(self, n_samples: int) -> None:
+        if not 2 <= self.n_neighbors < n_samples:
+            raise InputError(
+                f"n_neighbors is {self.n_neighbors}: {self.name} clustering of {n_samples} samples takes 2 to "
+                f"{n_samples - 1}"
+            )
+
+    def _neighbors(self, rows_ND: np.ndarray, n_neighbors: int) -> Neighbors:
+        return mine_neighbors(rows_ND, n_neighbors, metric="cosine" if self.normalize == "l2" else "euclidean")
+
+
+@dataclass(eq=False, kw_only=True)
+class SpectralBaseline(_GraphBaseline):
+    """scikit-learn's SpectralClustering of the symmetrized neighbor graph; new samples join the nearest cluster mean.
+
+    Args:
+        n_clusters: C, at least 2 and at most N.
+        seed: of the eigensolver's start and of k-means.
+        normalize, max_samples: as in `Baseline`.
+        n_neighbors: K, the sample itself included, scikit-learn's default; edges have weight 1, or ½ where only one
+            end names the other.
+        n_components: eigenvectors; None takes C.
+        assign_labels: from eigenvectors to clusters: `cluster_qr` (what the code of Lowe et al. 2023 takes),
+            `discretize` or `kmeans`.
+    """
+
+    name: ClassVar[str] = "spectral"
+
+    n_neighbors: int = 10
+    n_components: int | None = None
+    assign_labels: str = "cluster_qr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.assign_labels not in ASSIGNMENTS:
+            raise InputError(f"assign_labels is '{self.assign_labels}': choose one of {', '.join(ASSIGNMENTS)}")
+        if self.assign_labels == "cluster_qr" and self.n_components not in (None, self.n_clusters):
+            raise InputError(
+                f"n_components is {self.n_components}, but assign_labels=cluster_qr takes one eigenvector per cluster: "
+                "leave n_components out, or choose discretize or kmeans"
+            )
+
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        rows_ND = self._space(features_ND)
+        fitted = SpectralClustering(
+            self.n_clusters,
+            n_components=self.n_components,
+            affinity="precomputed",
+            assign_labels=self.assign_labels,
+            random_state=self.seed,
+        )
+        graph = connectivity(self._neighbors(rows_ND, self.n_neighbors - 1))
+        with warnings.catch_warnings():
+            # Of several components, which are clusters of their own.
+            warnings.filterwarnings("ignore", message="Graph is not fully connected")
+            labels_N = fitted.fit(graph).labels_.astype(np.int32)
+        self._keep_centroids(rows_ND, labels_N)
+        return labels_N, None, ()
+
+
+class _CommunityBaseline(_GraphBaseline):
+    """What both community detections share: a weighted undirected graph in igraph."""
+
+    needs_n_clusters: ClassVar[bool] = False
+    weights: str
+    resolution: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights not in WEIGHTS:
+            raise InputError(f"weights is '{self.weights}': choose one of {', '.join(WEIGHTS)}")
+        if not self.resolution > 0:
+            raise InputError(f"resolution is {self.resolution}: it must be above 0")
+
+    @classmethod
+    def check_installed(cls) -> None:
+        _igraph()
+
+    def _check(self, n_samples: int) -> None:
+        super()._check(n_samples)
+        self.check_installed()
+
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        igraph = _igraph()
+        rows_ND = self._space(features_ND)
+        neighbors = self._neighbors(rows_ND, self.n_neighbors)
+        edges = sparse.triu(affinity(neighbors), k=1).tocoo()
+        graph = igraph.Graph(len(rows_ND), np.column_stack([edges.row, edges.col]))
+        igraph.set_random_number_generator(random.Random(self.seed))
+        try:
+            weights = edges.data.astype(np.float64) if self.weights == "similarity" else None
+            members = self._communities(graph, weights).membership
+        finally:
+            igraph.set_random_number_generator(random)
+        labels_N = np.asarray(members, dtype=np.int32)
+        self._keep_centroids(rows_ND, labels_N)
+        return labels_N, None, ()
+
+    @abstractmethod
+    def _communities(self, graph: Any, weights: np.ndarray | None) -> Any:
+        """igraph's clustering of the graph's vertices."""
+
+
+@dataclass(eq=False, kw_only=True)
+class LouvainBaseline(_CommunityBaseline):
+    """Louvain communities of the neighbor graph, by igraph (Blondel et al. 2008).
+
+    Args:
+        n_clusters: ignored.
+        seed: of the order in which vertices are visited.
+        normalize, max_samples: as in `Baseline`.
+        n_neighbors: K, the sample itself not included. 15, the default of UMAP and of Scanpy's communities.
+        weights: `similarity`, see `affinity`, or `none`: every edge counts 1.
+        resolution: of the modularity; more gives more communities.
+    """
+
+    name: ClassVar[str] = "louvain"
+
+    n_neighbors: int = 15
+    weights: str = "similarity"
+    resolution: float = 1.0
+
+    def _communities(self, graph: Any, weights: np.ndarray | None) -> Any:
+        return graph.community_multilevel(weights=weights, resolution=self.resolution)
+
+
+@dataclass(eq=False, kw_only=True)
+class LeidenBaseline(_CommunityBaseline):
+    """Leiden communities of the neighbor graph by modularity, by igraph (Traag et al. 2019).
+
+    Args:
+        n_clusters: ignored.
+        seed: of the order in which vertices are visited.
+        normalize, max_samples: as in `Baseline`.
+        n_neighbors, weights, resolution: as in `LouvainBaseline`.
+        n_iterations: rounds of refinement; -1 goes on until nothing changes.
+    """
+
+    name: ClassVar[str] = "leiden"
+
+    n_neighbors: int = 15
+    weights: str = "similarity"
+    resolution: float = 1.0
+    n_iterations: int = -1
+
+    def _communities(self, graph: Any, weights: np.ndarray | None) -> Any:
+        return graph.community_leiden(
+            objective_function="modularity",
+            weights=weights,
+            resolution=self.resolution,
+            n_iterations=self.n_iterations,
+        )
+
+
+def connectivity(neighbors: Neighbors) -> sparse.csr_matrix:
+    """N × N: 1 on the diagonal and between samples that are each other's neighbors, ½ where only one names the other.
+
+    scikit-learn's `kneighbors_graph` of K + 1 neighbors, the sample itself among them, made symmetric as its
+    SpectralClustering does.
+    """
+    directed = _directed(neighbors, np.ones(neighbors.ids.shape)) + sparse.eye(len(neighbors))
+    return ((directed + directed.T) * 0.5).tocsr()
+
+
+def affinity(neighbors: Neighbors) -> sparse.csr_matrix:
+    """N × N edge weights in [0, 1]: the larger of both directions.
+
+    Cosine similarities count as they are, negative ones as 0; Euclidean distances by local scaling, exp(-d² / σ_i σ_j)
+    with σ the distance to the K-th neighbor (Zelnik-Manor & Perona 2004, who take the 7th).
+    """
+    if neighbors.settings.get("metric") != "euclidean":
+        weights_NK = np.maximum(neighbors.similarities, 0)
+    else:
+        distances_NK = -neighbors.similarities.astype(np.float64)
+        scale_N = distances_NK[:, -1]
+        # Between duplicates d and σ are 0, and the weight 1.
+        spread_NK = np.maximum(scale_N[:, None] * scale_N[neighbors.ids], np.finfo(np.float64).tiny)
+        weights_NK = np.exp(-(distances_NK**2) / spread_NK)
+    directed = _directed(neighbors, weights_NK)
+    return directed.maximum(directed.T).tocsr()
+
+
+def _igraph() -> Any:
+    try:
+        import igraph
+    except ImportError:
+        raise InputError("louvain and leiden need igraph: pip install 'deepclust[clusterers]'") from None
+    return igraph
+
+
+def _directed(neighbors: Neighbors, weights_NK: np.ndarray) -> sparse.csr_matrix:
+    n_samples, k = neighbors.ids.shape
+    indptr = np.arange(0, n_samples * k + 1, k)
+    return sparse.csr_matrix((weights_NK.ravel(), neighbors.ids.ravel(), indptr), shape=(n_samples, n_samples))

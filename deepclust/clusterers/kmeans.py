@@ -1,0 +1,99 @@
+"""k-means as a baseline: spherical, and with k-means++ in ℓ2.
+
+Shape suffixes: N samples, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from deepclust.clusterers.base import Baseline
+from deepclust.features.rows import Rows
+from deepclust.spherical_kmeans import spherical_kmeans
+
+
+class _Centers(Baseline):
+    """Clusters that are their centers: new samples go to the nearest one, which is the method's own rule."""
+
+    def _predict(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        return (*self._nearest(features_ND), ())
+
+    def _fit_euclidean(self, features_ND: Rows, n_init: int, max_iter: int, init: str) -> None:
+        """scikit-learn's KMeans on the rows of the method's space."""
+        fitted = KMeans(self.n_clusters, n_init=n_init, max_iter=max_iter, init=init, random_state=self.seed)
+        self._centroids_CD = fitted.fit(self._space(features_ND)).cluster_centers_
+        self._centroid_ids_C = np.arange(len(self._centroids_CD))
+
+
+@dataclass(eq=False, kw_only=True)
+class KMeansBaseline(_Centers):
+    """Spherical k-means on all samples; top-5 are the five closest centers.
+
+    Args:
+        n_clusters: C, at least 2 and at most N.
+        seed, max_samples: as in `Baseline`.
+        normalize: `l2`; under `none`, where directions have no meaning, it is Lloyd's k-means in ℓ2 with the same
+            settings.
+        n_init: independent runs, of which the best is kept.
+        max_iter: at most this many updates of the centers per run.
+        init: `k-means++` or `random`.
+    """
+
+    name: ClassVar[str] = "kmeans"
+    over_ranks: ClassVar[bool] = True
+
+    n_init: int = 5
+    max_iter: int = 100
+    init: str = "k-means++"
+
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        if self.normalize == "none":
+            self._fit_euclidean(features_ND, self.n_init, self.max_iter, self.init)
+        else:
+            assert self.n_clusters is not None
+            result = spherical_kmeans(
+                features_ND,
+                self.n_clusters,
+                n_init=self.n_init,
+                max_iter=self.max_iter,
+                init=self.init,
+                seed=self.seed,
+                ranks=self._ranks,
+            )
+            self._centroids_CD = result.centroids_CD
+            self._centroid_ids_C = np.arange(self.n_clusters)
+        return (*self._nearest(features_ND), ())
+
+
+@dataclass(eq=False, kw_only=True)
+class KMeansL2Baseline(_Centers):
+    """k-means++ in ℓ2, by scikit-learn, with the defaults of Lowe et al. 2023.
+
+    Under `normalize="l2"` rows are scaled to length 1, centers are not: they are compared by Euclidean distance, where
+    spherical k-means compares directions.
+
+    Args:
+        n_clusters: C, at least 2 and at most N.
+        seed, max_samples: as in `Baseline`.
+        normalize: `l2` or `none`.
+        n_init: independent runs; 1 is scikit-learn's default and what the paper's code runs.
+        max_iter: updates of the centers; the paper's code allows 1000.
+    """
+
+    name: ClassVar[str] = "kmeans_l2"
+
+    n_init: int = 1
+    max_iter: int = 1000
+
+    @property
+    def _by_direction(self) -> bool:
+        return False
+
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        self._fit_euclidean(features_ND, self.n_init, self.max_iter, "k-means++")
+        return (*self._nearest(features_ND), ())

@@ -1,0 +1,244 @@
+"""Ready features of a data set by name: what every training run starts from.
+
+Knows arrays and feature folders only. Images become features in `deepclust.extraction.extract`; the one data set that
+is extracted on demand is `folder`, a user's own photos.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
+from deepclust.features.dataset import Dataset, check_same_encoder
+from deepclust.features.feature_files import load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.idx import CLASS_NAMES, fashion_mnist
+from deepclust.features.shards import MANIFEST
+from deepclust.runtime.errors import InputError
+
+# The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
+FOLDER_ENCODER = "dinov2_vitb14"
+
+EncoderLike = str | EncoderSpec | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a data set of images before it is read: sizes for messages, and the encoder of the papers."""
+
+    n_train: int
+    n_test: int | None
+    n_classes: int
+    encoder: str
+    needs_path: bool = False
+
+
+# Sizes are those of the splits that `deepclust.extraction.sources` reads.
+DATASETS: Mapping[str, DatasetFacts] = {
+    "cifar10": DatasetFacts(50_000, 10_000, 10, "dino_vitb16"),
+    "cifar100": DatasetFacts(50_000, 10_000, 100, "dino_vitb16"),
+    "stl10": DatasetFacts(5_000, 8_000, 10, "dino_vitb16"),
+    "mnist": DatasetFacts(60_000, 10_000, 10, "dino_vitb16"),
+    "fashion_mnist": DatasetFacts(60_000, 10_000, 10, "efficientnet_lite0"),
+    "svhn": DatasetFacts(73_257, 26_032, 10, "dino_vitb16"),
+    "flowers102": DatasetFacts(2_040, 6_149, 102, "dino_vitb16"),
+    "fgvc_aircraft": DatasetFacts(6_667, 3_333, 100, "dino_vitb16"),
+    "dtd": DatasetFacts(3_760, 1_880, 47, "dino_vitb16"),
+    "eurosat": DatasetFacts(27_000, None, 10, "dino_vitb16"),
+    "stanford_cars": DatasetFacts(8_144, 8_041, 196, "dino_vitb16", needs_path=True),
+    "inaturalist2021": DatasetFacts(2_686_843, 100_000, 10_000, "dino_vitb16"),
+    "celeba": DatasetFacts(162_770, 19_962, 10_177, "dino_vitb16"),
+    "places365": DatasetFacts(1_803_460, 36_500, 365, "dino_vitb16"),
+    "lsun": DatasetFacts(9_869_333, 3_000, 10, "dino_vitb16", needs_path=True),
+    "imagenet": DatasetFacts(1_281_167, 50_000, 1_000, "mae_refined_vith14", needs_path=True),
+    # Winter 2021, preprocessed (Ridnik et al. 2021).
+    "imagenet21k": DatasetFacts(11_060_223, 522_500, 10_450, "ibot_vitl16", needs_path=True),
+}
+
+
+def load_dataset(
+    name: str,
+    *,
+    encoder: EncoderLike | None = None,
+    features_dir: str | os.PathLike | None = None,
+    train: str | os.PathLike | None = None,
+    train_labels: str | os.PathLike | None = None,
+    test: str | os.PathLike | None = None,
+    test_labels: str | os.PathLike | None = None,
+    path: str | os.PathLike | None = None,
+    labels: str | None = None,
+    on_error: str = "skip",
+) -> Dataset:
+    """Load the features of a data set.
+
+    Args:
+        name: `digits` and `fashion_mnist` (raw pixels unless an encoder is given), `features` (the user's own matrix),
+            `folder` (the user's own images, embedded on demand), or a name whose features lie under `features_dir`.
+        encoder: name, spec or mapping of options; None, or a mapping of None only, for the data set's default. Data
+            sets that come as features refuse one.
+        features_dir: where extracted features lie, as `<name>/<encoder>/{train,test}`; default
+            `$DEEPCLUST_FEATURES`, else `features`.
+        train, train_labels, test, test_labels: the user's own files, for `features` only.
+        path: folder of images for `folder`, or of raw data for `fashion_mnist` without an encoder.
+        labels: `folders` makes the sub-folders of `folder` its labels.
+        on_error: `skip` or `raise`, for images of `folder` that cannot be read.
+
+    Raises:
+        InputError: if the data set is unknown, its features are missing or of another encoder than asked for, or the
+            splits were made by different encoders.
+    """
+    if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
+        raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
+    encoder = _named(encoder, name)
+    if name == "digits" and encoder is None:
+        return Dataset(name, _digits(), None, None)
+    if name == "features":
+        return _own_features(encoder, train, train_labels, test, test_labels)
+    root = Path(features_dir or os.environ.get("DEEPCLUST_FEATURES") or "features").expanduser()
+    if name == "folder":
+        return _own_images(encoder, root, path, labels, on_error)
+    if name == "fashion_mnist" and encoder is None:
+        return Dataset(name, _pixels("train", path), _pixels("test", path), None)
+    return _extracted(name, encoder, root)
+
+
+def _named(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
+    """The encoder as asked for: options without a name are those of the data set's own encoder."""
+    if not isinstance(encoder, Mapping):
+        return encoder
+    options = {key: value for key, value in encoder.items() if value is not None}
+    if options and "name" not in options:
+        facts = DATASETS.get(dataset)
+        options["name"] = facts.encoder if facts is not None else FOLDER_ENCODER
+    return options or None
+
+
+def _no_encoder(name: str, encoder: EncoderLike | None) -> None:
+    if encoder is not None:
+        raise InputError(f"data={name} comes as features and takes no encoder: leave out encoder=")
+
+
+def _digits() -> FeatureSet:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return FeatureSet.from_arrays(
+        (digits.data / 16).astype(np.float32),
+        digits.target,
+        class_names=[str(digit) for digit in range(10)],
+        manifest={"source": {"kind": "scikit-learn", "name": "digits"}},
+        name="digits",
+    )
+
+
+def _pixels(split: str, path: str | os.PathLike | None) -> FeatureSet:
+    images, labels = fashion_mnist(split, path)
+    return FeatureSet.from_arrays(
+        images.reshape(len(images), -1).astype(np.float32) / 255,
+        labels,
+        class_names=CLASS_NAMES,
+        manifest={"source": {"kind": "fashion_mnist", "split": split}, "transform": "pixels / 255"},
+        name=f"fashion_mnist {split}",
+    )
+
+
+def _own_features(
+    encoder: EncoderLike | None,
+    train: str | os.PathLike | None,
+    train_labels: str | os.PathLike | None,
+    test: str | os.PathLike | None,
+    test_labels: str | os.PathLike | None,
+) -> Dataset:
+    _no_encoder("features", encoder)
+    if train is None:
+        raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
+    if test is None and test_labels is not None:
+        raise InputError("data.test_labels is given without data.test: give both, or neither")
+    fitted = load_features(train, train_labels).check(str(train))
+    if test is None and (Path(train).expanduser() / "test" / MANIFEST).is_file():
+        test = Path(train).expanduser() / "test"
+    judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
+    if judged is not None:
+        check_same_encoder(fitted, judged)
+    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"))
+
+
+def _own_images(
+    encoder: EncoderLike | None, root: Path, path: str | os.PathLike | None, labels: str | None, on_error: str
+) -> Dataset:
+    if path is None:
+        raise InputError("data=folder needs data.path=FOLDER: the folder that holds the images")
+    # Imported here: torch and timm take seconds, and ready features need neither.
+    from deepclust.extraction.extract import cached_features
+    from deepclust.extraction.image_source import folder_source
+
+    spec = encoder_spec(encoder if encoder is not None else FOLDER_ENCODER)
+    features = cached_features(folder_source(path, labels=labels), spec, root / "folder", on_error=on_error)
+    return Dataset("folder", features, None, spec.name)
+
+
+def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
+    facts = DATASETS.get(name)
+    if encoder is None:
+        if facts is None:
+            known = ", ".join(sorted([*DATASETS, "digits", "features", "folder"]))
+            raise InputError(f"unknown data set '{name}': one of {known}, or give encoder= for features of your own")
+        encoder = facts.encoder
+    encoder_name = _name(encoder)
+    folder = root / name / encoder_name
+    if not (folder / "train" / MANIFEST).is_file():
+        raise InputError(_missing(name, encoder_name, folder, facts))
+    train = load_features(folder, split="train")
+    _check_options(encoder, train)
+    test = None
+    if (folder / "test").is_dir():
+        if not (folder / "test" / MANIFEST).is_file():
+            raise InputError(
+                f"{folder / 'test'} is unfinished, its manifest is missing: go on with `{_command(name, encoder_name)}`"
+            )
+        test = load_features(folder, split="test")
+        check_same_encoder(train, test)
+    return Dataset(name, train, test, encoder_name)
+
+
+def _name(encoder: EncoderLike) -> str:
+    if isinstance(encoder, str):
+        return encoder
+    return encoder.name if isinstance(encoder, EncoderSpec) else str(encoder["name"])
+
+
+def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
+    """Refuse features that were made with another size, pooling or layer than a mapping of options asks for."""
+    if not isinstance(encoder, Mapping):
+        return
+    made = {**features.manifest.get("transform", {}), **features.manifest.get("encoder", {})}
+    for key in ("image_size", "crop_pct", "pooling", "layer"):
+        if key in encoder and key in made and encoder[key] not in (made[key], "own"):
+            raise InputError(
+                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract to another folder with "
+                f"features_dir=FOLDER, or leave out encoder.{key}"
+            )
+
+
+def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
+    size = ""
+    if facts is not None:
+        dim = ENCODERS[encoder].dim if encoder in ENCODERS else None
+        size = f" ({facts.n_train:,} × {dim or 'D'} float16 rows)".replace(",", " ")
+    unfinished = "is unfinished" if (folder / "train").is_dir() else "does not exist"
+    return (
+        f"no features of {name} by {encoder}: {folder / 'train'} {unfinished}, it should hold {MANIFEST} and "
+        f"features-*.npy{size}; make them with `{_command(name, encoder)}`"
+    )
+
+
+def _command(name: str, encoder: str) -> str:
+    facts = DATASETS.get(name)
+    path = " data.path=IMAGES" if name != "digits" and (facts is None or facts.needs_path) else ""
+    return f"python extract.py data={name} encoder={encoder}{path}"

@@ -1,0 +1,365 @@
+"""Features of a collection of images, written shard by shard: restartable, and the same bytes however it is run.
+
+Shape suffixes: B images in the batch, S side of the image, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
+
+from deepclust.extraction.encoders import Encoder, EncoderSpec, load_encoder
+from deepclust.extraction.image_source import ImageSource, as_source
+from deepclust.extraction.images import Preprocess, UnreadableImageError
+from deepclust.extraction.shard_plan import ShardPlan, printable
+from deepclust.features.feature_files import load_features
+from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
+from deepclust.features.shards import MANIFEST
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint
+from deepclust.runtime.locks import one_at_a_time
+
+# Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some
+# 1 400 files.
+IMAGES_PER_SHARD = 8192
+# On a CPU the activations of 32 images stay in cache; larger batches were slower (docs/features.md).
+CPU_BATCH, GPU_BATCH = 32, 256
+MAX_THREADS = 8
+DTYPES = {"float16": np.float16, "float32": np.float32}
+
+Batch = tuple[int, range]
+Loaded = tuple[int, range, torch.Tensor, list[tuple[int, str]]]
+Encoded = Generator[tuple[Loaded, torch.Tensor], None, None]
+
+
+def extract(
+    images: Any,
+    encoder: str | EncoderSpec | Mapping[str, Any] | Encoder,
+    out: str | os.PathLike,
+    *,
+    on_error: str = "skip",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    images_per_shard: int = IMAGES_PER_SHARD,
+    dtype: str = "float16",
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> FeatureSet:
+    """Embed images and write a FeatureSet folder; goes on where an earlier, interrupted call stopped.
+
+    Under `torchrun` each process makes its share of the shards, and all of them return when the last shard is there.
+    The bytes on disk depend on neither the number of processes or workers nor on interruptions.
+
+    Args:
+        images: a folder, a list of image paths, an (N, H, W[, 3]) uint8 array, or an `ImageSource`.
+        encoder: an encoder's name, spec or options, or a loaded `Encoder`.
+        out: the folder to write.
+        on_error: `skip` images that cannot be read (they are counted, and listed in the manifest), or `raise`.
+        batch_size: images per forward pass; default 32 on a CPU, 256 on a GPU.
+        workers: processes that read images; default half the CPU cores on a CPU, all of them beside a GPU.
+        images_per_shard: images that each shard covers; lower it where one image takes seconds.
+        dtype: `float16` or `float32`.
+        device: see `load_encoder`; under torchrun, `auto` gives each local rank its own GPU.
+        precision: see `load_encoder`.
+        overwrite: make features of other settings in `out` again, instead of refusing.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The FeatureSet, memory-mapped.
+
+    Raises:
+        InputError: if the images cannot be had, the encoder cannot run, `out` holds features made otherwise, an image
+            is unreadable with `on_error="raise"`, or a feature does not fit into float16.
+    """
+    if on_error not in ("skip", "raise"):
+        raise InputError(f"data.on_error={on_error} is unknown: skip or raise")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype} is unknown: one of {', '.join(DTYPES)}")
+    rank, world_size, _, local_world = _ranks()
+    if overwrite and world_size > 1:
+        # The other ranks cannot tell the features to be replaced from those being made.
+        raise InputError(f"overwrite=true is for a single process: remove {out}, then start torchrun")
+    source = as_source(images)
+    if not isinstance(encoder, Encoder):
+        encoder = load_encoder(encoder, device=rank_device(device), precision=precision)
+    rows = min(images_per_shard, max(1, SHARD_BYTES // (encoder.dim * DTYPES[dtype]().itemsize)))
+    provenance = {**encoder.describe(), "source": source.describe(), "dtype": dtype, "versions": _versions()}
+    plan = ShardPlan(Path(out).expanduser(), len(source), rows, provenance)
+    plan.start(overwrite=overwrite, first_rank=rank == 0)
+    if not plan.finished:
+        mine = [shard for shard in range(rank, plan.n_shards, world_size) if not plan.is_done(shard)]
+        size = batch_size or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH)
+        n_workers = _n_workers(workers, encoder.device.type, local_world, sum(len(plan.images_of(i)) for i in mine))
+        loader = _loader(source, encoder, plan, mine, size, n_workers)
+        _make_shards(
+            source, encoder, plan, loader, _cpus() // local_world, on_error, DTYPES[dtype], progress and rank == 0
+        )
+        while not plan.finish(source):
+            time.sleep(0.5)
+        if rank == 0:
+            _warn_of_skipped(plan.folder)
+    return load_features(plan.folder)
+
+
+def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip") -> FeatureSet:
+    """The features of a source, extracted at the first call and found again as long as images and encoder stay.
+
+    Of several processes that want them at once one extracts and the others wait; the ranks of torchrun share the work.
+
+    Args:
+        source: the images.
+        spec: the encoder.
+        root: folder of the cache; each combination of images and encoder has a sub-folder of its own.
+        on_error: see `extract`.
+
+    Raises:
+        InputError: see `extract`.
+    """
+    checkpoint = None if spec.checkpoint is None else Path(spec.checkpoint).expanduser()
+    status = checkpoint.stat() if checkpoint is not None and checkpoint.is_file() else None
+    options = {**asdict(spec), "checkpoint": status and [str(checkpoint), status.st_size, status.st_mtime_ns]}
+    folder = root / f"{spec.name}-{fingerprint(source.describe(), options)}"
+    with ExitStack() as until_made:
+        if not (folder / "train" / MANIFEST).is_file():
+            # Refused before anything is written, if it cannot be had.
+            encoder = load_encoder(spec, device=rank_device("auto"))
+            if _ranks()[1] == 1:
+                try:
+                    root.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise InputError(f"cannot write to {root} ({error.strerror}): give features_dir=FOLDER") from None
+                until_made.enter_context(one_at_a_time(root / f"{folder.name}.lock", "extracting features"))
+        if (folder / "train" / MANIFEST).is_file():
+            # Labels are no part of the key: the same images may be asked for with and without.
+            return _relabeled(load_features(folder), source)
+        return extract(source, encoder, folder / "train", on_error=on_error)
+
+
+def _relabeled(features: FeatureSet, source: ImageSource) -> FeatureSet:
+    features.labels = features.class_names = None
+    if source.labels is not None:
+        rows = {source.path(index): index for index in range(len(source))}
+        features.labels = source.labels[[rows[path] for path in features.paths or ()]]
+        features.class_names = source.class_names
+    return features
+
+
+class _Batches(Dataset):
+    """Whole batches of decoded squares: what a worker process makes at a time."""
+
+    def __init__(self, source: ImageSource, transform: Preprocess, batches: list[Batch], batch_size: int) -> None:
+        self.source = source
+        self.transform = transform
+        self.batches = batches
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Loaded:
+        shard, images = self.batches[index]
+        size = self.transform.image_size
+        # Full batches always: an image's feature depends on the shape of its batch (in the last bits), so it must not
+        # depend on how many of its neighbors could be read.
+        squares_BSSC = np.zeros((self.batch_size, size, size, 3), dtype=np.uint8)
+        unreadable = []
+        for slot, image in enumerate(images):
+            try:
+                squares_BSSC[slot] = self.transform(self.source.image(image, shrink_to=self.transform.resized))
+            except UnreadableImageError as error:
+                unreadable.append((image, str(error)))
+        return shard, images, torch.from_numpy(squares_BSSC), unreadable
+
+
+def _as_is(loaded: Any) -> Any:
+    # torch's default would turn the range of images into a list.
+    return loaded
+
+
+def _loader(
+    source: ImageSource, encoder: Encoder, plan: ShardPlan, shards: list[int], batch_size: int, workers: int
+) -> DataLoader:
+    """Batches of squares of the given shards, in order. No batch reaches into the next shard."""
+    batches = [
+        (shard, plan.images_of(shard)[start : start + batch_size])
+        for shard in shards
+        for start in range(0, len(plan.images_of(shard)), batch_size)
+    ]
+    return DataLoader(
+        _Batches(source, encoder.transform, batches, batch_size),
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=encoder.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _make_shards(
+    source: ImageSource,
+    encoder: Encoder,
+    plan: ShardPlan,
+    loader: DataLoader,
+    cpus: int,
+    on_error: str,
+    dtype: type[np.floating],
+    progress: bool,
+) -> None:
+    done: list[np.ndarray] = []
+    skipped: list[tuple[int, str]] = []
+    assert isinstance(loader.dataset, _Batches)
+    n_images = sum(len(images) for _, images in loader.dataset.batches)
+    with (
+        _progress_bar(n_images, encoder.spec.name, progress) as advance,
+        closing(encoded(_loaded(loader), encoder, cpus)) as results,
+    ):
+        for (shard, images, _, unreadable), features_BD in results:
+            if unreadable and on_error == "raise":
+                image, reason = unreadable[0]
+                raise InputError(
+                    f"{printable(source.path(image))} of {source.name} cannot be read ({reason}): "
+                    "repair or remove it, or leave such images out with data.on_error=skip"
+                )
+            missing = {image for image, _ in unreadable}
+            kept = [slot for slot, image in enumerate(images) if image not in missing]
+            done.append(features_BD.numpy()[kept].astype(dtype))
+            skipped.extend(unreadable)
+            advance(len(images))
+            if images.stop == plan.images_of(shard).stop:
+                rows = np.concatenate(done)
+                if not np.isfinite(rows).all():
+                    raise InputError(
+                        f"{encoder.spec.name} gives features that {np.dtype(dtype)} cannot hold: "
+                        "use dtype=float32, and precision=float32 if that fails too"
+                    )
+                plan.finish_shard(shard, rows, skipped)
+                done, skipped = [], []
+
+
+def _loaded(loader: DataLoader) -> Iterator[Loaded]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "shared memory" in str(error) or "DataLoader worker" in str(error):
+            reason = str(error).splitlines()[0][:160]
+            raise InputError(f"a process that reads images died ({reason}): lower workers= or batch_size=") from None
+        raise
+
+
+def encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
+    """Each batch with its features, in order. On a CPU, a batch is computed by one core, not by all of them.
+
+    OpenMP's threads wait for each other after every layer, by spinning: on a machine that does anything else besides
+    (reading images, to begin with) that cost up to nine tenths of the speed. It also makes the features independent of
+    the number of cores. Past `MAX_THREADS`, Python's own lock is what they would wait for.
+    """
+    on_cpu = encoder.device.type == "cpu" and not encoder.compiled
+    n_threads = max(1, min(MAX_THREADS, cpus)) if on_cpu else 1
+    before = torch.get_num_threads()
+    per_thread = max(1, cpus // n_threads)
+    torch.set_num_threads(per_thread)
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(per_thread,)) as pool:
+            running: deque[tuple[Loaded, Future[torch.Tensor]]] = deque()
+            for batch in batches:
+                running.append((batch, pool.submit(encoder.encode, batch[2])))
+                if len(running) > 2 * n_threads:
+                    batch, future = running.popleft()
+                    yield batch, future.result()
+            for batch, future in running:
+                yield batch, future.result()
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Rate(ProgressColumn):
+    """Images per second since the start of this run."""
+
+    def render(self, task: Task) -> str:
+        return f"{task.completed / task.elapsed:,.0f} images/s" if task.elapsed else "– images/s"
+
+
+@contextmanager
+def _progress_bar(total: int, name: str, show: bool) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    began = time.perf_counter()
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda n: bar.advance(task, n)
+    seconds = time.perf_counter() - began
+    if show and total:
+        print(f"{total:,} images in {seconds:.1f} s: {total / seconds:.0f} images/s", file=sys.stderr)
+
+
+def _warn_of_skipped(folder: Path) -> None:
+    features = load_features(folder)
+    skipped = features.manifest["skipped"]
+    if skipped["count"]:
+        first = skipped["images"][0]
+        print(
+            f"warning: {skipped['count']} of {features.manifest['n_images']} images cannot be read and were left out, "
+            f"the first of them {first['path']} ({first['reason']}); all are listed in {folder / MANIFEST}",
+            file=sys.stderr,
+        )
+
+
+def _ranks() -> tuple[int, int, int, int]:
+    """(rank, world size, local rank, local world size) as torchrun says; (0, 1, 0, 1) without it."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1, 0, 1
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return (
+        rank,
+        world_size,
+        int(os.environ.get("LOCAL_RANK", rank)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
+
+
+def rank_device(device: str) -> str:
+    """The device of this process: what was asked for, or for `auto` the GPU of its local rank, where there are any."""
+    if device != "auto" or not torch.cuda.is_available():
+        return device
+    return f"cuda:{_ranks()[2] % torch.cuda.device_count()}"
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _n_workers(asked: int | None, device: str, local_world: int, n_images: int) -> int:
+    if asked is not None:
+        return asked
+    if n_images < 512:
+        # Starting a process takes longer than reading a few hundred images.
+        return 0
+    cpus = _cpus() // local_world
+    return max(1, min(8, cpus // 2)) if device == "cpu" else max(1, min(16, cpus))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("deepclust", "torch", "timm", "pillow", "open_clip_torch"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

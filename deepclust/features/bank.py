@@ -1,0 +1,202 @@
+"""The feature bank: the heads' inputs, gathered by row number, whether they fit in memory or not.
+
+Features that fit are transformed once and held where the heads are. Others stay in their memory-mapped file: a reader
+thread stages the rows of the coming batches, read in ascending order and transformed, while the current ones train.
+
+Shape suffixes: N samples, B gathered rows, S staged rows, D feature dimensions, P dimensions that the heads see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.transform import FeatureTransform
+from deepclust.runtime.devices import free_bytes
+
+# Features that need less than this share of the free memory are transformed once and kept there.
+MEMORY_SHARE = 0.5
+BLOCK_ROWS = 8192
+# A stage holds the rows of as many batches as have at least so many row numbers in all, duplicates included.
+STAGE_ROWS = 32768
+# Reads that wait for the disk at the same time: random rows are bound by its latency, not by its bandwidth.
+READERS = 8
+# What a reader reads at a time; it also bounds the float32 copy that the transform works on.
+READ_ROWS = 2048
+
+Batch = TypeVar("Batch")
+
+
+def fits_in_memory(
+    n_rows: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu", sharers: int = 1
+) -> bool:
+    """Whether N × P inputs take less than half of the memory that is free on the device.
+
+    Args:
+        n_rows: N.
+        dim: P.
+        dtype: of the held rows.
+        device: where they would be held.
+        sharers: processes that would each hold a copy on this device.
+    """
+    return n_rows * dim * dtype.itemsize * sharers <= MEMORY_SHARE * free_bytes(device)
+
+
+def stored_dtype(precision: str | int) -> torch.dtype:
+    """What a bank stores for a training of this precision."""
+    return torch.bfloat16 if "bf16" in str(precision) else torch.float32
+
+
+class Stage(NamedTuple):
+    """Transformed rows of some batches."""
+
+    ids_S: Tensor  # ascending, each once, on the CPU
+    rows_SP: Tensor
+
+    def places(self, ids_B: Tensor) -> Tensor:
+        """Where each row is, or, if it is not there, would be."""
+        return torch.searchsorted(self.ids_S, ids_B).clamp_max(len(self.ids_S) - 1)
+
+
+class FeatureBank:
+    """Transformed features, held where the heads are, or staged from the file.
+
+    Args:
+        features: the split.
+        transform: fitted; applied once to every row that is held, once per stage to those that are not.
+        device: where the heads live.
+        dtype: of the rows; bfloat16 halves the traffic of a bf16 run and changes nothing there, as the first layer
+            rounds its input to bfloat16 anyway.
+        in_memory: hold all rows, or none; None holds them if they take less than half of the free memory.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        transform: FeatureTransform,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        in_memory: bool | None = None,
+    ) -> None:
+        self.features = features
+        self.transform = transform
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._stage: Stage | None = None
+        self.held: Tensor | None = None
+        if in_memory is None:
+            in_memory = fits_in_memory(len(features), transform.out_dim, dtype, self.device)
+        if in_memory:
+            held = torch.empty(self.shape, dtype=dtype, device=self.device)
+            for start, block_BP in self.blocks():
+                held[start : start + len(block_BP)] = block_BP
+            self.held = held
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.features), self.transform.out_dim
+
+    def gather(self, ids_B: Tensor) -> Tensor:
+        """(B,) row numbers -> (B, P) on the bank's device."""
+        if self.held is not None:
+            return self.held.index_select(0, ids_B.to(self.device))
+        ids_B = ids_B.cpu()
+        stage = self._stage
+        if stage is None or not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B):
+            stage = self._read(ids_B)
+        return stage.rows_SP.index_select(0, stage.places(ids_B).to(self.device))
+
+    def prefetched(self, batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Iterator[Batch]:
+        """The batches as they are, the rows of each staged before it comes; nothing to do where all rows are held.
+
+        Args:
+            batches: in the order of training.
+            ids_of: the row numbers that a batch will gather.
+        """
+        if self.held is not None:
+            yield from batches
+            return
+        groups = _grouped(batches, ids_of)
+
+        def staged() -> tuple[list[Batch], Stage] | None:
+            group = next(groups, None)
+            return None if group is None else (group, self._read(torch.cat([ids_of(batch) for batch in group]), pool))
+
+        with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(1) as stager:
+            coming = stager.submit(staged)
+            while (found := coming.result()) is not None:
+                group, self._stage = found
+                coming = stager.submit(staged)
+                yield from group
+        self._stage = None
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Tensor]]:
+        """Every row in order, as (first row, (B, P) block)."""
+        for start in range(0, len(self), rows):
+            if self.held is not None:
+                yield start, self.held[start : start + rows]
+            else:
+                yield start, self._transformed(np.asarray(self.features.features[start : start + rows]))
+
+    def _read(self, ids: Tensor, pool: ThreadPoolExecutor | None = None) -> Stage:
+        """Read and transform rows, each once, in ascending order: every page of the file is touched at most once."""
+        ids_S = torch.unique(ids.cpu())
+        rows_SP = torch.empty(len(ids_S), self.transform.out_dim, dtype=self.dtype, device=self.device)
+
+        def read(part_R: Tensor) -> np.ndarray:
+            return np.asarray(self.features.features[part_R.numpy()])
+
+        parts = ids_S.split(READ_ROWS)
+        # The readers wait for the disk; what is computed is computed here, or they would fight for the cores.
+        for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
+            low = index * READ_ROWS
+            rows_SP[low : low + len(rows)] = self._transformed(rows)
+        return Stage(ids_S, rows_SP)
+
+    @torch.no_grad()
+    def _transformed(self, rows: np.ndarray) -> Tensor:
+        if not rows.flags.writeable:  # a view of a memory map: torch wants rows of its own
+            rows = rows.copy()
+        return self.transform(torch.from_numpy(rows).to(self.device).float()).to(self.dtype)
+
+
+class BankRows:
+    """A bank as N × P float32 rows of NumPy, for code that knows arrays: slices and integer index arrays."""
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bank: FeatureBank) -> None:
+        self._bank = bank
+        self.shape = bank.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        ids = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+        return self._bank.gather(torch.from_numpy(ids)).float().cpu().numpy()
+
+
+def _grouped(batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Iterator[list[Batch]]:
+    """Consecutive batches with `STAGE_ROWS` row numbers or more in all."""
+    group: list[Batch] = []
+    n_rows = 0
+    for batch in batches:
+        group.append(batch)
+        n_rows += len(ids_of(batch))
+        if n_rows >= STAGE_ROWS:
+            yield group
+            group, n_rows = [], 0
+    if group:
+        yield group

@@ -1,0 +1,58 @@
+"""The Dataset: the features of the splits of one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepclust.features.feature_set import FeatureSet
+from deepclust.runtime.errors import InputError
+
+
+@dataclass
+class Dataset:
+    """The features of one data set, as a run uses them.
+
+    Attributes:
+        name: the data set's name.
+        train: the split that heads and baselines are fitted on.
+        test: the split that they are judged on as well, or None.
+        encoder: name of the encoder that made the features; None for features that came without one.
+    """
+
+    name: str
+    train: FeatureSet
+    test: FeatureSet | None
+    encoder: str | None
+
+    def splits(self) -> dict[str, FeatureSet]:
+        """The splits that are scored, the one that was fitted on first."""
+        return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
+
+
+def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:
+    """Refuse a test split that another encoder, other weights or another transform made than the train split.
+
+    Raises:
+        InputError: naming the two, or the two widths.
+    """
+    for key in ("encoder", "weights", "transform"):
+        ours, theirs = train.manifest.get(key), test.manifest.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise InputError(
+                f"the test split was made by another encoder than the train split: {key} "
+                f"{_differing(ours, theirs)} in {test.root} and {train.root}; extract both splits alike"
+            )
+    if train.dim != test.dim:
+        raise InputError(
+            f"the test split has {test.dim} dimensions and the train split {train.dim} "
+            f"({test.root}, {train.root}): extract both with one encoder"
+        )
+
+
+def _differing(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        return ", ".join(f"{key} is {theirs.get(key)} and {ours.get(key)}" for key in keys[:2])
+    return f"is {theirs} and {ours}"

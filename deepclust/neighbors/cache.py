@@ -1,0 +1,99 @@
+"""The cache of mined neighbors, beside the features.
+
+Shape suffixes: N samples, K neighbors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.features.feature_set import FeatureSet
+from deepclust.neighbors.mining import DEFAULT_RECALL, check_request, mine_neighbors
+from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
+from deepclust.runtime.files import fingerprint
+from deepclust.runtime.locks import one_at_a_time
+from deepclust.runtime.ranks import ALONE, Ranks
+
+
+def cached_neighbors(
+    features: FeatureSet,
+    k: int,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    method: str = "auto",
+    ranks: Ranks = ALONE,
+    **options: Any,
+) -> Neighbors:
+    """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
+
+    A cache of more neighbors serves fewer. A killed search continues from the blocks it had finished. Without a place
+    to keep them (features in memory, or a read-only folder, and no `cache_dir`) they are mined anew. Of several
+    processes that want the same, one mines, and the others wait and read what it has found.
+
+    Called on every rank of `ranks` with the same arguments. The first rank looks for the cache, locks and writes it, so
+    the others need not see its folder.
+    """
+    recall = options.get("recall", DEFAULT_RECALL)
+    check_request(len(features), k, method, recall)
+    folder = cache_folder(features, cache_dir)
+    key = ""
+    if folder is not None:
+        key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
+    with ExitStack() as until_saved:
+        found, locked = None, False
+        if folder is not None and ranks.rank == 0:
+            found = _load_cached(folder, key, k)
+            if found is None:
+                locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
+                found = _load_cached(folder, key, k)
+        is_found, keep_blocks = ranks.from_first(np.array([found is not None, locked]))
+        if is_found:
+            return _from_first(found, len(features), k, ranks)
+        blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
+        neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
+        if folder is not None and ranks.rank == 0:
+            neighbors.save(folder / f"{key}-k{k}.npz")
+            if blocks is not None:
+                shutil.rmtree(blocks, ignore_errors=True)
+        return neighbors
+
+
+def _load_cached(folder: Path, key: str, k: int) -> Neighbors | None:
+    for found in sorted(folder.glob(f"{key}-k*.npz")):
+        match = re.fullmatch(r".*-k(\d+)", found.stem)
+        if match and int(match.group(1)) >= k:
+            return Neighbors.load(found).first(k)
+    return None
+
+
+def _from_first(found: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
+    """The first rank's neighbors, on every rank."""
+    shape = (n_samples, k)
+    here = found or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)
+
+
+def cache_folder(
+    features: FeatureSet, cache_dir: str | os.PathLike | None = None, kind: str = "neighbors"
+) -> Path | None:
+    """`cache_dir`, else a folder of that kind beside the features, else None; only if it can be written."""
+    if cache_dir is not None:
+        folder = Path(cache_dir)
+    elif features.root is None:
+        return None
+    elif features.root.is_dir():
+        folder = features.root / kind
+    else:
+        folder = features.root.with_name(f"{features.root.name}.{kind}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

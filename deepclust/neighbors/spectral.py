@@ -1,0 +1,88 @@
+"""Spectral embedding of the mined neighbor graph, and the clusters it shows.
+
+The graph that pairs are drawn from already holds the shape of the clusters: the leading eigenvectors of its normalized
+adjacency vary slowly along edges, so samples that are linked by short paths lie together in them even where they are
+far apart in feature space, which k-means on the features cannot see (Ng, Jordan & Weiss 2001).
+
+Shape suffixes: N samples, K neighbors, M eigenvectors, C clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from deepclust.neighbors import Neighbors
+from deepclust.runtime.errors import InputError
+from deepclust.spherical_kmeans import spherical_kmeans
+
+# Lanczos' residual tolerance. k-means on the rows does not change below it, and it halves the time of the default.
+TOLERANCE = 1e-3
+
+
+def neighbor_graph(neighbors: Neighbors, k: int | None = None) -> sparse.csr_matrix:
+    """The N × N symmetric affinity: mean of both directions' cosine similarities, negative ones cut to 0.
+
+    Args:
+        neighbors: mined neighbors.
+        k: use only the k nearest; None uses all.
+    """
+    used = neighbors if k is None else neighbors.first(min(k, neighbors.k))
+    n_samples = len(used)
+    weights = np.maximum(used.similarities, 0).astype(np.float32).ravel()
+    indptr = np.arange(0, n_samples * used.k + 1, used.k)
+    directed = sparse.csr_matrix((weights, used.ids.ravel(), indptr), shape=(n_samples, n_samples))
+    return ((directed + directed.T) * 0.5).tocsr()
+
+
+def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None = None, seed: int = 0) -> np.ndarray:
+    """(N, M) leading eigenvectors of the normalized adjacency D^-½ A D^-½, largest eigenvalue first.
+
+    Args:
+        neighbors: mined neighbors.
+        n_components: M, below N.
+        k: neighbors of the graph; None uses all that were mined.
+        seed: of Lanczos' starting vector.
+
+    Raises:
+        InputError: if M is not in [1, N - 1].
+    """
+    if not 1 <= n_components < len(neighbors):
+        raise InputError(
+            f"{n_components} spectral components asked for: there must be 1 to {len(neighbors) - 1} for "
+            f"{len(neighbors)} samples"
+        )
+    affinity = neighbor_graph(neighbors, k)
+    degree = np.asarray(affinity.sum(axis=1)).ravel()
+    scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
+    normalized = (scale @ affinity @ scale).astype(np.float32)
+    if len(neighbors) <= max(50, 3 * n_components):  # Lanczos needs room; a dense solver is instant here
+        values, vectors = np.linalg.eigh(normalized.toarray())
+    else:
+        start = np.random.default_rng(seed).standard_normal(len(neighbors)).astype(np.float32)
+        values, vectors = eigsh(
+            normalized, n_components, which="LA", tol=TOLERANCE, v0=start, ncv=max(2 * n_components + 1, 40)
+        )
+    order = np.argsort(-values)[:n_components]
+    return np.ascontiguousarray(vectors[:, order], dtype=np.float32)
+
+
+def spectral_labels(
+    embedding_NM: np.ndarray, n_clusters: int, *, n_components: int | None = None, n_init: int = 3, seed: int = 0
+) -> np.ndarray:
+    """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalized to length 1.
+
+    Args:
+        embedding_NM: from `spectral_embedding`.
+        n_clusters: C.
+        n_components: use only so many leading eigenvectors; None uses all.
+        n_init: k-means runs, of which the best counts.
+        seed: of k-means.
+    """
+    rows = embedding_NM[:, :n_components]
+    # A sample in a component of its own may be zero in every kept eigenvector; give it a direction nobody shares.
+    lonely = np.logical_not(np.any(rows, axis=1))
+    if lonely.any():
+        rows = np.concatenate([rows, lonely[:, None].astype(rows.dtype)], axis=1)
+    return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N

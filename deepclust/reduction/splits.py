@@ -1,0 +1,169 @@
+"""The splits of a data set in a reduced space: fitted on the first, kept on disk.
+
+The reduced features are kept under a key of the features and the settings. The fitted models are not: with its seed
+fixed a reduction is fitted again to the same result, and no pickle has to be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.features.dataset import Dataset
+from deepclust.features.feature_files import load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.features.shards import MANIFEST
+from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.neighbors.cache import cache_folder
+from deepclust.reduction.reduction import Reduction
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint, write_json
+from deepclust.runtime.locks import one_at_a_time
+
+# Bumped whenever the result changes for the same settings, so that nothing of an older rule is read.
+REDUCTION_VERSION = 1
+
+
+def reduced_splits(
+    reduction: Reduction,
+    splits: Mapping[str, FeatureSet],
+    *,
+    neighbors: Callable[[], Neighbors] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> dict[str, FeatureSet]:
+    """Fit a reduction to the first split and take every split into its space.
+
+    Args:
+        reduction: what to do; `none` gives the splits back.
+        splits: features by name, of the same dimension.
+        neighbors: gives the mined neighbors of the first split, for UMAP and PaCMAP to start from; called only if the
+            result is not kept yet. None: `Reduction` searches.
+        cache_dir: where results are kept; None: a folder beside the features of the first split. Features in memory,
+            or in a folder that cannot be written, are reduced anew.
+
+    Returns:
+        FeatureSets of the same names, with the labels and paths of the given ones; `manifest["reduction"]` holds the
+        settings and the `note` for a table.
+
+    Raises:
+        InputError: as `Reduction.check` and `Reduction.transform`.
+    """
+    if reduction.kind == "none":
+        return dict(splits)
+    fitted_on = next(iter(splits.values()))
+    reduction.check(len(fitted_on), fitted_on.dim)
+    folder = cache_folder(fitted_on, cache_dir, "reductions")
+    # By content: a split that is met again under another name is the same split, not one to be placed anew.
+    contents = {name: split.fingerprint() for name, split in splits.items()}
+    own = fitted_on.fingerprint()
+    key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
+    places = {} if folder is None else {content: folder / key / content for content in contents.values()}
+    by_content = {contents[name]: split for name, split in splits.items()}
+    results = _kept(places)
+    with ExitStack() as until_saved:
+        if folder is not None and len(results) < len(by_content):
+            # Two processes that reduce at once, on different machines, would leave splits of two different spaces.
+            if not until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", f"reducing by {reduction.kind}")):
+                places = {}
+            results |= _kept(places)
+        missing = {content: split for content, split in by_content.items() if content not in results}
+        if missing:
+            mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
+            fitted_NP = reduction.fit_transform(fitted_on.features, mined)
+            if own in results and not np.allclose(np.asarray(results[own].features), fitted_NP, atol=1e-3):
+                raise InputError(
+                    f"{results[own].root} was reduced on another machine or by other versions, and cannot be repeated "
+                    "here: delete it"
+                )
+            for content, split in missing.items():
+                rows_NP = fitted_NP if content == own else reduction.transform(split.features)
+                reduced = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
+                results[content] = load_features(reduced.save(places[content])) if content in places else reduced
+    return {name: _dressed(results[contents[name]], split) for name, split in splits.items()}
+
+
+def _kept(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
+    return {content: load_features(place) for content, place in places.items() if (place / MANIFEST).is_file()}
+
+
+def reduced_dataset(
+    reduction: Reduction,
+    dataset: Dataset,
+    *,
+    fitted_on: FeatureSet | None = None,
+    mining: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    neighbors_dir: str | os.PathLike | None = None,
+    record: Path | None = None,
+) -> Dataset:
+    """A data set in the reduced space.
+
+    Args:
+        reduction: what to do.
+        dataset: its training split is fitted on.
+        fitted_on: another split to fit on instead, as for features that are met after training.
+        mining: options of `mine_neighbors`. By cosine, UMAP and PaCMAP start from the mined neighbors that are kept
+            beside the features.
+        cache_dir: as in `reduced_splits`.
+        neighbors_dir: where mined neighbors are kept.
+        record: a file with the settings and a digest of the result; written where it is missing, else compared.
+
+    Raises:
+        InputError: as `reduced_splits`; or if the record tells of another result.
+    """
+    if reduction.kind == "none":
+        return dataset
+    start = dataset.train if fitted_on is None else fitted_on
+
+    def mine() -> Neighbors:
+        k = reduction.wanted_neighbors(len(start))
+        return cached_neighbors(start, k, cache_dir=neighbors_dir, **(mining or {}))
+
+    splits = {"fitted_on": start, "train": dataset.train}
+    if dataset.test is not None:
+        splits["test"] = dataset.test
+    if fitted_on is None:
+        del splits["fitted_on"]
+    reduced = reduced_splits(
+        reduction, splits, neighbors=mine if reduction.metric == "cosine" else None, cache_dir=cache_dir
+    )
+    if record is not None:
+        _compare(record, next(iter(reduced.values())))
+    return replace(dataset, train=reduced["train"], test=reduced.get("test"))
+
+
+def _compare(record: Path, reduced: FeatureSet) -> None:
+    facts = {**(reduced.reduction or {}), "digest": fingerprint(np.asarray(reduced.features))}
+    if not record.is_file():
+        write_json(record, facts)
+        return
+    earlier = json.loads(record.read_text(encoding="utf-8"))
+    changed = [key for key in facts if facts[key] != earlier.get(key)]
+    if changed:
+        raise InputError(
+            f"{record} tells of another reduction ({', '.join(changed)}): the features, their settings, the version of "
+            "the package or the machine have changed; start a new run"
+        )
+
+
+def _facts(reduction: Reduction) -> dict[str, Any]:
+    return {**reduction.settings, "package_version": reduction.package_version, "note": reduction.note}
+
+
+def _dressed(reduced: FeatureSet, original: FeatureSet) -> FeatureSet:
+    """Reduced features with the labels, paths and provenance of those they were made from."""
+    provenance = {key: value for key, value in original.manifest.items() if key not in ("shards", "n_rows")}
+    return replace(
+        reduced,
+        labels=original.labels,
+        class_names=original.class_names,
+        paths=original.paths,
+        manifest={**provenance, **reduced.manifest},
+    )

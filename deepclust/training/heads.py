@@ -1,0 +1,256 @@
+"""The clustering heads: H independent heads in one tensor per layer, and the EMA teacher.
+
+Shape suffixes: H heads, B samples, D feature dimensions, F and E hidden and embedding widths, C clusters.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepclust.runtime.errors import InputError
+
+# Layer widths and initial scale of the TEMI authors' published head.
+HIDDEN_DIM = 512
+EMBEDDING_DIM = 256
+INIT_STD = 0.02
+
+
+class Heads(nn.Module):
+    """H clustering heads over the same features, every layer one tensor with a leading head dimension."""
+
+    n_heads: int
+    in_dim: int
+    n_clusters: int
+
+    @abstractmethod
+    def embed(self, features_BD: Tensor) -> Tensor:
+        """What the prototypes are compared with: (B, D) -> (H, B, E)."""
+
+    @abstractmethod
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Logits, before any temperature: (B, D) -> (H, B, C)."""
+
+    @abstractmethod
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are frozen while `freeze_prototypes_epochs` lasts."""
+
+    @abstractmethod
+    def set_prototypes(self, directions_HCE: Tensor) -> None:
+        """Point each cluster's prototype along a direction in embedding space."""
+
+    @abstractmethod
+    def single(self, head: int) -> Heads:
+        """A copy of one head, as Heads with H = 1."""
+
+    def no_decay(self) -> set[str]:
+        """Names of parameters that weight decay spares: biases and gains."""
+        return {name for name, _ in self.named_parameters() if name.endswith(("bias", "gain"))}
+
+
+class MLPHeads(Heads):
+    """Linear(D→512) · GELU · Linear(512→256) · L2-normalize · weight-normalized Linear(256→C) without bias.
+
+    The TEMI authors' head. Weights start truncated-normal with std 0.02, biases 0, the gain of each prototype 1.
+    Every head starts from its own random draw.
+
+    Args:
+        in_dim: D.
+        n_clusters: C.
+        n_heads: H.
+        hidden_dim: F, 512.
+        embedding_dim: E, 256.
+        generator: source of the initial weights; equal generators give equal heads.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        n_clusters: int,
+        n_heads: int,
+        *,
+        hidden_dim: int = HIDDEN_DIM,
+        embedding_dim: int = EMBEDDING_DIM,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.n_clusters, self.n_heads = in_dim, n_clusters, n_heads
+        self.hidden_dim, self.embedding_dim = hidden_dim, embedding_dim
+        self.hidden_weight = nn.Parameter(torch.empty(n_heads, hidden_dim, in_dim))
+        self.hidden_bias = nn.Parameter(torch.zeros(n_heads, hidden_dim))
+        self.embedding_weight = nn.Parameter(torch.empty(n_heads, embedding_dim, hidden_dim))
+        self.embedding_bias = nn.Parameter(torch.zeros(n_heads, embedding_dim))
+        self.prototypes = nn.Parameter(torch.empty(n_heads, n_clusters, embedding_dim))
+        self.gain = nn.Parameter(torch.ones(n_heads, n_clusters))
+        for weight in (self.hidden_weight, self.embedding_weight, self.prototypes):
+            nn.init.trunc_normal_(weight, std=INIT_STD, generator=generator)
+
+    def embed(self, features_BD: Tensor) -> Tensor:
+        return functional.normalize(self._embed_transposed(features_BD), dim=1).transpose(1, 2)
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        directions_HCE = functional.normalize(self.prototypes, dim=2) * self.gain[..., None]
+        embedding_HEB = self._embed_transposed(features_BD)
+        directions_HCE = directions_HCE.to(embedding_HEB.dtype)
+        # The lengths are divided out where there is less to divide: in the logits, or in the embedding.
+        if self.n_clusters <= self.embedding_dim:
+            return CosineLogits.apply(embedding_HEB, directions_HCE)
+        return torch.bmm(UnitColumns.apply(embedding_HEB).transpose(1, 2), directions_HCE.transpose(1, 2))
+
+    def _embed_transposed(self, features_BD: Tensor) -> Tensor:
+        """(H, E, B), not normalized. With the samples last, every product of the forward and backward pass reads and
+        writes whole contiguous blocks per head; with the samples first, each would copy its operands into that order.
+        """
+        # One product for the first layer of all heads: the features are read once, not once per head.
+        hidden_hFB = torch.addmm(self.hidden_bias.flatten()[:, None], self.hidden_weight.flatten(0, 1), features_BD.T)
+        hidden_HFB = functional.gelu(hidden_hFB).unflatten(0, (self.n_heads, -1))
+        return torch.baddbmm(self.embedding_bias[:, :, None], self.embedding_weight, hidden_HFB)
+
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        return [self.prototypes, self.gain]
+
+    def set_prototypes(self, directions_HCE: Tensor) -> None:
+        with torch.no_grad():
+            # The prototypes are weight-normalized: their length only sets how fast they turn. Keep it as drawn.
+            length = self.prototypes.norm(dim=2, keepdim=True).mean()
+            self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) * length)
+
+    def single(self, head: int) -> MLPHeads:
+        one = MLPHeads(self.in_dim, self.n_clusters, 1, hidden_dim=self.hidden_dim, embedding_dim=self.embedding_dim)
+        one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
+        return one
+
+
+class CosineLogits(torch.autograd.Function):
+    """⟨e / ‖e‖, d⟩ of every embedding e and direction d: the product first, the length after.
+
+    Same value and gradient as normalizing e before the product, in fewer passes over memory: with z the logits, g their
+    gradient and r = 1 / ‖e‖, the gradient in e is Σ_c r g_c d_c - r² (Σ_c g_c z_c) e.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding_HEB: Tensor, directions_HCE: Tensor) -> Tensor:
+        inverse_HB1 = (
+            torch.linalg.vector_norm(embedding_HEB, dim=1).clamp_min(_shortest(embedding_HEB)).reciprocal()[:, :, None]
+        )
+        logits_HBC = torch.bmm(embedding_HEB.transpose(1, 2), directions_HCE.transpose(1, 2)).mul_(inverse_HB1)
+        ctx.save_for_backward(embedding_HEB, directions_HCE, inverse_HB1, logits_HBC)
+        return logits_HBC
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        embedding_HEB, directions_HCE, inverse_HB1, logits_HBC = ctx.saved_tensors
+        gradient_HBC = gradients[0] * inverse_HB1
+        along_HB1 = (gradient_HBC * logits_HBC).sum(dim=2, keepdim=True) * inverse_HB1
+        embedding_grad_HEB = torch.bmm(directions_HCE.transpose(1, 2), gradient_HBC.transpose(1, 2))
+        embedding_grad_HEB.addcmul_(embedding_HEB, along_HB1.transpose(1, 2), value=-1)
+        return embedding_grad_HEB, torch.bmm(gradient_HBC.transpose(1, 2), embedding_HEB.transpose(1, 2))
+
+
+class UnitColumns(torch.autograd.Function):
+    """u = e / ‖e‖ over E, in fewer passes than `normalize`: the gradient in e is (g - ⟨g, u⟩ u) / ‖e‖."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding_HEB: Tensor) -> Tensor:
+        inverse_H1B = (
+            torch.linalg.vector_norm(embedding_HEB, dim=1, keepdim=True)
+            .clamp_min(_shortest(embedding_HEB))
+            .reciprocal()
+        )
+        unit_HEB = embedding_HEB * inverse_H1B
+        ctx.save_for_backward(unit_HEB, inverse_H1B)
+        return unit_HEB
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        unit_HEB, inverse_H1B = ctx.saved_tensors
+        along_H1B = (gradients[0] * unit_HEB).sum(dim=1, keepdim=True)
+        return torch.addcmul(gradients[0], unit_HEB, along_H1B, value=-1).mul_(inverse_H1B)
+
+
+def _shortest(embedding: Tensor) -> float:
+    """What a length is divided out as, at least: as in `functional.normalize`, where the type can hold it."""
+    return max(1e-12, torch.finfo(embedding.dtype).tiny)
+
+
+class LinearHeads(Heads):
+    """One linear map φ ∈ R^{C×D} per head, no bias (TSP).
+
+    Args:
+        in_dim: D.
+        n_clusters: C.
+        n_heads: H; TSP trains one.
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self, in_dim: int, n_clusters: int, n_heads: int = 1, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.n_clusters, self.n_heads = in_dim, n_clusters, n_heads
+        self.prototypes = nn.Parameter(torch.empty(n_heads, n_clusters, in_dim))
+        nn.init.trunc_normal_(self.prototypes, std=INIT_STD, generator=generator)
+
+    def embed(self, features_BD: Tensor) -> Tensor:
+        return features_BD.expand(self.n_heads, -1, -1)
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        logits_BhC = functional.linear(features_BD, self.prototypes.flatten(0, 1))
+        return logits_BhC.unflatten(1, (self.n_heads, -1)).transpose(0, 1)
+
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        return [self.prototypes]
+
+    def set_prototypes(self, directions_HCE: Tensor) -> None:
+        with torch.no_grad():
+            # φ_i = c_i / (‖c_i‖ √D), TSP appendix A.
+            self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) / self.in_dim**0.5)
+
+    def single(self, head: int) -> LinearHeads:
+        one = LinearHeads(self.in_dim, self.n_clusters, 1)
+        one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
+        return one
+
+
+HEADS = ("mlp", "linear")
+
+
+def make_heads(
+    kind: str,
+    in_dim: int,
+    n_clusters: int,
+    n_heads: int,
+    *,
+    hidden_dim: int = HIDDEN_DIM,
+    embedding_dim: int = EMBEDDING_DIM,
+    seed: int = 0,
+) -> Heads:
+    """Heads by name, from a seed of their own.
+
+    Raises:
+        InputError: if the kind is unknown.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "mlp":
+        return MLPHeads(
+            in_dim, n_clusters, n_heads, hidden_dim=hidden_dim, embedding_dim=embedding_dim, generator=generator
+        )
+    if kind == "linear":
+        return LinearHeads(in_dim, n_clusters, n_heads, generator=generator)
+    raise InputError(f"unknown head '{kind}': choose one of {', '.join(HEADS)}")
+
+
+def make_teacher(student: Heads) -> Heads:
+    """A copy of the student that starts equal to it and receives no gradient."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_teacher(teacher: Heads, student: Heads, momentum: float = 0.996) -> None:
+    """teacher ← momentum · teacher + (1 - momentum) · student, every parameter in one fused call."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)

@@ -1,0 +1,74 @@
+"""Loggers by name, and the final table that goes to them.
+
+Metrics are named `train/loss`, `train/loss_head_00`, `val/acc`, `test/acc`; with several losses in one run each has its
+method's name before it, and so have the baselines always.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from deepclust.runtime.errors import InputError
+
+
+def make_logger(name: str, run_dir: Path, **options: Any) -> Any:
+    """A Lightning logger by name, writing into the run folder.
+
+    The id of a Weights & Biases run is kept in the run folder, so that a resumed run continues it.
+
+    Args:
+        name: `none`, `csv`, `tensorboard` or `wandb`.
+        **options: of the logger; for `wandb` for example `project`, `entity`, `mode`.
+
+    Raises:
+        InputError: if the name is unknown or the logger's package is missing.
+    """
+    if name == "none":
+        return False
+    if name == "csv":
+        from pytorch_lightning.loggers import CSVLogger
+
+        # Lightning deletes the metrics that it finds in its folder: a resumed run has one of its own.
+        parts = sum(1 for _ in (run_dir / "logs").rglob("hparams.yaml"))
+        return CSVLogger(run_dir, name="logs", version=f"resumed_{parts}" if parts else "", **options)
+    if name == "tensorboard":
+        try:
+            from pytorch_lightning.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(str(run_dir), name="logs", version="", **options)
+        except ModuleNotFoundError:
+            raise InputError("logger=tensorboard needs tensorboard: pip install 'deepclust[tensorboard]'") from None
+    if name == "wandb":
+        from pytorch_lightning.loggers import WandbLogger
+
+        id_file = run_dir / "wandb_id.txt"
+        run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(run_id + "\n")
+        mode = options.pop("mode", None)
+        return WandbLogger(
+            name=run_dir.name, save_dir=str(run_dir), id=run_id, resume="allow", offline=mode == "offline", **options
+        )
+    raise InputError(f"unknown logger '{name}': choose one of none, csv, tensorboard, wandb")
+
+
+def log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:
+    """`<split>/<metric>` of a single loss, `<method>/<split>/<metric>` of everything else, and the whole table."""
+    if not logger:
+        return
+    metrics = {}
+    first = rows[0]["method"] if rows else None
+    for row in rows:
+        prefix = "" if row["method"] == first and not several else f"{row['method']}/"
+        for key, value in row.items():
+            if key not in ("method", "split", "seed") and value is not None:
+                metrics[f"{prefix}{row['split']}/{key}"] = float(value)
+    logger.log_metrics(metrics)
+    if hasattr(logger, "log_table") and rows:
+        logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    logger.save()

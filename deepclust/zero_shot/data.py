@@ -1,0 +1,211 @@
+"""The data sets of the matrix: which rows of which features, with which labels.
+
+Shape suffixes: N samples of a split, M samples chosen, D feature dimensions, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.extraction.datasets import load_dataset
+from deepclust.features.feature_files import load_features
+from deepclust.features.feature_set import FeatureSet
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint
+from deepclust.zero_shot.protocol import check_name
+
+# The encoder that is none: a data set's own pixels.
+RAW = "raw"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One column of the matrix.
+
+    Attributes:
+        key: what tables and files call it.
+        name: a data set of `deepclust.extraction.datasets` (`digits`, `fashion_mnist`, …); None with `features`.
+        features: for other features, a FeatureSet folder or a .npy, .npz or .pt file; `{encoder}` in it becomes the
+            encoder's name.
+        labels: a file of labels for `features`.
+        split: `train` or `test`.
+        title: what table columns call it, default `key`.
+        rows: at most so many rows, a random subset that keeps the classes' shares; None for all.
+        seed: of that subset.
+        range: first and one past the last row that take part, before anything else.
+        classes: only samples of these classes.
+        n_clusters: C, where there are no labels to count.
+        levels: taxonomy levels beside the classes: name -> a coarse id per class, or a .npy file of one per class or
+            per row of the split.
+        probe: the data set that serves the kNN probe as memory, or None for no probe.
+        encoders: the encoders that it comes with; None for every one.
+        optional: leave it out where its features are not there, instead of refusing.
+    """
+
+    key: str
+    name: str | None = None
+    features: str | None = None
+    labels: str | None = None
+    split: str = "train"
+    title: str | None = None
+    rows: int | None = None
+    seed: int = 0
+    range: tuple[int, int] | None = None
+    classes: tuple[int, ...] | None = None
+    n_clusters: int | None = None
+    levels: Mapping[str, Any] = field(default_factory=dict)
+    probe: str | None = None
+    encoders: tuple[str, ...] | None = None
+    optional: bool = False
+
+    @property
+    def column(self) -> str:
+        return self.title or self.key
+
+    def has(self, encoder: str) -> bool:
+        return self.encoders is None or encoder in self.encoders
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """The rows of one data set by one encoder.
+
+    Attributes:
+        features: M × D, in memory.
+        levels: (M,) ids per taxonomy level, the classes themselves not among them.
+        n_clusters: C: the number of classes, or what the spec says; None where nobody knows.
+        key: digest of all of it.
+    """
+
+    features: FeatureSet
+    levels: Mapping[str, np.ndarray]
+    n_clusters: int | None
+    key: str
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self.features.labels
+
+
+def data_specs(config: Mapping[str, Mapping[str, Any]]) -> dict[str, DataSpec]:
+    """The specs of a config, by key.
+
+    Raises:
+        InputError: if a key or a setting is not valid, or a probe's memory is not among the data sets.
+    """
+    known = [item.name for item in fields(DataSpec) if item.name != "key"]
+    specs = {}
+    for key, settings in config.items():
+        check_name(key, "data")
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise InputError(f"data.{key}: unknown setting {', '.join(unknown)}: a data set has {', '.join(known)}")
+        given = {name: value for name, value in settings.items() if value is not None}
+        if ("name" in given) == ("features" in given):
+            raise InputError(f"data.{key}: give either name= of a known data set or features=PATH")
+        for name in ("range", "classes", "encoders"):
+            if name in given:
+                given[name] = tuple(given[name])
+        if len(given.get("range", (0, 1))) != 2:
+            raise InputError(f"data.{key}.range is {list(given['range'])}: give the first row and one past the last")
+        specs[key] = DataSpec(key=key, **given)
+    for spec in specs.values():
+        if spec.probe is not None and spec.probe not in specs:
+            raise InputError(f"data.{spec.key}.probe is '{spec.probe}', which is no data set here")
+    return specs
+
+
+def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None = None) -> LoadedData:
+    """The chosen rows of a data set by an encoder, copied into memory.
+
+    Labels serve three things: C, the classes' shares in a random subset, and the scores.
+
+    Args:
+        spec: which data set, and which of its rows.
+        encoder: `raw` for the data set's own pixels, else the encoder whose extracted features are read.
+        features_dir: see `load_dataset`.
+
+    Raises:
+        InputError: if the features are not there, hold bad rows, or the spec asks for rows or classes that they lack.
+    """
+    split = _load_split(spec, encoder, features_dir)
+    where = f"data set {spec.key} ({encoder})"
+    if spec.classes is not None and split.labels is None:
+        raise InputError(f"{where}: classes= chooses by label, and there are none")
+    rows = np.arange(len(split))
+    if spec.range is not None:
+        first, last = spec.range
+        if not 0 <= first < last <= len(split):
+            raise InputError(f"{where}: range is {first} to {last}, but there are {len(split)} rows")
+        rows = rows[first:last]
+    if spec.classes is not None and split.labels is not None:
+        rows = rows[np.isin(split.labels[rows], spec.classes)]
+    if spec.rows is not None and spec.rows < len(rows):
+        labels = None if split.labels is None else split.labels[rows]
+        rows = rows[stratified_rows(len(rows), spec.rows, labels, spec.seed)]
+    if len(rows) < 3:
+        raise InputError(f"{where}: {len(rows)} rows are left: clustering needs at least 3")
+    chosen = split.select(rows).check(where)
+    levels = {name: _level(given, name, split, rows, where) for name, given in spec.levels.items()}
+    n_clusters = spec.n_clusters or chosen.n_classes
+    key = fingerprint(chosen.features, chosen.labels, n_clusters, *[part for pair in levels.items() for part in pair])
+    return LoadedData(chosen, levels, n_clusters, key)
+
+
+def stratified_rows(n_rows: int, n_chosen: int, labels_N: np.ndarray | None, seed: int) -> np.ndarray:
+    """Sorted ids of a random subset in which every class keeps its share, up to rounding; without labels, any subset.
+
+    The paper's tuning sets are class-stratified subsets of the size of the test split.
+    """
+    rng = np.random.default_rng(seed)
+    if labels_N is None:
+        return np.sort(rng.choice(n_rows, n_chosen, replace=False))
+    # Rows in a random order within their class, classes one after the other: every (n/m)-th is a stratified sample.
+    order_N = rng.permutation(n_rows)
+    order_N = order_N[np.argsort(labels_N[order_N], kind="stable")]
+    start = rng.random()
+    return np.sort(order_N[((np.arange(n_chosen) + start) * n_rows / n_chosen).astype(np.int64)])
+
+
+def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None) -> FeatureSet:
+    if spec.split not in ("train", "test"):
+        raise InputError(f"data.{spec.key}.split is '{spec.split}': it is train or test")
+    if spec.features is not None:
+        path = Path(spec.features.format(encoder=encoder))
+        labels = None if spec.labels is None else spec.labels.format(encoder=encoder)
+        return load_features(path, labels, split=spec.split)
+    assert spec.name is not None
+    dataset = load_dataset(spec.name, encoder=None if encoder == RAW else encoder, features_dir=features_dir)
+    split = dataset.train if spec.split == "train" else dataset.test
+    if split is None:
+        raise InputError(f"data set {spec.key} ({encoder}): {spec.name} has no test split")
+    return split
+
+
+def _level(given: str | Sequence[int], name: str, split: FeatureSet, rows: np.ndarray, where: str) -> np.ndarray:
+    if isinstance(given, str):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise InputError(f"{where}: level '{name}': no such file: {path}")
+        coarse = np.asarray(np.load(path, allow_pickle=False))
+    else:
+        coarse = np.asarray(given)
+    if coarse.ndim == 1 and len(coarse) == len(split):
+        return np.unique(coarse[rows], return_inverse=True)[1]
+    if split.labels is None:
+        raise InputError(
+            f"{where}: level '{name}' has {len(coarse)} ids for {len(split)} rows, and there are no labels"
+        )
+    n_classes = int(split.labels.max()) + 1
+    if coarse.ndim != 1 or len(coarse) < n_classes:
+        raise InputError(
+            f"{where}: level '{name}' has shape {coarse.shape}: give one id for each of the {n_classes} classes, or "
+            f"for each of the {len(split)} rows"
+        )
+    return np.unique(coarse[split.labels[rows]], return_inverse=True)[1]

@@ -1,0 +1,197 @@
+"""The zero-shot protocol's clusterers, candidates and stages (Lowe et al. 2023, appendix C.2).
+
+The order of the search, each stage with what the earlier ones chose, per encoder:
+
+1. reduction: per clusterer, with the clusterer at its defaults; where a UMAP wins, the consistent one is taken
+2. agglomerative: metric and linkage, with C given
+3. agglomerative without C: the distance threshold
+4. affinity propagation: damping
+5. HDBSCAN: the largest cluster
+6. spectral: neighbors (Lowe et al. 2024 add the clusterer; no candidates by default)
+7. OPTICS: neighbors that make a sample dense
+8. Louvain and Leiden: resolution
+
+The last two are ours: the authors' code offers OPTICS and Louvain, neither paper nor slides report them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepclust.clusterers import BASELINES
+from deepclust.clusterers.base import MAX_SAMPLES
+from deepclust.runtime.errors import InputError
+
+Settings = Mapping[str, Any]
+
+NO_REDUCTION: Settings = {"kind": "none"}
+CLASSES = "classes"
+
+
+@dataclass(frozen=True)
+class Clusterer:
+    """One row group of the tables: a baseline and what the protocol starts from.
+
+    Attributes:
+        name: what configs and files call it.
+        title: what tables call it.
+        baseline: the name in `deepclust.clusterers`.
+        given_n_clusters: whether it is told C.
+        defaults: its options in the first stage; the paper takes scikit-learn's. Rows are clustered as the reduction
+            leaves them unless `normalize` is among these.
+        follows: the clusterer whose reduction and options it takes over, or None for a search of its own.
+    """
+
+    name: str
+    title: str
+    baseline: str
+    given_n_clusters: bool
+    defaults: Settings = field(default_factory=dict)
+    follows: str | None = None
+
+
+# All samples take part, as in the paper; what does not fit the memory is refused.
+_TREE: Settings = {"linkage": "ward", "metric": "euclidean", "max_samples": None}
+_CLUSTERERS = (
+    Clusterer("kmeans", "k-means", "kmeans_l2", True),
+    Clusterer("spherical_kmeans", "Spherical k-means", "kmeans", True, {"normalize": "l2"}),
+    # The assignment and the number of neighbors of the authors' published settings.
+    Clusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
+    Clusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
+    Clusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
+    Clusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
+    Clusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
+    # 5 is the default of scikit-learn and of the authors' code. As many samples as the other two that hold all pairs.
+    Clusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
+    Clusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
+    Clusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
+)
+CLUSTERERS: Mapping[str, Clusterer] = {clusterer.name: clusterer for clusterer in _CLUSTERERS}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What each stage of the search tries; the defaults are the paper's lists, where it gives one.
+
+    Attributes:
+        unreduced: whether the features as they are take part.
+        pca_dims, pca_variances, umap_dims: the first stage's reductions.
+        pacmap_dims: likewise; a reduction of Lowe et al. 2024.
+        consistent_umap_dims: where a UMAP is the best, this one is taken, as the choice among them made no difference;
+            None keeps the best.
+        metrics, linkages: of agglomerative clustering; ward goes with `euclidean` alone, which leaves 13 pairs.
+        thresholds: 21 in the paper, "sampled logarithmically from 0.001 to 5000": the series 1, 2, 5 of each decade.
+        dampings: of affinity propagation; the paper names none. 0.5 is scikit-learn's default, 0.9 the authors'
+            published setting.
+        max_cluster_shares: of HDBSCAN; the paper's is set, not searched: 20 % of N.
+        spectral_neighbors: of spectral clustering; the paper has no such stage.
+        optics_min_samples: of OPTICS; ours, from scikit-learn's default upwards.
+        resolutions: of Louvain and Leiden; ours, around 1, the plain modularity.
+    """
+
+    unreduced: bool = True
+    pca_dims: Sequence[int] = (2, 5, 10, 20, 50, 100, 200, 500)
+    pca_variances: Sequence[float] = (0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+    umap_dims: Sequence[int] = (2, 5, 10, 20, 50, 100, 200, 500)
+    pacmap_dims: Sequence[int] = ()
+    consistent_umap_dims: int | None = 50
+    metrics: Sequence[str] = ("l1", "euclidean", "linf", "cosine")
+    linkages: Sequence[str] = ("ward", "complete", "average", "single")
+    thresholds: Sequence[float] = tuple(
+        round(step * 10.0**decade, 3) for decade in range(-3, 4) for step in (1, 2, 5)
+    )  # 0.001 … 5000
+    dampings: Sequence[float] = (0.5, 0.7, 0.9)
+    max_cluster_shares: Sequence[float] = (0.2,)
+    spectral_neighbors: Sequence[int] = ()
+    optics_min_samples: Sequence[int] = (5, 10, 20, 50)
+    resolutions: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+    def reductions(self) -> list[Settings]:
+        """The first stage's candidates, in the paper's order."""
+        found: list[Settings] = [NO_REDUCTION] if self.unreduced else []
+        found += [{"kind": "pca", "dims": dims} for dims in self.pca_dims]
+        found += [{"kind": "pca", "variance": share} for share in self.pca_variances]
+        found += [{"kind": "umap", "dims": dims} for dims in self.umap_dims]
+        found += [{"kind": "pacmap", "dims": dims} for dims in self.pacmap_dims]
+        if not found:
+            raise InputError("search: there is no reduction to try: give candidates, or unreduced=true")
+        return found
+
+    def linkages_and_metrics(self) -> list[Settings]:
+        """The second stage's candidates."""
+        return [
+            {"linkage": linkage, "metric": metric}
+            for linkage in self.linkages
+            for metric in (("euclidean",) if linkage == "ward" else self.metrics)
+        ]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the search of one clusterer: the options to vary."""
+
+    name: str
+    clusterer: str
+    options: list[Settings]
+
+
+def option_stages(candidates: Candidates) -> list[Stage]:
+    """The stages after the first, in the paper's order."""
+    return [
+        Stage("linkage", "agglomerative", candidates.linkages_and_metrics()),
+        Stage(
+            "threshold", "agglomerative_threshold", [{"distance_threshold": value} for value in candidates.thresholds]
+        ),
+        Stage("damping", "affinity_propagation", [{"damping": value} for value in candidates.dampings]),
+        Stage("max_cluster_size", "hdbscan", [{"max_cluster_size": value} for value in candidates.max_cluster_shares]),
+        Stage("neighbors", "spectral", [{"n_neighbors": value} for value in candidates.spectral_neighbors]),
+        Stage("min_samples", "optics", [{"min_samples": value} for value in candidates.optics_min_samples]),
+        *(
+            Stage("resolution", name, [{"resolution": value} for value in candidates.resolutions])
+            for name in ("louvain", "leiden")
+        ),
+    ]
+
+
+def check_clusterers(names: Sequence[str]) -> list[Clusterer]:
+    """The clusterers of these names, in the order given.
+
+    Raises:
+        InputError: if a name is unknown or twice there, there is none, or one follows another that is not among them.
+    """
+    if not names:
+        raise InputError(f"clusterers is empty: choose from {', '.join(CLUSTERERS)}")
+    for name in names:
+        if name not in CLUSTERERS:
+            raise InputError(f"clusterers: '{name}' is unknown: choose from {', '.join(CLUSTERERS)}")
+        if list(names).count(name) > 1:
+            raise InputError(f"clusterers: '{name}' is there twice")
+    return [CLUSTERERS[name] for name in names]
+
+
+def check_installed(clusterers: Sequence[Clusterer]) -> None:
+    """Raises InputError where a clusterer's library is not there: its cells would all be refused, one by one."""
+    for clusterer in clusterers:
+        BASELINES[clusterer.baseline].check_installed()
+
+
+def check_name(name: str, setting: str) -> str:
+    """A name that becomes part of a file's name.
+
+    Raises:
+        InputError: if it holds anything but letters, digits, `_`, `-` and `.`, or starts with a dot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*", name):
+        raise InputError(f"{setting}: '{name}' names files, use letters, digits, '_', '-' and '.' only")
+    return name
+
+
+def describe_reduction(settings: Settings) -> str:
+    """A reduction as readers know it: `UMAP 50`, `PCA 90 %`, `none`."""
+    kind = {"pca": "PCA", "umap": "UMAP", "pacmap": "PaCMAP"}.get(settings["kind"], str(settings["kind"]))
+    if settings.get("variance") is not None:
+        return f"{kind} {100 * settings['variance']:g} %"
+    return f"{kind} {settings['dims']}" if settings.get("dims") is not None else kind

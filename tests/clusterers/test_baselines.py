@@ -1,0 +1,110 @@
+"""Facts about the baselines: features in, Clusterings out, fitted on one split and assigned on another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+
+from deepclust.clusterers import BASELINES, AgglomerativeBaseline, KMeansBaseline, make_baseline
+from deepclust.metrics import ami
+from deepclust.runtime.errors import InputError
+from deepclust.spherical_kmeans import spherical_kmeans
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return data.data.astype(np.float32), data.target
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_fits_one_split_and_assigns_another(name, digits):
+    features, labels = digits
+    baseline = make_baseline(name, n_clusters=10, seed=0)
+    train, test = baseline.fit(features[:1200]), baseline.predict(features[1200:])
+    assert baseline.n_clusters == (10 if baseline.needs_n_clusters else None)
+    for clustering, truth in ((train, labels[:1200]), (test, labels[1200:])):
+        assert clustering.method == name
+        assert clustering.labels.shape == truth.shape
+        assert clustering.labels.dtype == np.int32
+        assert clustering.n_clusters == baseline.n_clusters
+        assert clustering.n_found == (10 if baseline.needs_n_clusters else clustering.n_found)
+        assert clustering.seconds > 0
+        assert clustering.settings["seed"] == 0
+        # OPTICS calls most of the digits noise.
+        assert ami(truth, clustering.labels) > (0.1 if name == "optics" else 0.55)
+        if clustering.top_ids is not None:
+            np.testing.assert_array_equal(clustering.top_ids[:, 0], clustering.labels)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_lengths_of_rows_do_not_matter(name, digits):
+    features = digits[0][:400]
+    # Powers of two: the directions stay what they are to the last bit.
+    stretched = features * 2.0 ** np.random.default_rng(0).integers(-3, 4, (400, 1)).astype(np.float32)
+    one, other = (make_baseline(name, n_clusters=10).fit(rows).labels for rows in (features, stretched))
+    assert adjusted_rand_score(one, other) > 0.99
+
+
+def test_kmeans_is_spherical_kmeans_with_top_five(digits):
+    features = digits[0]
+    clustering = KMeansBaseline(10, seed=3).fit(features)
+    np.testing.assert_array_equal(clustering.labels, spherical_kmeans(features, 10, seed=3).labels_N)
+    assert clustering.top_ids.shape == (len(features), 5)
+
+
+@pytest.mark.parametrize("linkage", ["ward", "average", "complete", "single"])
+def test_agglomerative_equals_scikit_learns(linkage, digits):
+    features = digits[0].astype(np.float64)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = AgglomerativeClustering(10, linkage=linkage).fit_predict(unit)
+    clustering = AgglomerativeBaseline(10, linkage=linkage).fit(features)
+    assert adjusted_rand_score(expected, clustering.labels) == 1.0
+    assert clustering.notes == ()
+
+
+def test_tied_heights_still_give_the_clusters_asked_for():
+    features = np.repeat(np.eye(8), 3, axis=0)
+    assert [AgglomerativeBaseline(c).fit(features).n_found for c in range(2, 12)] == list(range(2, 12))
+
+
+def test_agglomerative_subsamples_above_the_limit_and_says_so(digits):
+    features, labels = digits
+    first, again, other = (AgglomerativeBaseline(10, seed=s, max_samples=600).fit(features) for s in (0, 0, 1))
+    assert len(first) == len(features)
+    assert "600 of 1797 samples" in first.notes[0]
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert (first.labels != other.labels).any()
+    assert ami(labels, first.labels) > 0.6
+
+
+def test_agglomerative_says_how_new_samples_are_assigned(digits):
+    baseline = AgglomerativeBaseline(10)
+    baseline.fit(digits[0][:300])
+    assert "nearest cluster mean" in baseline.predict(digits[0][300:400]).notes[0]
+
+
+def test_bad_input_is_refused(digits):
+    features = digits[0]
+    with pytest.raises(
+        InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, agglomerative,"
+    ):
+        make_baseline("dbscan")
+    with pytest.raises(InputError, match=r"baseline kmeans: .*'color'.*its options are n_clusters, seed"):
+        make_baseline("kmeans", n_clusters=3, color=1)
+    with pytest.raises(InputError, match="agglomerative needs the number of clusters: set n_clusters="):
+        make_baseline("agglomerative")
+    with pytest.raises(InputError, match="was not fitted"):
+        KMeansBaseline(3).predict(features)
+    with pytest.raises(InputError, match="linkage is 'median'"):
+        AgglomerativeBaseline(3, linkage="median")
+    with pytest.raises(InputError, match="raise max_samples"):
+        AgglomerativeBaseline(200, max_samples=100).fit(features)
+    broken = features[:50].copy()
+    broken[7, 3] = np.nan
+    broken[9] = 0
+    with pytest.raises(InputError, match=r"2 rows .*first: row 7"):
+        AgglomerativeBaseline(3).fit(broken)

@@ -8,12 +8,8 @@ Shape suffixes: N samples, D feature dimensions, B rows of a block.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import fastcluster
 import numpy as np
@@ -23,7 +19,7 @@ from scipy.spatial.distance import pdist
 
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, written_whole
+from deepclust.runtime.files import fingerprint
 from deepclust.runtime.memory import check_memory
 
 LINKAGES = ("ward", "complete", "average", "single")
@@ -89,33 +85,6 @@ class Dendrogram:
         if not distance_threshold >= 0:
             raise InputError(f"distance_threshold is {distance_threshold}: it must be 0 or more")
         return self.cut(self.n_clusters_at(distance_threshold))
-
-    def cuts(self, n_clusters: Iterable[int]) -> list[np.ndarray]:
-        """`cut` for several C."""
-        return [self.cut(count) for count in n_clusters]
-
-    def cuts_at(self, distance_thresholds: Iterable[float]) -> list[np.ndarray]:
-        """`cut_at` for several thresholds."""
-        return [self.cut_at(threshold) for threshold in distance_thresholds]
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write a `.npz`."""
-        meta = json.dumps({"linkage": self.linkage, "metric": self.metric})
-        with written_whole(path) as temporary:
-            np.savez(temporary, merges=self.merges, meta=np.array(meta))
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Dendrogram:
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: if there is no such file.
-        """
-        if not Path(path).is_file():
-            raise InputError(f"no dendrogram at {path}")
-        with np.load(path, allow_pickle=False) as archive:
-            return cls(archive["merges"], **json.loads(str(archive["meta"])))
 
 
 class Trees:

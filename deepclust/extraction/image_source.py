@@ -21,7 +21,6 @@ from PIL import Image
 from deepclust.extraction.images import SUFFIXES, read_image
 from deepclust.runtime.errors import InputError
 
-TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 

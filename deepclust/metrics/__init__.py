@@ -9,7 +9,7 @@ import numpy as np
 from deepclust.clustering import Clustering
 from deepclust.features.rows import Rows
 from deepclust.metrics.agreement import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
-from deepclust.metrics.intrinsic import ClusterUsage, Metric, Silhouette, cluster_usage, silhouette, silhouette_samples
+from deepclust.metrics.intrinsic import Metric, Silhouette, silhouette, silhouette_samples
 from deepclust.runtime.errors import InputError
 
 # One row of results.json, in this order.
@@ -76,12 +76,10 @@ def score(
 
 __all__ = [
     "ROW_KEYS",
-    "ClusterUsage",
     "Silhouette",
     "ami",
     "ari",
     "cluster_accuracy",
-    "cluster_usage",
     "hungarian_map",
     "nmi",
     "one_sided_ami",

@@ -1,4 +1,4 @@
-"""What can be said about a clustering without labels: its silhouette, and how it uses its clusters.
+"""The silhouette: what can be said about a clustering without labels.
 
 For squared Euclidean and cosine distance the mean distance of a sample to a cluster follows from the cluster's mean
 and mean squared norm alone, so the silhouette is exact at O(N · C · D) and needs two passes over blocks of rows. Other
@@ -52,74 +52,6 @@ class Silhouette:
     n_used: int
     n_samples: int
     reason: str = ""
-
-    @property
-    def sampled(self) -> bool:
-        return self.n_used < self.n_samples
-
-    @property
-    def note(self) -> str:
-        """A sentence to stand under a table."""
-        if self.value is None:
-            return f"No silhouette: {self.reason}."
-        if self.sampled:
-            return f"Silhouette: {self.metric} distance, on {self.n_used} of {self.n_samples} samples drawn at random."
-        return f"Silhouette: {self.metric} distance, all {self.n_used} samples."
-
-
-@dataclass(frozen=True)
-class ClusterUsage:
-    """How a clustering uses the clusters it was given.
-
-    Attributes:
-        sizes_C: members of each cluster 0 … C-1.
-        n_noise: samples in no cluster.
-        n_used: clusters with at least one member.
-        entropy: of the cluster sizes, divided by ln C: 1 for equal sizes, 0 for one cluster with everything.
-        largest_share: the largest cluster's share of the clustered samples.
-    """
-
-    sizes_C: np.ndarray
-    n_noise: int
-    n_used: int
-    entropy: float
-    largest_share: float
-
-    @property
-    def collapsed(self) -> bool:
-        """Fewer than half of the clusters are in use."""
-        return 2 * self.n_used < len(self.sizes_C)
-
-
-def cluster_usage(labels_N: np.ndarray, n_clusters: int | None = None) -> ClusterUsage:
-    """Sizes, entropy and collapse of a clustering.
-
-    Args:
-        labels_N: cluster ids, -1 for noise.
-        n_clusters: C; by default the highest id plus one.
-
-    Raises:
-        InputError: if a label is below -1, or not below `n_clusters`.
-    """
-    labels_N = np.asarray(labels_N)
-    highest = int(labels_N.max(initial=NOISE))
-    n_clusters = highest + 1 if n_clusters is None else n_clusters
-    if highest >= n_clusters or labels_N.min(initial=NOISE) < NOISE:
-        raise InputError(
-            f"cluster ids go from {labels_N.min()} to {highest}, but n_clusters is {n_clusters}: "
-            "give ids 0 … n_clusters - 1, and -1 for noise"
-        )
-    sizes_C = np.bincount(labels_N[labels_N != NOISE], minlength=n_clusters)
-    n_clustered = int(sizes_C.sum())
-    shares = sizes_C[sizes_C > 0] / max(1, n_clustered)
-    entropy = float(-(shares * np.log(shares)).sum() / np.log(n_clusters)) if n_clusters > 1 else 0.0
-    return ClusterUsage(
-        sizes_C=sizes_C,
-        n_noise=len(labels_N) - n_clustered,
-        n_used=int((sizes_C > 0).sum()),
-        entropy=max(0.0, entropy),
-        largest_share=float(shares.max(initial=0.0)),
-    )
 
 
 def silhouette(

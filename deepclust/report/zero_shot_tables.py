@@ -109,10 +109,6 @@ class MatrixTable:
         return bold.format(cell) if (line, column) in self.bold else cell
 
 
-def clusterer_titles(clusterers: Sequence[str]) -> dict[str, str]:
-    return {name: CLUSTERERS[name].title for name in clusterers}
-
-
 def ami_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterers: Names, tuned: str = "") -> MatrixTable:
     """AMI in percent: data sets × encoders grouped by clusterer (Lowe et al. 2023, table 2)."""
     return _scores_table(

@@ -72,12 +72,6 @@ class Hierarchy:
         bounds = np.searchsorted(self.parents_M[order], np.arange(len(self) + 1))
         return tuple(order[low:high] for low, high in pairwise(bounds))
 
-    def siblings(self, node: int) -> np.ndarray:
-        """The other children of the node's parent; of a root, none (the paper then takes its level)."""
-        parent = self.parents_M[node]
-        below = self.children[parent] if parent >= 0 else np.empty(0, np.int64)
-        return below[below != node]
-
     def level(self, depth: int) -> np.ndarray:
         """The nodes of a depth."""
         return np.flatnonzero(self.depths_M == depth)

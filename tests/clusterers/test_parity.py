@@ -222,7 +222,7 @@ def test_one_cluster_and_a_cluster_each_have_no_silhouette_and_a_reason(blobs):
     for clustering in (one, each):
         found = silhouette(rows, clustering.labels, metric="euclidean")
         assert found.value is None
-        assert f"{clustering.n_found} clusters of 400 samples" in found.note
+        assert f"{clustering.n_found} clusters of 400 samples" in found.reason
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Silhouettes against scikit-learn, and the account of how clusters are used."""
+"""Silhouettes against scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import silhouette_samples as reference_samples
 from sklearn.metrics import silhouette_score
 
-from deepclust.metrics import cluster_usage, intrinsic, pairwise_silhouette, silhouette, silhouette_samples
+from deepclust.metrics import intrinsic, pairwise_silhouette, silhouette, silhouette_samples
 from deepclust.runtime.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_silhouette_equals_scikit_learns_with_noise_as_one_more_cluster(blobs, m
     expected = silhouette_score(features.astype(float), labels, metric=METRICS[metric])
     result = silhouette(features, labels, metric=metric)
     assert result.value == pytest.approx(expected, abs=1e-5)
-    assert (result.n_used, result.n_samples, result.sampled) == (601, 601, False)
+    assert (result.n_used, result.n_samples) == (601, 601)
     assert silhouette(features, np.where(labels == -1, 99, labels), metric=metric).value == result.value
 
 
@@ -87,8 +87,7 @@ def test_all_pairs_are_sampled_above_the_limit_and_say_so(blobs):
     sampled, again, other = (
         silhouette(features, labels, metric="euclidean", max_pairwise=300, seed=s) for s in (0, 0, 1)
     )
-    assert sampled.sampled
-    assert "300 of 601" in sampled.note
+    assert (sampled.n_used, sampled.n_samples) == (300, 601)
     assert sampled.value == again.value != other.value
     assert sampled.value == pytest.approx(exact, abs=0.05)
 
@@ -97,7 +96,7 @@ def test_all_pairs_are_sampled_above_the_limit_and_say_so(blobs):
 def test_one_cluster_with_noise_or_without_and_only_singletons_have_no_silhouette_and_a_reason(labels):
     result = silhouette(np.random.default_rng(0).standard_normal((20, 4)), labels)
     assert result.value is None
-    assert "at least 2" in result.note
+    assert "at least 2" in result.reason
 
 
 def test_bad_input_is_refused(blobs):
@@ -106,15 +105,3 @@ def test_bad_input_is_refused(blobs):
         silhouette(features, labels[:-1])
     with pytest.raises(InputError, match="metric 'manhattan' is unknown"):
         silhouette(features, labels, metric="manhattan")
-
-
-def test_usage_counts_sizes_noise_and_collapse():
-    usage = cluster_usage(np.array([0, 0, 0, 2, -1]), n_clusters=5)
-    np.testing.assert_array_equal(usage.sizes_C, [3, 0, 1, 0, 0])
-    assert (usage.n_used, usage.n_noise, usage.largest_share, usage.collapsed) == (2, 1, 0.75, True)
-    even = cluster_usage(np.arange(12) % 4)
-    assert even.entropy == pytest.approx(1)
-    assert not even.collapsed
-    assert cluster_usage(np.zeros(9, int), 4).entropy == 0
-    with pytest.raises(InputError, match="n_clusters is 2"):
-        cluster_usage(np.array([0, 2]), n_clusters=2)

@@ -52,8 +52,6 @@ def test_a_tree_file_gives_what_the_tree_says(tree_file):
     assert tree.depths_M.tolist() == [1, 2, 3, 3, 2, 1]
     assert tree.leaves_M.tolist() == [False, False, True, True, True, True]
     assert [found.tolist() for found in tree.children] == [[1, 4], [2, 3], [], [], [], []]
-    assert tree.siblings(2).tolist() == [3]
-    assert tree.siblings(0).tolist() == []
     assert tree.level(2).tolist() == [1, 4]
 
 

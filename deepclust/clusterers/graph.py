@@ -22,6 +22,7 @@ from sklearn.cluster import SpectralClustering
 from deepclust.clusterers.base import Baseline
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.neighbors.graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 
 ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")
@@ -84,7 +85,8 @@ class SpectralBaseline(_GraphBaseline):
             assign_labels=self.assign_labels,
             random_state=self.seed,
         )
-        graph = connectivity(self._neighbors(rows_ND, self.n_neighbors - 1))
+        neighbors = self._neighbors(rows_ND, self.n_neighbors - 1)
+        graph = neighbor_graph(neighbors, weights="ones", symmetric="mean", self_loops=True)
         with warnings.catch_warnings():
             # Of several components, which are clusters of their own.
             warnings.filterwarnings("ignore", message="Graph is not fully connected")
@@ -119,7 +121,7 @@ class _CommunityBaseline(_GraphBaseline):
         igraph = _igraph()
         rows_ND = self._space(features_ND)
         neighbors = self._neighbors(rows_ND, self.n_neighbors)
-        edges = sparse.triu(affinity(neighbors), k=1).tocoo()
+        edges = sparse.triu(neighbor_graph(neighbors, weights="similarity", symmetric="max"), k=1).tocoo()
         graph = igraph.Graph(len(rows_ND), np.column_stack([edges.row, edges.col]))
         igraph.set_random_number_generator(random.Random(self.seed))
         try:
@@ -145,7 +147,7 @@ class LouvainBaseline(_CommunityBaseline):
         seed: of the order in which vertices are visited.
         normalize, max_samples: as in `Baseline`.
         n_neighbors: K, the sample itself not included. 15, the default of UMAP and of Scanpy's communities.
-        weights: `similarity`, see `affinity`, or `none`: every edge counts 1.
+        weights: `similarity`, see `neighbor_graph`, or `none`: every edge counts 1.
         resolution: of the modularity; more gives more communities.
     """
 
@@ -187,43 +189,9 @@ class LeidenBaseline(_CommunityBaseline):
         )
 
 
-def connectivity(neighbors: Neighbors) -> sparse.csr_matrix:
-    """N × N: 1 on the diagonal and between samples that are each other's neighbors, ½ where only one names the other.
-
-    scikit-learn's `kneighbors_graph` of K + 1 neighbors, the sample itself among them, made symmetric as its
-    SpectralClustering does.
-    """
-    directed = _directed(neighbors, np.ones(neighbors.ids.shape)) + sparse.eye(len(neighbors))
-    return ((directed + directed.T) * 0.5).tocsr()
-
-
-def affinity(neighbors: Neighbors) -> sparse.csr_matrix:
-    """N × N edge weights in [0, 1]: the larger of both directions.
-
-    Cosine similarities count as they are, negative ones as 0; Euclidean distances by local scaling, exp(-d² / σ_i σ_j)
-    with σ the distance to the K-th neighbor (Zelnik-Manor & Perona 2004, who take the 7th).
-    """
-    if neighbors.settings.get("metric") != "euclidean":
-        weights_NK = np.maximum(neighbors.similarities, 0)
-    else:
-        distances_NK = -neighbors.similarities.astype(np.float64)
-        scale_N = distances_NK[:, -1]
-        # Between duplicates d and σ are 0, and the weight 1.
-        spread_NK = np.maximum(scale_N[:, None] * scale_N[neighbors.ids], np.finfo(np.float64).tiny)
-        weights_NK = np.exp(-(distances_NK**2) / spread_NK)
-    directed = _directed(neighbors, weights_NK)
-    return directed.maximum(directed.T).tocsr()
-
-
 def _igraph() -> Any:
     try:
         import igraph
     except ImportError:
         raise InputError("louvain and leiden need igraph: pip install 'deepclust[clusterers]'") from None
     return igraph
-
-
-def _directed(neighbors: Neighbors, weights_NK: np.ndarray) -> sparse.csr_matrix:
-    n_samples, k = neighbors.ids.shape
-    indptr = np.arange(0, n_samples * k + 1, k)
-    return sparse.csr_matrix((weights_NK.ravel(), neighbors.ids.ravel(), indptr), shape=(n_samples, n_samples))

@@ -14,26 +14,12 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans
 
 # Lanczos' residual tolerance. k-means on the rows does not change below it, and it halves the time of the default.
 TOLERANCE = 1e-3
-
-
-def neighbor_graph(neighbors: Neighbors, k: int | None = None) -> sparse.csr_matrix:
-    """The N × N symmetric affinity: mean of both directions' cosine similarities, negative ones cut to 0.
-
-    Args:
-        neighbors: mined neighbors.
-        k: use only the k nearest; None uses all.
-    """
-    used = neighbors if k is None else neighbors.first(min(k, neighbors.k))
-    n_samples = len(used)
-    weights = np.maximum(used.similarities, 0).astype(np.float32).ravel()
-    indptr = np.arange(0, n_samples * used.k + 1, used.k)
-    directed = sparse.csr_matrix((weights, used.ids.ravel(), indptr), shape=(n_samples, n_samples))
-    return ((directed + directed.T) * 0.5).tocsr()
 
 
 def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None = None, seed: int = 0) -> np.ndarray:
@@ -53,7 +39,7 @@ def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None
             f"{n_components} spectral components asked for: there must be 1 to {len(neighbors) - 1} for "
             f"{len(neighbors)} samples"
         )
-    affinity = neighbor_graph(neighbors, k)
+    affinity = neighbor_graph(neighbors, k=k)
     degree = np.asarray(affinity.sum(axis=1)).ravel()
     scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
     normalized = (scale @ affinity @ scale).astype(np.float32)

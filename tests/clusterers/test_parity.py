@@ -14,15 +14,14 @@ from scipy import sparse
 from sklearn.cluster import HDBSCAN, OPTICS, AffinityPropagation, KMeans, SpectralClustering
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import kneighbors_graph
 
 import deepclust.runtime.memory as memory_module
 from deepclust import BaselineClusterer
 from deepclust.clusterers import make_baseline
-from deepclust.clusterers.graph import affinity, connectivity
 from deepclust.clustering import NOISE
 from deepclust.metrics import ami, silhouette
 from deepclust.neighbors import mine_neighbors
+from deepclust.neighbors.graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 
 
@@ -102,14 +101,6 @@ def test_spectral(assign_labels, normalize, digits):
     assert adjusted_rand_score(expected, clustering.labels) == 1.0
 
 
-@both_spaces
-def test_the_graph_is_scikit_learns(normalize, digits):
-    neighbors = mine_neighbors(digits, 6, metric="cosine" if normalize == "l2" else "euclidean")
-    directed = kneighbors_graph(space(digits, normalize), 7, include_self=True)
-    difference = connectivity(neighbors) - 0.5 * (directed + directed.T)
-    assert abs(difference).max() == 0
-
-
 def test_euclidean_neighbors_are_exact_far_from_the_origin():
     rows = (np.random.default_rng(0).standard_normal((300, 6)) + 1000).astype(np.float32)
     neighbors = mine_neighbors(rows, 5, metric="euclidean")
@@ -122,17 +113,6 @@ def test_euclidean_neighbors_are_exact_far_from_the_origin():
         mine_neighbors(rows, 5, metric="euclidean", method="ivf")
     with pytest.raises(InputError, match="unknown neighbor metric 'l1'"):
         mine_neighbors(rows, 5, metric="l1")
-
-
-def test_edge_weights_lie_in_the_unit_interval_and_do_not_see_the_unit_of_distance(blobs):
-    rows, _ = blobs
-    rows = np.concatenate([rows, rows[:5], rows[:5]])  # duplicates at distance 0
-    weights = affinity(mine_neighbors(rows, 8, metric="euclidean"))
-    scaled = affinity(mine_neighbors(4 * rows, 8, metric="euclidean"))
-    assert weights.min() >= 0
-    assert weights.max() == 1
-    assert abs(weights - weights.T).max() == 0
-    assert abs(weights - scaled).max() < 1e-4
 
 
 @both_spaces
@@ -176,7 +156,7 @@ def test_optics(normalize, blobs):
 def test_communities(name, weights, resolution, digits):
     igraph = pytest.importorskip("igraph")
     neighbors = mine_neighbors(digits, 15)
-    edges = sparse.triu(affinity(neighbors), k=1).tocoo()
+    edges = sparse.triu(neighbor_graph(neighbors, symmetric="max"), k=1).tocoo()
     graph = igraph.Graph(len(digits), list(zip(edges.row.tolist(), edges.col.tolist())))
     igraph.set_random_number_generator(random.Random(5))
     weighted = edges.data.tolist() if weights == "similarity" else None

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
+import deepclust.neighbors.cache as cache_module
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
 import deepclust.runtime.locks as locks_module
@@ -140,13 +141,13 @@ def test_saved_neighbors_come_back(rows, tmp_path):
 def mined(monkeypatch) -> list[int]:
     """How many neighbors each call that really mined was asked for."""
     calls: list[int] = []
-    original = mining_module.mine_neighbors
+    original = cache_module.mine_neighbors
 
     def spy(features, k, **options):
         calls.append(k)
         return original(features, k, **options)
 
-    monkeypatch.setattr(mining_module, "mine_neighbors", spy)
+    monkeypatch.setattr(cache_module, "mine_neighbors", spy)
     return calls
 
 
@@ -388,9 +389,9 @@ def test_without_locks_neighbors_are_mined_and_kept_but_no_blocks(rows, tmp_path
 
     monkeypatch.setattr(fcntl, "flock", refused)
     kept: list[object] = []
-    original = mining_module.mine_neighbors
+    original = cache_module.mine_neighbors
     monkeypatch.setattr(
-        mining_module, "mine_neighbors", lambda *a, **o: (kept.append(o["block_dir"]), original(*a, **o))[1]
+        cache_module, "mine_neighbors", lambda *a, **o: (kept.append(o["block_dir"]), original(*a, **o))[1]
     )
     np.save(tmp_path / "X.npy", rows)
     for _ in range(2):

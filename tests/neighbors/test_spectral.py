@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.spectral import neighbor_graph, spectral_embedding, spectral_labels
+from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans
 
@@ -28,16 +29,6 @@ def rings(per_ring: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def scattered() -> Neighbors:
     return mine_neighbors(np.random.default_rng(1).standard_normal((120, 6)).astype(np.float32), 8)
-
-
-def test_the_graph_is_the_mean_of_both_directions_without_negative_weights():
-    ids = np.array([[1, 2], [0, 2], [1, 0]], np.int32)
-    similarities = np.array([[0.8, -0.5], [0.8, 0.3], [0.3, -0.5]], np.float32)
-    expected = np.array([[0, 0.8, 0], [0.8, 0, 0.3], [0, 0.3, 0]])
-    np.testing.assert_allclose(neighbor_graph(Neighbors(ids, similarities)).toarray(), expected, atol=1e-7)
-    # With one neighbor each, 1-2 is an edge in one direction only.
-    nearest = np.array([[0, 0.8, 0], [0.8, 0, 0.15], [0, 0.15, 0]])
-    np.testing.assert_allclose(neighbor_graph(Neighbors(ids, similarities), k=1).toarray(), nearest, atol=1e-7)
 
 
 def test_eigenvectors_are_those_of_the_dense_matrix(scattered):

@@ -27,13 +27,11 @@ class Neighbors:
         ids: (N, K) int32 row numbers, never the row itself.
         similarities: (N, K) float32 cosine similarities; minus the distances where `settings` say metric euclidean.
         settings: how they were mined.
-        partitions: clusterings of this graph, by what they were made with: the losses of a run share them.
     """
 
     ids: np.ndarray
     similarities: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
-    partitions: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)

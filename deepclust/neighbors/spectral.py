@@ -9,6 +9,8 @@ Shape suffixes: N samples, K neighbors, M eigenvectors, C clusters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
@@ -72,3 +74,28 @@ def spectral_labels(
     if lonely.any():
         rows = np.concatenate([rows, lonely[:, None].astype(rows.dtype)], axis=1)
     return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N
+
+
+class Partitions:
+    """A cache of clusterings of one neighbor graph, so that the losses of a run make them once and share them.
+
+    Whoever trains several losses on the same neighbors holds one of these and passes it on. The result is the same with
+    and without it.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], np.ndarray] = {}
+
+    def get(self, n_clusters: int, n_partitions: int, seed: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """(H, N) labels of H partitions, best first.
+
+        Args:
+            n_clusters: C.
+            n_partitions: H. Partitions that were made already serve any later call for no more of them.
+            seed: of the partitions.
+            make: makes (H, N) labels, best first; called only where too few are there.
+        """
+        made_HN = self._made.get((n_clusters, seed))
+        if made_HN is None or len(made_HN) < n_partitions:
+            made_HN = self._made[n_clusters, seed] = make()
+        return made_HN[:n_partitions]

@@ -16,7 +16,7 @@ from torch.nn import functional
 from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.neighbors import Neighbors
-from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
+from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads
 from deepclust.training.pairs import shuffled
@@ -43,7 +43,9 @@ WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
 
-def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors) -> None:
+def initialize_heads(
+    heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors, partitions: Partitions | None = None
+) -> None:
     """Set the heads as the recipe asks; `random` leaves them as they were drawn.
 
     `kmeans` on a linear head is TSP's formula with the spherical k-means centers of the head's inputs (appendix A); on
@@ -66,7 +68,9 @@ def initialize_heads(heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors:
             [kmeans_predict(BankRows(bank), run[0], top=1)[0] if run[1] is None else run[1] for run in runs]
         )
     else:
-        labels_HN = spectral_partitions(neighbors, recipe.n_clusters, heads.n_heads, seed=recipe.seed)
+        labels_HN = spectral_partitions(
+            neighbors, recipe.n_clusters, heads.n_heads, seed=recipe.seed, partitions=partitions
+        )
     labels = torch.from_numpy(labels_HN).long().to(bank.device)
     heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
     if recipe.init == "spectral":
@@ -87,19 +91,25 @@ def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.nda
     return run.centroids_CD, None
 
 
-def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0) -> np.ndarray:
+def spectral_partitions(
+    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, partitions: Partitions | None = None
+) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
     Args:
         neighbors: mined neighbors.
         n_clusters: C.
-        n_partitions: H; where it exceeds the candidates they are drawn again with other seeds. Made once for these
-            neighbors, they serve any later call for no more of them.
+        n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
+        partitions: where calls for the same neighbors share what they have made; None shares nothing.
     """
-    made = neighbors.partitions.get((n_clusters, seed))
-    if made is not None and len(made) >= n_partitions:
-        return made[:n_partitions]
+    shared = Partitions() if partitions is None else partitions
+    return shared.get(
+        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed)
+    )
+
+
+def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int) -> np.ndarray:
     n_samples = len(neighbors)
     limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
@@ -113,9 +123,7 @@ def spectral_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int
             labels_N = spectral_labels(embedding_NM, n_clusters, n_components=size, n_init=1, seed=run_seed)
             kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
             kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
-    partitions_HN = np.stack([labels_N for _, labels_N in kept])
-    neighbors.partitions[n_clusters, seed] = partitions_HN
-    return partitions_HN
+    return np.stack([labels_N for _, labels_N in kept])
 
 
 def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.graph import neighbor_graph
-from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
+from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans
 
@@ -90,3 +90,17 @@ def test_a_sample_that_no_edge_reaches_gets_a_cluster_and_no_error():
 def test_too_many_components_are_refused(scattered, n_components):
     with pytest.raises(InputError, match=rf"{n_components} spectral components asked for.*1 to 119"):
         spectral_embedding(scattered, n_components)
+
+
+def test_partitions_are_made_again_only_for_more_of_them_or_another_number_or_seed():
+    made = []
+
+    def make(n_partitions: int) -> np.ndarray:
+        made.append(n_partitions)
+        return np.arange(n_partitions)[:, None]
+
+    shared = Partitions()
+    for n_clusters, n_partitions, seed in ((5, 3, 0), (5, 2, 0), (5, 4, 0), (5, 3, 0), (6, 1, 0), (5, 1, 1)):
+        found = shared.get(n_clusters, n_partitions, seed, lambda wanted=n_partitions: make(wanted))
+        assert found.ravel().tolist() == list(range(n_partitions))
+    assert made == [3, 4, 1, 1]

@@ -14,6 +14,7 @@ from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.neighbors.spectral import Partitions
 from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training import initialization
 from deepclust.training.heads import make_heads
@@ -176,11 +177,12 @@ def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
 
 
 def test_partitions_of_one_graph_are_made_once(planted, monkeypatch):
-    neighbors = mine_neighbors(planted, 20)
-    first = initialization.spectral_partitions(neighbors, 5, 4, seed=3)
-    fresh = initialization.spectral_partitions(mine_neighbors(planted, 20), 5, 2, seed=3)
+    neighbors, shared = mine_neighbors(planted, 20), Partitions()
+    first = initialization.spectral_partitions(neighbors, 5, 4, seed=3, partitions=shared)
+    fresh = initialization.spectral_partitions(neighbors, 5, 2, seed=3)
     monkeypatch.setattr(initialization, "spectral_embedding", None)  # a second computation would fail
-    np.testing.assert_array_equal(initialization.spectral_partitions(neighbors, 5, 2, seed=3), first[:2])
+    again = initialization.spectral_partitions(neighbors, 5, 2, seed=3, partitions=shared)
+    np.testing.assert_array_equal(again, first[:2])
     np.testing.assert_array_equal(fresh, first[:2])
 
 

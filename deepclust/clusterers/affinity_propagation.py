@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.cluster import AffinityPropagation
 from sklearn.exceptions import ConvergenceWarning
 
-from deepclust.clusterers.base import MAX_SAMPLES, Baseline
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.memory import check_memory
@@ -25,7 +25,7 @@ BYTES_PER_PAIR = 32
 
 
 @dataclass(eq=False, kw_only=True)
-class AffinityPropagationBaseline(Baseline):
+class AffinityPropagationClusterer(Clusterer):
     """scikit-learn's AffinityPropagation on minus squared Euclidean distances; new samples join the nearest exemplar.
 
     It finds the number of clusters. Where it does not converge, a note says so.
@@ -34,7 +34,7 @@ class AffinityPropagationBaseline(Baseline):
         n_clusters: ignored.
         seed: of the noise that breaks ties.
         normalize: `l2` or `none`.
-        max_samples: as in `Baseline`; None, for all, is refused where the memory does not reach.
+        max_samples: as in `Clusterer`; None, for all, is refused where the memory does not reach.
         damping: in [0.5, 1). scikit-learn's 0.5 is what Lowe et al. 2023 start from; it oscillates more easily.
         preference: how much a sample wants to be an exemplar; None takes the median similarity.
         max_iter: rounds of messages at most; the paper's code allows 1000.

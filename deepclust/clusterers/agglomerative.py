@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepclust.clusterers.base import MAX_SAMPLES, Baseline, check_rows, unit
-from deepclust.clusterers.dendrogram import Dendrogram, Trees, check_linkage, check_reach
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, check_rows, unit
+from deepclust.clusterers.dendrogram import Dendrogram, Linkages, check_linkage, check_reach
 from deepclust.clustering import Clustering
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
@@ -23,7 +23,7 @@ DEFAULT_SHARE = 0.7
 
 
 @dataclass(eq=False, kw_only=True)
-class AgglomerativeBaseline(Baseline):
+class AgglomerativeClusterer(Clusterer):
     """Bottom-up merging until C clusters are left, or until those that are left lie a distance apart.
 
     New samples, and those beyond `max_samples`, join the nearest cluster mean.
@@ -41,6 +41,7 @@ class AgglomerativeBaseline(Baseline):
 
     Attributes:
         dendrogram: the tree, once fitted.
+        linkages: where `fit` looks for a tree that another clusterer has built, and leaves its own; None: nowhere.
     """
 
     name: ClassVar[str] = "agglomerative"
@@ -50,7 +51,7 @@ class AgglomerativeBaseline(Baseline):
     linkage: str = "ward"
     metric: str = "euclidean"
     dendrogram: Dendrogram | None = field(default=None, init=False, repr=False)
-    _trees: Trees = field(default_factory=Trees, init=False, repr=False)
+    linkages: Linkages | None = field(default=None, init=False, repr=False)
     _earlier_seconds: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,9 +69,8 @@ class AgglomerativeBaseline(Baseline):
     def _check(self, n_samples: int) -> None:
         check_reach(n_samples, self.linkage, self.metric)
 
-    def fit(self, features_ND: Rows, ranks: Ranks = ALONE, trees: Trees | None = None) -> Clustering:
-        """Cluster the features; the seconds count a tree that `trees` held as if it had been built now."""
-        self._trees = Trees() if trees is None else trees
+    def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
+        """Cluster the features; the seconds count a tree that `linkages` held as if it had been built now."""
         found = super().fit(features_ND, ranks)
         return replace(found, seconds=found.seconds + self._earlier_seconds)
 
@@ -80,7 +80,8 @@ class AgglomerativeBaseline(Baseline):
         check_rows(rows_ND, np.arange(len(rows_ND)), zeros=not directions)
         if self.normalize == "l2":
             unit(rows_ND)
-        self.dendrogram, self._earlier_seconds = self._trees.tree(rows_ND, self.linkage, self.metric)
+        linkages = Linkages() if self.linkages is None else self.linkages
+        self.dendrogram, self._earlier_seconds = linkages.dendrogram(rows_ND, self.linkage, self.metric)
         labels_N, notes = self._cut(self.dendrogram)
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, notes
@@ -93,10 +94,10 @@ class AgglomerativeBaseline(Baseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class AgglomerativeThresholdBaseline(AgglomerativeBaseline):
+class AgglomerativeThresholdClusterer(AgglomerativeClusterer):
     """Agglomerative clustering without a known C: `n_clusters` is ignored, the tree is cut at a distance.
 
-    The arguments are those of `AgglomerativeBaseline`. Without a `distance_threshold` the cut is at 0.7 of the tallest
+    The arguments are those of `AgglomerativeClusterer`. Without a `distance_threshold` the cut is at 0.7 of the tallest
     merge, where MATLAB's and scipy's dendrograms change color. Lowe et al. 2023 search 21 thresholds on other data.
     """
 

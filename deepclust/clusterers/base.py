@@ -1,7 +1,6 @@
-"""What every baseline is: features in, Clusterings out.
+"""What every clusterer is: features in, Clusterings out.
 
-A new baseline is one file with a dataclass derived from `Baseline`, one line in the registry and one in
-`conf/baselines/`.
+A new clusterer is one file with a dataclass derived from `Clusterer`, and its lines in the registry.
 
 Shape suffixes: N samples, D feature dimensions, C clusters, T closest clusters per sample, B rows of a block.
 """
@@ -16,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepclust.clusterers.dendrogram import Trees
 from deepclust.clustering import NOISE, TOP, Clustering, display_name
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
@@ -30,7 +28,7 @@ NORMALIZATIONS = ("l2", "none")
 
 
 @dataclass(eq=False)
-class Baseline(ABC):
+class Clusterer(ABC):
     """A clusterer that is fitted on one split and can assign the samples of another.
 
     One rule says which space is clustered. `normalize="l2"`, the default, is for features of an encoder: rows are
@@ -97,13 +95,12 @@ class Baseline(ABC):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         """(N,) labels, (N, T) closest clusters or None, and notes for the table."""
 
-    def fit(self, features_ND: Rows, ranks: Ranks = ALONE, trees: Trees | None = None) -> Clustering:
+    def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
         """Cluster the features.
 
         Args:
             features_ND: N × D.
             ranks: the processes that share the work, all of which call; for methods `over_ranks`.
-            trees: where agglomerative methods look for their tree and leave it for each other; others need none.
 
         Raises:
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows, or do not suit the settings.

@@ -87,17 +87,17 @@ class Dendrogram:
         return self.cut(self.n_clusters_at(distance_threshold))
 
 
-class Trees:
-    """The trees of rows that are clustered several times: each linkage and metric is built once.
+class Linkages:
+    """A cache of the trees of rows that are clustered several times: each linkage and metric is built once.
 
-    Rows are known by their digest and not kept. Whoever clusters owns one of these, and the trees, 32 N bytes each, go
-    with it.
+    Rows are known by their digest and not kept. Whoever runs several clusterers holds one of these; the trees, 32 N
+    bytes each, are freed with it.
     """
 
     def __init__(self) -> None:
         self._built: dict[tuple[str, str, str], tuple[Dendrogram, float]] = {}
 
-    def tree(self, rows_ND: np.ndarray, linkage: str, metric: str) -> tuple[Dendrogram, float]:
+    def dendrogram(self, rows_ND: np.ndarray, linkage: str, metric: str) -> tuple[Dendrogram, float]:
         """What `build_dendrogram` gives and raises, and the seconds that it took earlier, 0 where it is built now.
 
         With these added, a clustering is timed as if it had built its tree itself.

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from sklearn.cluster import HDBSCAN, OPTICS
 
-from deepclust.clusterers.base import MAX_SAMPLES, Baseline
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer
 from deepclust.clustering import NOISE
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
@@ -22,7 +22,7 @@ ALL_PAIRS_SAMPLES = 10_000
 OPTICS_SAMPLES = 5_000
 
 
-class _DensityBaseline(Baseline):
+class _DensityClusterer(Clusterer):
     """What both share: they find the number of clusters, and leave some samples out."""
 
     needs_n_clusters: ClassVar[bool] = False
@@ -37,13 +37,13 @@ class _DensityBaseline(Baseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class HDBSCANBaseline(_DensityBaseline):
+class HDBSCANClusterer(_DensityClusterer):
     """scikit-learn's HDBSCAN with Euclidean distance; new samples join the nearest cluster mean, none becomes noise.
 
     Args:
         n_clusters: ignored.
         seed: nothing is drawn.
-        normalize, max_samples: as in `Baseline`.
+        normalize, max_samples: as in `Clusterer`.
         min_cluster_size: smallest cluster, scikit-learn's default.
         min_samples: neighbors that make a sample dense, itself included; None takes `min_cluster_size`.
         max_cluster_size: largest cluster as a share of N; 0.2 is the setting of Lowe et al. 2023 (appendix C.2), None
@@ -84,7 +84,7 @@ class HDBSCANBaseline(_DensityBaseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class OPTICSBaseline(_DensityBaseline):
+class OPTICSClusterer(_DensityClusterer):
     """scikit-learn's OPTICS with Euclidean distance; new samples join the nearest cluster mean, none becomes noise.
 
     It walks from sample to sample: on one core 2000 × 50 took 3 s, 10 000 × 50 took 20 s, 2500 × 784 took 9 s.
@@ -92,7 +92,7 @@ class OPTICSBaseline(_DensityBaseline):
     Args:
         n_clusters: ignored.
         seed: nothing is drawn.
-        normalize, max_samples: as in `Baseline`.
+        normalize, max_samples: as in `Clusterer`.
         min_samples: neighbors that make a sample dense, itself included; scikit-learn's default. It matters most: on
             a UMAP of 898 digits 5 gives dozens of clusters, 50 gives ten.
         xi: least steepness of a cluster's border in the reachability plot; scikit-learn's default.

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from deepclust.clusterers import make_baseline
+from deepclust.clusterers import make_clusterer
 
 
 class BaselineClusterer(ClusterMixin, BaseEstimator):
@@ -22,7 +22,7 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
         BaselineClusterer("hdbscan", options={"min_cluster_size": 20}).fit_predict(X)
 
     Args:
-        method: a name in `deepclust.clusterers.BASELINES`: `kmeans`, `kmeans_l2`, `agglomerative`,
+        method: a name in `deepclust.clusterers.CLUSTERERS`: `kmeans`, `kmeans_l2`, `agglomerative`,
             `agglomerative_threshold`, `affinity_propagation`, `spectral`, `hdbscan`, `optics`, `louvain` or `leiden`.
         n_clusters: C; methods that find it ignore it.
         normalize: `l2` compares directions; `none` takes the rows as they are, for a reduced space.
@@ -32,7 +32,7 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
     Attributes:
         labels_: (N,) int32 clusters of the samples fitted on, -1 for noise.
         clustering_: the `Clustering`, with settings, seconds and notes.
-        baseline_: the fitted `Baseline`.
+        baseline_: the fitted `Clusterer`.
         n_features_in_: D.
     """
 
@@ -55,13 +55,13 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
         """Cluster (N, D) samples; y is ignored.
 
         Raises:
-            InputError: (a ValueError) as `make_baseline` and `Baseline.fit`.
+            InputError: (a ValueError) as `make_clusterer` and `Clusterer.fit`.
         """
         rows_ND = validate_data(self, X, dtype=(np.float32, np.float64), ensure_min_samples=2)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        self.baseline_ = make_baseline(
+        self.baseline_ = make_clusterer(
             self.method, n_clusters=self.n_clusters, seed=int(seed), normalize=self.normalize, **(self.options or {})
         )
         self.clustering_ = self.baseline_.fit(rows_ND)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.cluster import SpectralClustering
 
-from deepclust.clusterers.base import Baseline
+from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.graph import neighbor_graph
@@ -29,7 +29,7 @@ ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")
 WEIGHTS = ("similarity", "none")
 
 
-class _GraphBaseline(Baseline):
+class _GraphClusterer(Clusterer):
     """What the graph's clusterers share: the search for neighbors."""
 
     n_neighbors: int
@@ -46,13 +46,13 @@ class _GraphBaseline(Baseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class SpectralBaseline(_GraphBaseline):
+class SpectralClusterer(_GraphClusterer):
     """scikit-learn's SpectralClustering of the symmetrized neighbor graph; new samples join the nearest cluster mean.
 
     Args:
         n_clusters: C, at least 2 and at most N.
         seed: of the eigensolver's start and of k-means.
-        normalize, max_samples: as in `Baseline`.
+        normalize, max_samples: as in `Clusterer`.
         n_neighbors: K, the sample itself included, scikit-learn's default; edges have weight 1, or ½ where only one
             end names the other.
         n_components: eigenvectors; None takes C.
@@ -95,7 +95,7 @@ class SpectralBaseline(_GraphBaseline):
         return labels_N, None, ()
 
 
-class _CommunityBaseline(_GraphBaseline):
+class _CommunityClusterer(_GraphClusterer):
     """What both community detections share: a weighted undirected graph in igraph."""
 
     needs_n_clusters: ClassVar[bool] = False
@@ -139,13 +139,13 @@ class _CommunityBaseline(_GraphBaseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class LouvainBaseline(_CommunityBaseline):
+class LouvainClusterer(_CommunityClusterer):
     """Louvain communities of the neighbor graph, by igraph (Blondel et al. 2008).
 
     Args:
         n_clusters: ignored.
         seed: of the order in which vertices are visited.
-        normalize, max_samples: as in `Baseline`.
+        normalize, max_samples: as in `Clusterer`.
         n_neighbors: K, the sample itself not included. 15, the default of UMAP and of Scanpy's communities.
         weights: `similarity`, see `neighbor_graph`, or `none`: every edge counts 1.
         resolution: of the modularity; more gives more communities.
@@ -162,14 +162,14 @@ class LouvainBaseline(_CommunityBaseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class LeidenBaseline(_CommunityBaseline):
+class LeidenClusterer(_CommunityClusterer):
     """Leiden communities of the neighbor graph by modularity, by igraph (Traag et al. 2019).
 
     Args:
         n_clusters: ignored.
         seed: of the order in which vertices are visited.
-        normalize, max_samples: as in `Baseline`.
-        n_neighbors, weights, resolution: as in `LouvainBaseline`.
+        normalize, max_samples: as in `Clusterer`.
+        n_neighbors, weights, resolution: as in `LouvainClusterer`.
         n_iterations: rounds of refinement; -1 goes on until nothing changes.
     """
 

@@ -12,12 +12,12 @@ from typing import ClassVar
 import numpy as np
 from sklearn.cluster import KMeans
 
-from deepclust.clusterers.base import Baseline
+from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
 from deepclust.spherical_kmeans import spherical_kmeans
 
 
-class _Centers(Baseline):
+class _Centers(Clusterer):
     """Clusters that are their centers: new samples go to the nearest one, which is the method's own rule."""
 
     def _predict(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
@@ -31,12 +31,12 @@ class _Centers(Baseline):
 
 
 @dataclass(eq=False, kw_only=True)
-class KMeansBaseline(_Centers):
+class KMeansClusterer(_Centers):
     """Spherical k-means on all samples; top-5 are the five closest centers.
 
     Args:
         n_clusters: C, at least 2 and at most N.
-        seed, max_samples: as in `Baseline`.
+        seed, max_samples: as in `Clusterer`.
         normalize: `l2`; under `none`, where directions have no meaning, it is Lloyd's k-means in ℓ2 with the same
             settings.
         n_init: independent runs, of which the best is kept.
@@ -71,7 +71,7 @@ class KMeansBaseline(_Centers):
 
 
 @dataclass(eq=False, kw_only=True)
-class KMeansL2Baseline(_Centers):
+class KMeansL2Clusterer(_Centers):
     """k-means++ in ℓ2, by scikit-learn, with the defaults of Lowe et al. 2023.
 
     Under `normalize="l2"` rows are scaled to length 1, centers are not: they are compared by Euclidean distance, where
@@ -79,7 +79,7 @@ class KMeansL2Baseline(_Centers):
 
     Args:
         n_clusters: C, at least 2 and at most N.
-        seed, max_samples: as in `Baseline`.
+        seed, max_samples: as in `Clusterer`.
         normalize: `l2` or `none`.
         n_init: independent runs; 1 is scikit-learn's default and what the paper's code runs.
         max_iter: updates of the centers; the paper's code allows 1000.

@@ -18,7 +18,7 @@ from deepclust.report.zero_shot_tables import (
     silhouette_table,
 )
 from deepclust.runtime.files import written_whole
-from deepclust.zero_shot.protocol import CLUSTERERS, describe_reduction
+from deepclust.zero_shot.protocol import PROTOCOL_CLUSTERERS, describe_reduction
 
 Row = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def write_report(
     Returns:
         The files of tables and figures.
     """
-    titles = {name: CLUSTERERS[name].title for name in clusterers}
+    titles = {name: PROTOCOL_CLUSTERERS[name].title for name in clusterers}
     shown = {name: title + ("*" if name in tuned_on else "") for name, title in datasets.items()}
     tuned = " *: the settings were searched on this data set." if any(name in tuned_on for name in datasets) else ""
     tables = [

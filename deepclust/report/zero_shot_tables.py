@@ -14,7 +14,7 @@ from typing import Any
 
 from deepclust.report.tables import ABSENT
 from deepclust.runtime.files import written_whole
-from deepclust.zero_shot.protocol import CLASSES, CLUSTERERS
+from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS
 from deepclust.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
 
 Row = Mapping[str, Any]
@@ -135,7 +135,7 @@ def silhouette_table(
 
 def count_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterers: Names) -> MatrixTable:
     """Number of clusters found by the clusterers that are not told it (table 3)."""
-    blind = {name: title for name, title in clusterers.items() if not CLUSTERERS[name].given_n_clusters}
+    blind = {name: title for name, title in clusterers.items() if not PROTOCOL_CLUSTERERS[name].given_n_clusters}
     by_place = _by_place(rows)
     classes = {row["dataset"]: row["n_classes"] for row in rows}
     lines = [["", "Classes", *(_shown(classes.get(name), str) for name in datasets)]]

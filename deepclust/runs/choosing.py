@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deepclust.clusterers import BASELINES, Trees, make_baseline
+from deepclust.clusterers import CLUSTERERS, Linkages, clusterer_class, make_clusterer
 from deepclust.clustering import Clustering
 from deepclust.runtime.errors import InputError
 from deepclust.runs.experiment import RunFolder
@@ -224,19 +224,19 @@ def more_candidates(
     found = []
     for space, features_of in spaces.items():
         features: FeatureSet | None = None
-        trees = Trees()
+        linkages = Linkages()
         for name, options in baselines.items():
-            if name not in BASELINES:
-                raise InputError(f"no baseline is called '{name}': choose from {', '.join(BASELINES)}")
-            told = list(n_clusters) if BASELINES[name].needs_n_clusters else [None]
+            if name not in CLUSTERERS:
+                raise InputError(f"no baseline is called '{name}': choose from {', '.join(CLUSTERERS)}")
+            told = list(n_clusters) if clusterer_class(name).needs_n_clusters else [None]
             for count in told:
                 if (name, space, count) in there:
                     continue
-                if count is None and BASELINES[name].needs_n_clusters:
+                if count is None and clusterer_class(name).needs_n_clusters:
                     raise InputError(f"{name} needs the number of clusters: set n_clusters=, or select.n_clusters=[…]")
                 try:
                     features = features if features is not None else features_of()
-                    found.append(_candidate(name, options, count, space, features, seed, folder, trees))
+                    found.append(_candidate(name, options, count, space, features, seed, folder, linkages))
                 except InputError as error:
                     found.append(Candidate(name, space, count, None, None, reason=str(error)))
     return found
@@ -254,7 +254,7 @@ def _candidate(
     features: FeatureSet,
     seed: int,
     folder: Path | None,
-    trees: Trees,
+    linkages: Linkages,
 ) -> Candidate:
     path = None
     if folder is not None:
@@ -263,9 +263,9 @@ def _candidate(
         clustering = Clustering.load(path)
     else:
         normalize = {} if space == "none" else {"normalize": "none"}
-        clustering = make_baseline(name, n_clusters=n_clusters, seed=seed, **{**normalize, **options}).fit(
-            features.features, trees=trees
-        )
+        options = {**normalize, **options}
+        clusterer = make_clusterer(name, linkages, n_clusters=n_clusters, seed=seed, **options)
+        clustering = clusterer.fit(features.features)
         if path is not None:
             clustering.save(path)
     return judge(clustering, space, features)

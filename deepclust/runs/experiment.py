@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
-from deepclust.clusterers import Trees, make_baseline
+from deepclust.clusterers import Linkages, make_clusterer
 from deepclust.clustering import Clustering
 from deepclust.runtime.errors import InputError
 from deepclust.extraction.datasets import Dataset
@@ -121,7 +121,7 @@ def check_inputs(
                     "one of them out"
                 )
     for name, options in (baselines or {}).items():
-        make_baseline(name, n_clusters=n_clusters, seed=0, **options).check(len(dataset.train))
+        make_clusterer(name, n_clusters=n_clusters, seed=0, **options).check(len(dataset.train))
     for name, split in dataset.splits().items():
         split.check(f"{dataset.name} ({name} split)")
         if split.dim != dataset.train.dim:
@@ -143,7 +143,7 @@ def run_experiment(
     logger: Any = False,
     val_every_n_epochs: int = 0,
     silhouette: bool = True,
-    trees: Trees | None = None,
+    linkages: Linkages | None = None,
     **fit_options: Any,
 ) -> Results | None:
     """Train, cluster, score and save; finished methods of a resumed run are read back, not run again.
@@ -160,7 +160,7 @@ def run_experiment(
         logger: a Lightning logger, or False.
         val_every_n_epochs: log `val/…` metrics of the test split (the training split without one) so often; 0 never.
         silhouette: compute it; at thousands of clusters it costs more than all else that is scored.
-        trees: those of the training split that runs share; by default the run's own.
+        linkages: trees of the training split that runs share; by default the run's own.
         **fit_options: of `fit_heads`.
 
     Returns:
@@ -186,12 +186,12 @@ def run_experiment(
         neighbors = found or neighbors
     ranks = Ranks.of_run()
     normalize = {} if reduced is None else {"normalize": "none"}
-    trees = Trees() if trees is None else trees
+    linkages = Linkages() if linkages is None else linkages
     for name, options in (baselines or {}).items():
         # The first rank's folder decides for all.
         if ranks.from_first(np.array([_is_finished(run, name, splits)]))[0]:
             continue
-        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks, trees)
+        _run_baseline(name, {**normalize, **options}, n_clusters, seed, splits, run, ranks, linkages)
     if not is_rank_zero():
         return None
     for recipe in recipes:
@@ -288,13 +288,13 @@ def _run_baseline(
     splits: dict[str, FeatureSet],
     run: RunFolder,
     ranks: Ranks,
-    trees: Trees,
+    linkages: Linkages,
 ) -> None:
-    baseline = make_baseline(name, n_clusters=n_clusters, seed=seed, **options)
+    baseline = make_clusterer(name, linkages, n_clusters=n_clusters, seed=seed, **options)
     if baseline.over_ranks:
         fitted = baseline.fit(splits["train"].features, ranks)
     elif ranks.rank == 0:
-        fitted = baseline.fit(splits["train"].features, trees=trees)
+        fitted = baseline.fit(splits["train"].features)
     if ranks.rank > 0:
         return
     for split in reversed(splits):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepclust.clusterers import Trees
+from deepclust.clusterers import Linkages
 from deepclust.runtime.errors import InputError
 from deepclust.runs.experiment import Results, RunFolder, check_inputs, run_experiment
 from deepclust.features.dataset import Dataset
@@ -64,14 +64,14 @@ def overcluster(
     for count, again in planned.items():
         check_inputs(dataset, again, baselines=baselines, n_clusters=count)
     found = {}
-    trees = Trees()
+    linkages = Linkages()
     for count, again in planned.items():
         folder = RunFolder(run.path / "overclustering" / str(count))
         resume = folder.path.is_dir()
         folder.path.mkdir(parents=True, exist_ok=True)
         prepare(folder, count)
         results = run_experiment(
-            dataset, again, folder, baselines=baselines, n_clusters=count, seed=seed, resume=resume, trees=trees,
+            dataset, again, folder, baselines=baselines, n_clusters=count, seed=seed, resume=resume, linkages=linkages,
             **fit_options,
         )  # fmt: skip
         assert results is not None  # one process: `evaluate.py` is not distributed

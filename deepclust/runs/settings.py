@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepclust.clusterers import BASELINES
+from deepclust.clusterers import clusterer_class
 from deepclust.subsets.select import classes_of, select_benchmark
 from deepclust.subsets.selectors import Classes
 from deepclust.extraction.datasets import load_dataset
@@ -88,7 +88,7 @@ def without_c(baselines: dict[str, Any], select: dict[str, Any]) -> dict[str, An
     """The baselines of a run whose C is unknown: those that need one wait for the numbers that select= tries."""
     if not select.get("n_clusters"):
         return baselines
-    return {name: options for name, options in baselines.items() if not BASELINES[name].needs_n_clusters}
+    return {name: options for name, options in baselines.items() if not clusterer_class(name).needs_n_clusters}
 
 
 def select_reductions(config: Settings, n_samples: int) -> list[Reduction]:

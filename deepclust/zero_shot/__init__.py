@@ -7,12 +7,12 @@ matrix, `runner` many of them, `search` and `apply` are the two stages; the tabl
 
 from deepclust.zero_shot.apply import apply_choices, read_results
 from deepclust.zero_shot.data import RAW, DataSpec, data_specs, load_data
-from deepclust.zero_shot.protocol import CLUSTERERS, Candidates
+from deepclust.zero_shot.protocol import PROTOCOL_CLUSTERERS, Candidates
 from deepclust.zero_shot.runner import Runner
 from deepclust.zero_shot.tuning import Search, read_choices
 
 __all__ = [
-    "CLUSTERERS",
+    "PROTOCOL_CLUSTERERS",
     "RAW",
     "Candidates",
     "DataSpec",

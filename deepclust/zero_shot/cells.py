@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.clusterers import Trees, make_baseline
+from deepclust.clusterers import Linkages, make_clusterer
 from deepclust.clustering import NOISE, Clustering
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction.reduction import Reduction
@@ -28,7 +28,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, write_json, written_whole
 from deepclust.runtime.locks import one_at_a_time
 from deepclust.zero_shot.data import LoadedData
-from deepclust.zero_shot.protocol import CLASSES, CLUSTERERS, Settings
+from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
 
 # Bumped whenever a cell's result changes.
 CELL_VERSION = 2
@@ -42,9 +42,9 @@ class Cell:
 
     Attributes:
         dataset, encoder: which features.
-        clusterer: a name of `protocol.CLUSTERERS`, or `classes`: the labels as if they were a clustering.
+        clusterer: a name of `protocol.PROTOCOL_CLUSTERERS`, or `classes`: the labels as if they were a clustering.
         reduction: `kind` and `dims` or `variance`.
-        options: of the baseline.
+        options: of the clusterer.
         seed: of the reduction and the clusterer.
         silhouette: its distance in the reduced space; None leaves it out, as the search does.
     """
@@ -133,10 +133,10 @@ def run_space(cells: Sequence[Cell], data: LoadedData, store: CellStore, *, retr
             space_MD, seconds = store.reduced(cells[missing[0]], data)
         except Exception as error:  # the libraries raise their own for what they cannot reduce
             reason = _reason(error)
-        trees = Trees()
+        linkages = Linkages()
         for place in missing:
             cell = cells[place]
-            rows[place] = _make(cell, data, space_MD, trees, seconds, reason, store.path(cell, data))
+            rows[place] = _make(cell, data, space_MD, linkages, seconds, reason, store.path(cell, data))
     return [rows[place] for place in range(len(cells))]
 
 
@@ -144,7 +144,7 @@ def _make(
     cell: Cell,
     data: LoadedData,
     space_MD: np.ndarray | None,
-    trees: Trees,
+    linkages: Linkages,
     seconds: float,
     reason: str,
     path: Path,
@@ -169,7 +169,7 @@ def _make(
     }
     if space_MD is not None:
         try:
-            clustering = _cluster(cell, data, space_MD, trees)
+            clustering = _cluster(cell, data, space_MD, linkages)
             row.update(_scores(cell, data, space_MD, clustering))
         except Exception as error:  # a library's failure on one cell must not take the matrix with it
             row["reason"] = _reason(error)
@@ -180,18 +180,17 @@ def _make(
     return row
 
 
-def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, trees: Trees) -> Clustering:
+def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, linkages: Linkages) -> Clustering:
     if cell.clusterer == CLASSES:
         if data.labels is None:
             raise InputError("there are no labels")
         return Clustering(data.labels.astype(np.int32), CLASSES, data.n_clusters)
-    clusterer = CLUSTERERS[cell.clusterer]
+    clusterer = PROTOCOL_CLUSTERERS[cell.clusterer]
     n_clusters = data.n_clusters if clusterer.given_n_clusters else None
     if clusterer.given_n_clusters and n_clusters is None:
         raise InputError(f"{clusterer.title} needs the number of clusters: set data.{cell.dataset}.n_clusters")
     options = {"normalize": "none", **cell.options, "seed": cell.seed}
-    baseline = make_baseline(clusterer.baseline, n_clusters=n_clusters, **options)
-    return baseline.fit(space_MD, trees=trees)
+    return make_clusterer(clusterer.method, linkages, n_clusters=n_clusters, **options).fit(space_MD)
 
 
 def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clustering) -> Row:

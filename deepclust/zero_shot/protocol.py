@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepclust.clusterers import BASELINES
+from deepclust.clusterers import clusterer_class
 from deepclust.clusterers.base import MAX_SAMPLES
 from deepclust.runtime.errors import InputError
 
@@ -32,13 +32,13 @@ CLASSES = "classes"
 
 
 @dataclass(frozen=True)
-class Clusterer:
-    """One row group of the tables: a baseline and what the protocol starts from.
+class ProtocolClusterer:
+    """One row group of the tables: a method and what the protocol starts from.
 
     Attributes:
         name: what configs and files call it.
         title: what tables call it.
-        baseline: the name in `deepclust.clusterers`.
+        method: the name in `deepclust.clusterers.CLUSTERERS`.
         given_n_clusters: whether it is told C.
         defaults: its options in the first stage; the paper takes scikit-learn's. Rows are clustered as the reduction
             leaves them unless `normalize` is among these.
@@ -47,7 +47,7 @@ class Clusterer:
 
     name: str
     title: str
-    baseline: str
+    method: str
     given_n_clusters: bool
     defaults: Settings = field(default_factory=dict)
     follows: str | None = None
@@ -55,21 +55,21 @@ class Clusterer:
 
 # All samples take part, as in the paper; what does not fit the memory is refused.
 _TREE: Settings = {"linkage": "ward", "metric": "euclidean", "max_samples": None}
-_CLUSTERERS = (
-    Clusterer("kmeans", "k-means", "kmeans_l2", True),
-    Clusterer("spherical_kmeans", "Spherical k-means", "kmeans", True, {"normalize": "l2"}),
+_IN_ORDER = (
+    ProtocolClusterer("kmeans", "k-means", "kmeans_l2", True),
+    ProtocolClusterer("spherical_kmeans", "Spherical k-means", "kmeans", True, {"normalize": "l2"}),
     # The assignment and the number of neighbors of the authors' published settings.
-    Clusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
-    Clusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
-    Clusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
-    Clusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
-    Clusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
+    ProtocolClusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
+    ProtocolClusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
+    ProtocolClusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
+    ProtocolClusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
+    ProtocolClusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
     # 5 is the default of scikit-learn and of the authors' code. As many samples as the other two that hold all pairs.
-    Clusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
-    Clusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
-    Clusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
+    ProtocolClusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
+    ProtocolClusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
+    ProtocolClusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
 )
-CLUSTERERS: Mapping[str, Clusterer] = {clusterer.name: clusterer for clusterer in _CLUSTERERS}
+PROTOCOL_CLUSTERERS: Mapping[str, ProtocolClusterer] = {clusterer.name: clusterer for clusterer in _IN_ORDER}
 
 
 @dataclass(frozen=True)
@@ -156,26 +156,26 @@ def option_stages(candidates: Candidates) -> list[Stage]:
     ]
 
 
-def check_clusterers(names: Sequence[str]) -> list[Clusterer]:
+def check_clusterers(names: Sequence[str]) -> list[ProtocolClusterer]:
     """The clusterers of these names, in the order given.
 
     Raises:
         InputError: if a name is unknown or twice there, there is none, or one follows another that is not among them.
     """
     if not names:
-        raise InputError(f"clusterers is empty: choose from {', '.join(CLUSTERERS)}")
+        raise InputError(f"clusterers is empty: choose from {', '.join(PROTOCOL_CLUSTERERS)}")
     for name in names:
-        if name not in CLUSTERERS:
-            raise InputError(f"clusterers: '{name}' is unknown: choose from {', '.join(CLUSTERERS)}")
+        if name not in PROTOCOL_CLUSTERERS:
+            raise InputError(f"clusterers: '{name}' is unknown: choose from {', '.join(PROTOCOL_CLUSTERERS)}")
         if list(names).count(name) > 1:
             raise InputError(f"clusterers: '{name}' is there twice")
-    return [CLUSTERERS[name] for name in names]
+    return [PROTOCOL_CLUSTERERS[name] for name in names]
 
 
-def check_installed(clusterers: Sequence[Clusterer]) -> None:
+def check_installed(clusterers: Sequence[ProtocolClusterer]) -> None:
     """Raises InputError where a clusterer's library is not there: its cells would all be refused, one by one."""
     for clusterer in clusterers:
-        BASELINES[clusterer.baseline].check_installed()
+        clusterer_class(clusterer.method).check_installed()
 
 
 def check_name(name: str, setting: str) -> str:

@@ -22,9 +22,9 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import write_json, written_whole
 from deepclust.zero_shot.cells import Cell, Row
 from deepclust.zero_shot.protocol import (
-    CLUSTERERS,
+    PROTOCOL_CLUSTERERS,
     Candidates,
-    Clusterer,
+    ProtocolClusterer,
     Settings,
     check_clusterers,
     check_installed,
@@ -87,13 +87,13 @@ class Search:
         wanted = check_clusterers(self.clusterers)
         check_installed(wanted)
         led = [item.follows for item in wanted if item.follows is not None and item.follows not in self.clusterers]
-        searched = [CLUSTERERS[name] for name in led] + wanted
+        searched = [PROTOCOL_CLUSTERERS[name] for name in led] + wanted
         sets = {clusterer.name: self._sets(clusterer) for clusterer in searched}
         chosen = self._reduction_stage([item for item in searched if item.follows is None], sets)
         for stage in option_stages(self.candidates):
             if stage.clusterer not in sets or not stage.options:
                 continue
-            start = self._start(CLUSTERERS[stage.clusterer], chosen)
+            start = self._start(PROTOCOL_CLUSTERERS[stage.clusterer], chosen)
             tried = [replace(start, options={**start.options, **options}) for options in stage.options]
             (best,) = self._best(stage.name, {stage.clusterer: tried}, sets)
             chosen[stage.clusterer] = best
@@ -103,7 +103,7 @@ class Search:
         self._write(chosen)
         return chosen
 
-    def _sets(self, clusterer: Clusterer) -> list[str]:
+    def _sets(self, clusterer: ProtocolClusterer) -> list[str]:
         """The tuning sets of a clusterer that come with this encoder."""
         named = list(self.sets.get(clusterer.name) or self.sets.get(clusterer.follows or "") or self.tuning)
         if not named:
@@ -116,7 +116,9 @@ class Search:
                 raise InputError(f"tuning set {name} has no labels: the search maximizes AMI, which needs them")
         return usable
 
-    def _reduction_stage(self, searched: Sequence[Clusterer], sets: Mapping[str, list[str]]) -> dict[str, Choice]:
+    def _reduction_stage(
+        self, searched: Sequence[ProtocolClusterer], sets: Mapping[str, list[str]]
+    ) -> dict[str, Choice]:
         reductions = self.candidates.reductions()
         tried = {item.name: [Choice(reduction, item.defaults) for reduction in reductions] for item in searched}
         # All clusterers at once: those that share a space share the reduction.
@@ -135,7 +137,7 @@ class Search:
                 best[name] = replace(consistent[0], ami=mean, tuned_on=choice.tuned_on, notes=(note,))
         return best
 
-    def _start(self, clusterer: Clusterer, chosen: Mapping[str, Choice]) -> Choice:
+    def _start(self, clusterer: ProtocolClusterer, chosen: Mapping[str, Choice]) -> Choice:
         start = chosen[clusterer.follows or clusterer.name]
         return replace(start, options={**start.options, **clusterer.defaults} if clusterer.follows else start.options)
 

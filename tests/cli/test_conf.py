@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deepclust import SCAN, TEMI, TSP
-from deepclust.clusterers import BASELINES
+from deepclust.clusterers import CLUSTERERS
 from deepclust.estimators import RUN_OPTIONS
 from deepclust.extraction.datasets import DATASETS
 from deepclust.losses import OBJECTIVES
@@ -64,14 +64,14 @@ def test_there_is_a_config_for_every_choice():
         return {path.stem for path in (CONF / group).glob("*.yaml")}
 
     assert names("loss") == {*OBJECTIVES, "none"}
-    assert names("baselines") == {*BASELINES, "none", "all"}
+    assert names("baselines") == {*CLUSTERERS, "none", "all"}
     assert names("reduction") == set(KINDS)
     assert names("data") >= {*DATASETS, "digits", "features"}
     assert names("logger") == {"none", "csv", "tensorboard", "wandb"}
 
 
 def test_all_baselines_are_all_of_the_registry():
-    assert list(yaml.safe_load((CONF / "baselines" / "all.yaml").read_text())) == list(BASELINES)
+    assert list(yaml.safe_load((CONF / "baselines" / "all.yaml").read_text())) == list(CLUSTERERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.clusterers import BASELINES, dendrogram
+from deepclust.clusterers import CLUSTERERS, dendrogram
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
@@ -149,7 +149,7 @@ def test_every_clusterer_runs_in_one_command(command, workplace):
     outcome = command("train.py", *OWN, *arguments, "data.test_labels=y_test.npy")
     assert (outcome.code, outcome.err) == (0, "")
     rows = {(row["method"], row["split"]): row for row in rows_of(workplace / "run")}
-    assert {method for method, _ in rows} == set(BASELINES)
+    assert {method for method, _ in rows} == set(CLUSTERERS)
     assert [row["n_clusters"] for row in rows.values() if row["method"] in ("spectral", "leiden")] == [5, 5, None, None]
     assert rows["spectral", "train"]["acc"] == rows["leiden", "test"]["acc"] == 1
 

@@ -18,10 +18,11 @@ from sklearn.metrics import adjusted_rand_score
 import deepclust.clusterers.dendrogram as dendrogram_module
 import deepclust.runtime.memory as memory_module
 from deepclust.clusterers import (
-    AgglomerativeBaseline,
-    AgglomerativeThresholdBaseline,
-    Trees,
+    AgglomerativeClusterer,
+    AgglomerativeThresholdClusterer,
+    Linkages,
     build_dendrogram,
+    make_clusterer,
 )
 from deepclust.clusterers.dendrogram import LINKAGES, METRICS, pairwise_distances
 from deepclust.runtime.errors import InputError
@@ -117,32 +118,32 @@ def test_more_samples_than_the_memory_reaches_are_refused_before_anything_is_all
     )
     with pytest.raises(InputError, match=message):
         build_dendrogram(np.zeros((20_000, 1)), "average")
-    baseline = AgglomerativeBaseline(10, linkage="average", max_samples=None)
+    baseline = AgglomerativeClusterer(10, linkage="average", max_samples=None)
     baseline.check(14_000)
     with pytest.raises(InputError, match="set max_samples="):
         baseline.check(20_000)
-    AgglomerativeBaseline(10, linkage="average", max_samples=5_000).check(10_000_000)
+    AgglomerativeClusterer(10, linkage="average", max_samples=5_000).check(10_000_000)
     for linkage in ("ward", "single"):
-        AgglomerativeBaseline(10, linkage=linkage, max_samples=None).check(10_000_000)
+        AgglomerativeClusterer(10, linkage=linkage, max_samples=None).check(10_000_000)
 
 
 def test_the_baselines_cut_their_tree(rows):
-    by_number = AgglomerativeBaseline(7, normalize="none", linkage="average", metric="l1")
+    by_number = AgglomerativeClusterer(7, normalize="none", linkage="average", metric="l1")
     labels = by_number.fit(rows).labels
     assert by_number.dendrogram is not None
     np.testing.assert_array_equal(labels, by_number.dendrogram.cut(7))
     threshold = float(by_number.dendrogram.heights[-10])
-    by_distance = AgglomerativeThresholdBaseline(
+    by_distance = AgglomerativeThresholdClusterer(
         3, normalize="none", linkage="average", metric="l1", distance_threshold=threshold
     )
     clustering = by_distance.fit(rows)
     assert (clustering.n_clusters, clustering.n_found, clustering.notes) == (None, 11, ())
-    same = AgglomerativeBaseline(normalize="none", linkage="average", metric="l1", distance_threshold=threshold)
+    same = AgglomerativeClusterer(normalize="none", linkage="average", metric="l1", distance_threshold=threshold)
     np.testing.assert_array_equal(same.fit(rows).labels, clustering.labels)
 
 
 def test_without_a_threshold_the_tree_is_cut_where_dendrograms_change_color(rows):
-    clustering = AgglomerativeThresholdBaseline(normalize="none").fit(rows)
+    clustering = AgglomerativeThresholdClusterer(normalize="none").fit(rows)
     tree = build_dendrogram(rows)
     np.testing.assert_array_equal(clustering.labels, tree.cut_at(0.7 * tree.heights[-1]))
     assert "0.7 of the tallest merge" in clustering.notes[0]
@@ -162,7 +163,7 @@ def test_without_a_threshold_the_tree_is_cut_where_dendrograms_change_color(rows
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        AgglomerativeBaseline(**options)
+        AgglomerativeClusterer(**options)
 
 
 def test_cuts_out_of_range_are_refused(rows):
@@ -189,28 +190,43 @@ def built(monkeypatch) -> list[tuple]:
     return calls
 
 
-def test_methods_that_share_trees_build_each_once_and_find_what_they_find_alone(rows, built):
-    trees = Trees()
-    methods = [
-        AgglomerativeBaseline(5), AgglomerativeBaseline(9, seed=3), AgglomerativeThresholdBaseline(),
-        AgglomerativeBaseline(5, linkage="average"), AgglomerativeBaseline(5, normalize="none"),
-        AgglomerativeThresholdBaseline(max_samples=100), AgglomerativeBaseline(5, max_samples=100),
-        AgglomerativeBaseline(5, max_samples=100, seed=1),
-    ]  # fmt: skip
-    shared = [method.fit(rows, trees=trees) for method in methods]
+def test_methods_that_share_linkages_build_each_once_and_find_what_they_find_alone(rows, built):
+    linkages = Linkages()
+    methods: list[tuple[str, dict]] = [
+        ("agglomerative", {"n_clusters": 5}),
+        ("agglomerative", {"n_clusters": 9, "seed": 3}),
+        ("agglomerative_threshold", {}),
+        ("agglomerative", {"n_clusters": 5, "linkage": "average"}),
+        ("agglomerative", {"n_clusters": 5, "normalize": "none"}),
+        ("agglomerative_threshold", {"max_samples": 100}),
+        ("agglomerative", {"n_clusters": 5, "max_samples": 100}),
+        ("agglomerative", {"n_clusters": 5, "max_samples": 100, "seed": 1}),
+    ]
+    shared = [make_clusterer(name, linkages, **options).fit(rows) for name, options in methods]
     # Ward of the unit rows, average linkage, the rows as they are, and two samples of the rows.
     assert built == [(160, "ward", "euclidean"), (160, "average", "euclidean"), (160, "ward", "euclidean"),
                      (100, "ward", "euclidean"), (100, "ward", "euclidean")]  # fmt: skip
-    for method, clustering in zip(methods, shared, strict=True):
-        np.testing.assert_array_equal(clustering.labels, method.fit(rows).labels)
+    for (name, options), clustering in zip(methods, shared, strict=True):
+        np.testing.assert_array_equal(clustering.labels, make_clusterer(name, **options).fit(rows).labels)
+
+
+def test_linkages_are_no_setting_and_methods_without_a_tree_leave_them_alone(rows, built):
+    linkages = Linkages()
+    for name in ("agglomerative", "kmeans"):
+        clusterer = make_clusterer(name, linkages, n_clusters=3)
+        assert "linkages" not in clusterer.settings
+        clusterer.fit(rows)
+        with pytest.raises(InputError, match="unexpected keyword argument 'linkages'"):
+            make_clusterer(name, n_clusters=3, linkages=5)
+    assert len(built) == 1
 
 
 def test_rows_that_changed_in_place_have_a_tree_of_their_own(rows, built):
-    trees = Trees()
+    clusterer = make_clusterer("agglomerative", Linkages(), n_clusters=2, normalize="none")
     mine = rows.copy()
-    before = AgglomerativeBaseline(2, normalize="none").fit(mine, trees=trees).labels
+    before = clusterer.fit(mine).labels
     mine[:80] += 100
-    after = AgglomerativeBaseline(2, normalize="none").fit(mine, trees=trees).labels
+    after = clusterer.fit(mine).labels
     assert len(built) == 2
     assert adjusted_rand_score(np.arange(160) < 80, after) == 1 > adjusted_rand_score(before, after)
 
@@ -221,16 +237,17 @@ def test_a_shared_tree_is_counted_in_the_seconds_of_every_method(rows, monkeypat
         return build_dendrogram(*args)
 
     monkeypatch.setattr(dendrogram_module, "build_dendrogram", slow)
-    trees = Trees()
-    first, second = (AgglomerativeBaseline(count).fit(rows, trees=trees).seconds for count in (3, 4))
+    linkages = Linkages()
+    clusterers = [make_clusterer("agglomerative", linkages, n_clusters=count) for count in (3, 4)]
+    first, second = (clusterer.fit(rows).seconds for clusterer in clusterers)
     assert min(first, second) >= 0.05
 
 
-def test_trees_keep_no_rows(rows):
-    trees = Trees()
+def test_linkages_keep_no_rows(rows):
+    linkages = Linkages()
     mine = rows.copy()
     gone = weakref.ref(mine)
-    trees.tree(mine, "ward", "euclidean")
+    linkages.dendrogram(mine, "ward", "euclidean")
     del mine
     gc.collect()
     assert gone() is None

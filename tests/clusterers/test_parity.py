@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import deepclust.runtime.memory as memory_module
 from deepclust import BaselineClusterer
-from deepclust.clusterers import make_baseline
+from deepclust.clusterers import make_clusterer
 from deepclust.clustering import NOISE
 from deepclust.metrics import ami, silhouette
 from deepclust.neighbors import mine_neighbors
@@ -50,7 +50,7 @@ both_spaces = pytest.mark.parametrize("normalize", ["l2", "none"])
 @both_spaces
 def test_kmeans_l2(normalize, digits):
     expected = KMeans(10, n_init=1, max_iter=1000, random_state=4).fit(space(digits, normalize))
-    baseline = make_baseline("kmeans_l2", n_clusters=10, seed=4, normalize=normalize)
+    baseline = make_clusterer("kmeans_l2", n_clusters=10, seed=4, normalize=normalize)
     clustering = baseline.fit(digits)
     np.testing.assert_array_equal(clustering.labels, expected.labels_)
     assert clustering.top_ids.shape == (500, 5)
@@ -61,7 +61,7 @@ def test_kmeans_l2(normalize, digits):
 def test_kmeans_in_a_space_without_directions_is_lloyds(blobs):
     rows, _ = blobs
     expected = KMeans(4, n_init=5, max_iter=100, random_state=0).fit(rows)
-    clustering = make_baseline("kmeans", n_clusters=4, normalize="none").fit(rows)
+    clustering = make_clusterer("kmeans", n_clusters=4, normalize="none").fit(rows)
     assert adjusted_rand_score(expected.labels_, clustering.labels) == 1.0
     nearest = np.argsort(expected.transform(rows), axis=1)
     np.testing.assert_array_equal(clustering.top_ids, nearest)
@@ -71,7 +71,7 @@ def test_kmeans_in_a_space_without_directions_is_lloyds(blobs):
 def test_affinity_propagation(normalize, digits):
     rows = digits[:300]
     expected = AffinityPropagation(damping=0.9, random_state=1).fit(space(rows, normalize))
-    baseline = make_baseline("affinity_propagation", seed=1, normalize=normalize)
+    baseline = make_clusterer("affinity_propagation", seed=1, normalize=normalize)
     clustering = baseline.fit(rows)
     np.testing.assert_array_equal(clustering.labels, expected.labels_)
     assert (clustering.n_clusters, clustering.n_found) == (None, len(expected.cluster_centers_indices_))
@@ -83,7 +83,7 @@ def test_affinity_propagation(normalize, digits):
 def test_affinity_propagation_says_that_it_did_not_converge(digits):
     with pytest.warns(match="did not converge"):
         assert (AffinityPropagation(max_iter=2, random_state=0).fit_predict(digits[:60]) == NOISE).all()
-    baseline = make_baseline("affinity_propagation", max_iter=2, damping=0.5, normalize="none")
+    baseline = make_clusterer("affinity_propagation", max_iter=2, damping=0.5, normalize="none")
     clustering = baseline.fit(digits[:60])
     assert (clustering.labels == NOISE).all()
     assert clustering.n_found == 0
@@ -97,7 +97,7 @@ def test_spectral(assign_labels, normalize, digits):
     expected = SpectralClustering(
         8, affinity="nearest_neighbors", n_neighbors=10, assign_labels=assign_labels, random_state=0
     ).fit_predict(space(digits, normalize))
-    clustering = make_baseline("spectral", n_clusters=8, assign_labels=assign_labels, normalize=normalize).fit(digits)
+    clustering = make_clusterer("spectral", n_clusters=8, assign_labels=assign_labels, normalize=normalize).fit(digits)
     assert adjusted_rand_score(expected, clustering.labels) == 1.0
 
 
@@ -119,7 +119,7 @@ def test_euclidean_neighbors_are_exact_far_from_the_origin():
 def test_hdbscan(normalize, blobs):
     rows, labels = blobs
     expected = HDBSCAN(max_cluster_size=160, copy=True).fit_predict(space(rows, normalize))
-    baseline = make_baseline("hdbscan", max_cluster_size=0.4, normalize=normalize)
+    baseline = make_clusterer("hdbscan", max_cluster_size=0.4, normalize=normalize)
     clustering = baseline.fit(rows)
     assert adjusted_rand_score(expected, clustering.labels) == 1.0
     np.testing.assert_array_equal(expected == NOISE, clustering.labels == NOISE)
@@ -131,13 +131,13 @@ def test_hdbscan(normalize, blobs):
 
 
 def test_no_cluster_of_hdbscan_is_larger_than_its_share(blobs):
-    clustering = make_baseline("hdbscan", normalize="none").fit(blobs[0])
+    clustering = make_clusterer("hdbscan", normalize="none").fit(blobs[0])
     assert np.bincount(clustering.labels[clustering.labels != NOISE]).max() <= 80
 
 
 def test_noise_is_one_class_for_ami_and_no_cluster_for_the_count(blobs):
     rows, labels = blobs
-    clustering = make_baseline("hdbscan", max_cluster_size=0.4, normalize="none").fit(rows)
+    clustering = make_clusterer("hdbscan", max_cluster_size=0.4, normalize="none").fit(rows)
     assert (clustering.labels == NOISE).any()
     renamed = np.where(clustering.labels == NOISE, 99, clustering.labels)
     assert ami(labels, clustering.labels) == pytest.approx(ami(labels, renamed))
@@ -147,7 +147,7 @@ def test_noise_is_one_class_for_ami_and_no_cluster_for_the_count(blobs):
 @both_spaces
 def test_optics(normalize, blobs):
     rows, _ = blobs
-    clustering = make_baseline("optics", normalize=normalize).fit(rows)
+    clustering = make_clusterer("optics", normalize=normalize).fit(rows)
     np.testing.assert_array_equal(clustering.labels, OPTICS().fit_predict(space(rows, normalize)))
 
 
@@ -166,20 +166,20 @@ def test_communities(name, weights, resolution, digits):
         expected = graph.community_leiden("modularity", weights=weighted, resolution=resolution, n_iterations=-1)
     igraph.set_random_number_generator(random)
     clusterings = [
-        make_baseline(name, seed=5, weights=weights, resolution=resolution).fit(digits).labels for _ in range(2)
+        make_clusterer(name, seed=5, weights=weights, resolution=resolution).fit(digits).labels for _ in range(2)
     ]
     np.testing.assert_array_equal(clusterings[0], expected.membership)
     np.testing.assert_array_equal(clusterings[0], clusterings[1])
 
 
 def test_a_higher_resolution_gives_more_communities(digits):
-    counts = [make_baseline("leiden", resolution=resolution).fit(digits).n_found for resolution in (0.5, 1, 4)]
+    counts = [make_clusterer("leiden", resolution=resolution).fit(digits).n_found for resolution in (0.5, 1, 4)]
     assert counts == sorted(set(counts))
 
 
 @pytest.mark.parametrize("name", ["affinity_propagation", "hdbscan", "spectral"])
 def test_above_max_samples_the_rest_joins_the_clusters_of_a_sample(name, digits):
-    first, again = (make_baseline(name, n_clusters=8, max_samples=200).fit(digits) for _ in range(2))
+    first, again = (make_clusterer(name, n_clusters=8, max_samples=200).fit(digits) for _ in range(2))
     np.testing.assert_array_equal(first.labels, again.labels)
     assert "was run on 200 of 500 samples drawn at random" in first.notes[0]
     assert len(first) == 500
@@ -188,16 +188,16 @@ def test_above_max_samples_the_rest_joins_the_clusters_of_a_sample(name, digits)
 
 def test_affinity_propagation_beyond_the_memory_is_refused_before_training(monkeypatch):
     monkeypatch.setattr(memory_module, "free_bytes", lambda: 2 << 30)
-    baseline = make_baseline("affinity_propagation", max_samples=None)
+    baseline = make_clusterer("affinity_propagation", max_samples=None)
     with pytest.raises(InputError, match=r"of 20000 samples needs 12\.8 GB, and 1\.93 GB are at hand, which reach for"):
         baseline.check(20_000)
-    make_baseline("affinity_propagation", max_samples=5_000).check(20_000)
+    make_clusterer("affinity_propagation", max_samples=5_000).check(20_000)
 
 
 def test_one_cluster_and_a_cluster_each_have_no_silhouette_and_a_reason(blobs):
     rows, _ = blobs
-    one = make_baseline("agglomerative_threshold", distance_threshold=1e6, normalize="none").fit(rows)
-    each = make_baseline("agglomerative_threshold", distance_threshold=1e-9, normalize="none").fit(rows)
+    one = make_clusterer("agglomerative_threshold", distance_threshold=1e6, normalize="none").fit(rows)
+    each = make_clusterer("agglomerative_threshold", distance_threshold=1e-9, normalize="none").fit(rows)
     assert (one.n_found, each.n_found) == (1, 400)
     for clustering in (one, each):
         found = silhouette(rows, clustering.labels, metric="euclidean")
@@ -228,22 +228,22 @@ def test_one_cluster_and_a_cluster_each_have_no_silhouette_and_a_reason(blobs):
 def test_what_cannot_be_done_is_refused(name, options, n_samples, message):
     rows = np.random.default_rng(0).standard_normal((n_samples, 4))
     with pytest.raises(InputError, match=message):
-        make_baseline(name, **options).fit(rows)
+        make_clusterer(name, **options).fit(rows)
 
 
 def test_zero_rows_are_refused_where_directions_count_only():
     rows = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
     rows[7] = 0
     with pytest.raises(InputError, match=r"1 rows that are all zero, NaN or infinite \(first: row 7\)"):
-        make_baseline("hdbscan").fit(rows)
-    assert len(make_baseline("hdbscan", normalize="none").fit(rows)) == 40
+        make_clusterer("hdbscan").fit(rows)
+    assert len(make_clusterer("hdbscan", normalize="none").fit(rows)) == 40
     rows[9, 1] = np.nan
     with pytest.raises(InputError, match=r"1 rows that are NaN or infinite \(first: row 9\)"):
-        make_baseline("hdbscan", normalize="none").fit(rows)
+        make_clusterer("hdbscan", normalize="none").fit(rows)
 
 
 def test_samples_of_another_width_are_refused(blobs):
-    baseline = make_baseline("hdbscan", normalize="none")
+    baseline = make_clusterer("hdbscan", normalize="none")
     baseline.fit(blobs[0])
     with pytest.raises(InputError, match="the clusters were found in 3 dimensions"):
         baseline.predict(np.ones((5, 4)))
@@ -252,13 +252,13 @@ def test_samples_of_another_width_are_refused(blobs):
 def test_communities_without_igraph_name_what_to_install(monkeypatch, digits):
     monkeypatch.setitem(sys.modules, "igraph", None)
     with pytest.raises(InputError, match="louvain and leiden need igraph: pip install"):
-        make_baseline("leiden").check(500)
+        make_clusterer("leiden").check(500)
 
 
 def test_a_baseline_is_an_estimator(digits):
     clusterer = BaselineClusterer("spectral", 6, options={"n_neighbors": 8}, random_state=3)
     labels = clusterer.fit_predict(digits)
-    expected = make_baseline("spectral", n_clusters=6, n_neighbors=8, seed=3).fit(digits)
+    expected = make_clusterer("spectral", n_clusters=6, n_neighbors=8, seed=3).fit(digits)
     np.testing.assert_array_equal(labels, expected.labels)
     np.testing.assert_array_equal(clusterer.predict(digits[:50]), clusterer.baseline_.predict(digits[:50]).labels)
     assert clusterer.clustering_.method == "spectral"

@@ -17,7 +17,7 @@ from deepclust.report.zero_shot_tables import (
     probe_tables,
     silhouette_table,
 )
-from deepclust.zero_shot.protocol import CLUSTERERS as EVERY
+from deepclust.zero_shot.protocol import PROTOCOL_CLUSTERERS as EVERY
 
 DATASETS = {"x": "X & Y", "y": "Y"}
 ENCODERS = {"raw": "Raw_pixels", "lite": "Lite"}

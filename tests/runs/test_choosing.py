@@ -61,7 +61,7 @@ def test_the_planted_number_of_clusters_is_found_without_labels(planted, tmp_pat
 def test_finished_candidates_are_not_made_again(planted, tmp_path, monkeypatch):
     arguments = ({"none": lambda: planted}, {"kmeans": {}}, [3, 5])
     first = more_candidates(*arguments, folder=tmp_path)
-    monkeypatch.setattr(module, "make_baseline", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(module, "make_clusterer", lambda *_, **__: pytest.fail("made again"))
     assert more_candidates(*arguments, folder=tmp_path) == first
     assert more_candidates(*arguments, known=first) == []
 

@@ -18,7 +18,7 @@ from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.zero_shot import cells as module
 from deepclust.zero_shot.cells import Cell, CellStore, run_space
 from deepclust.zero_shot.data import data_specs, load_data
-from deepclust.zero_shot.protocol import CLUSTERERS
+from deepclust.zero_shot.protocol import PROTOCOL_CLUSTERERS
 
 TREE = {"linkage": "average", "metric": "l1"}
 
@@ -89,7 +89,8 @@ def test_noise_is_one_more_class_for_ami_and_one_more_cluster_for_the_silhouette
 def test_k_means_is_euclidean_and_spherical_k_means_compares_directions(digits, tmp_path):
     store = CellStore(tmp_path)
     asked = [
-        cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults) for name in ("kmeans", "spherical_kmeans")
+        cell(name, {"kind": "pca", "dims": 10}, **PROTOCOL_CLUSTERERS[name].defaults)
+        for name in ("kmeans", "spherical_kmeans")
     ]
     euclidean, spherical = (
         Clustering.load((tmp_path / "cells" / row["cell"]).with_suffix(".npz"))
@@ -106,7 +107,7 @@ def test_k_means_is_euclidean_and_spherical_k_means_compares_directions(digits, 
 def test_further_clusterers_have_results_in_a_reduced_space(name, digits, tmp_path):
     pytest.importorskip("igraph")
     (row,) = run_space(
-        [cell(name, {"kind": "pca", "dims": 10}, **CLUSTERERS[name].defaults)], digits, CellStore(tmp_path)
+        [cell(name, {"kind": "pca", "dims": 10}, **PROTOCOL_CLUSTERERS[name].defaults)], digits, CellStore(tmp_path)
     )
     assert row["reason"] == ""
     assert row["n_found"] > 1
@@ -117,7 +118,7 @@ def test_a_finished_cell_is_not_made_again_and_a_changed_setting_is(digits, tmp_
     store = CellStore(tmp_path)
     asked = cell("kmeans")
     first = run_space([asked], digits, store)
-    monkeypatch.setattr(module, "make_baseline", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(module, "make_clusterer", lambda *_, **__: pytest.fail("made again"))
     assert run_space([asked], digits, store) == first
     assert store.read(replace(asked, seed=1), digits) is None
     assert store.read(replace(asked, silhouette=None), digits) is None
@@ -145,7 +146,7 @@ def test_a_refused_cell_keeps_its_reason_and_leaves_the_others_alone(digits, tmp
     assert good["ami"] > 0.5
     assert store.read(refused, digits) == bad
     assert store.read(refused, digits, retry=True) is None
-    monkeypatch.setattr(module, "make_baseline", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(module, "make_clusterer", lambda *_, **__: 1 / 0)
     (failed,) = run_space([cell("leiden")], digits, store)
     assert failed["reason"].startswith("ZeroDivisionError")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from deepclust.clusterers import BASELINES, make_baseline
+from deepclust.clusterers import clusterer_class, make_clusterer
 from deepclust.runtime.errors import InputError
 from deepclust.zero_shot.protocol import (
-    CLUSTERERS,
+    PROTOCOL_CLUSTERERS,
     Candidates,
     check_clusterers,
     check_installed,
@@ -21,7 +21,7 @@ from deepclust.zero_shot.protocol import (
     option_stages,
 )
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def test_the_reductions_are_none_eight_dims_seven_variances_and_eight_umaps():
@@ -54,28 +54,28 @@ def test_stages_come_in_the_papers_order_and_those_that_it_does_not_have_last():
 def test_every_stages_options_are_its_baselines_own():
     full = Candidates(spectral_neighbors=(10,))
     for stage in option_stages(full):
-        clusterer = CLUSTERERS[stage.clusterer]
+        clusterer = PROTOCOL_CLUSTERERS[stage.clusterer]
         for options in stage.options:
             told = 10 if clusterer.given_n_clusters else None
-            make_baseline(clusterer.baseline, n_clusters=told, **{**clusterer.defaults, **options})
+            make_clusterer(clusterer.method, n_clusters=told, **{**clusterer.defaults, **options})
 
 
 def test_the_default_of_a_searched_option_is_among_its_candidates():
     # The cells of the first stage are then found again in the second.
     for stage in option_stages(Candidates()):
         if stage.clusterer in ("optics", "louvain", "leiden", "affinity_propagation"):
-            defaults = CLUSTERERS[stage.clusterer].defaults
+            defaults = PROTOCOL_CLUSTERERS[stage.clusterer].defaults
             assert dict(defaults) in [{**defaults, **options} for options in stage.options]
 
 
 def test_the_small_experiment_holds_every_clusterer():
     config = yaml.safe_load((CONF / "experiment" / "zero_shot_small.yaml").read_text())
-    assert config["clusterers"] == list(CLUSTERERS)
+    assert config["clusterers"] == list(PROTOCOL_CLUSTERERS)
 
 
 def test_a_missing_library_is_named_before_any_cell_is_made(monkeypatch):
     pytest.importorskip("igraph")
-    check_installed(list(CLUSTERERS.values()))
+    check_installed(list(PROTOCOL_CLUSTERERS.values()))
     monkeypatch.setitem(sys.modules, "igraph", None)
     check_installed(check_clusterers(["kmeans", "hdbscan"]))
     with pytest.raises(InputError, match=r"louvain and leiden need igraph: pip install 'deepclust\[clusterers\]'"):
@@ -93,8 +93,8 @@ def test_the_config_shows_the_defaults():
 
 
 def test_every_clusterer_is_a_baseline_that_needs_c_where_it_is_told_it():
-    for clusterer in CLUSTERERS.values():
-        baseline = BASELINES[clusterer.baseline]
+    for clusterer in PROTOCOL_CLUSTERERS.values():
+        baseline = clusterer_class(clusterer.method)
         if clusterer.name != "agglomerative_threshold":  # the same tree, cut at a distance
             assert baseline.needs_n_clusters == clusterer.given_n_clusters
 

@@ -1,4 +1,4 @@
-"""The splits of a data set in a reduced space: fitted on the first, kept on disk.
+"""The splits of a data set in a reduced space: fitted on the first, kept on disk. The one cache of reduced features.
 
 The reduced features are kept under a key of the features and the settings. The fitted models are not: with its seed
 fixed a reduction is fitted again to the same result, and no pickle has to be trusted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,7 +29,7 @@ from deepclust.runtime.files import fingerprint, write_json
 from deepclust.runtime.locks import one_at_a_time
 
 # Bumped whenever the result changes for the same settings, so that nothing of an older rule is read.
-REDUCTION_VERSION = 1
+REDUCTION_VERSION = 2
 
 
 def reduced_splits(
@@ -49,8 +50,9 @@ def reduced_splits(
             or in a folder that cannot be written, are reduced anew.
 
     Returns:
-        FeatureSets of the same names, with the labels and paths of the given ones; `manifest["reduction"]` holds the
-        settings and the `note` for a table.
+        FeatureSets of the same names, with the labels and paths of the given ones. `manifest["reduction"]` holds the
+        settings and the `note` for a table, `manifest["reduction_seconds"]` the time that the split took when it was
+        reduced.
 
     Raises:
         InputError: as `Reduction.check` and `Reduction.transform`.
@@ -66,30 +68,35 @@ def reduced_splits(
     key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
     places = {} if folder is None else {content: folder / key / content for content in contents.values()}
     by_content = {contents[name]: split for name, split in splits.items()}
-    results = _kept(places)
+    results = _read(places)
     with ExitStack() as until_saved:
         if folder is not None and len(results) < len(by_content):
             # Two processes that reduce at once, on different machines, would leave splits of two different spaces.
             if not until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", f"reducing by {reduction.kind}")):
                 places = {}
-            results |= _kept(places)
+            results |= _read(places)
         missing = {content: split for content, split in by_content.items() if content not in results}
         if missing:
             mined = neighbors() if neighbors is not None and reduction.kind in ("umap", "pacmap") else None
+            started = time.perf_counter()
             fitted_NP = reduction.fit_transform(fitted_on.features, mined)
+            fit_seconds = time.perf_counter() - started
             if own in results and not np.allclose(np.asarray(results[own].features), fitted_NP, atol=1e-3):
                 raise InputError(
                     f"{results[own].root} was reduced on another machine or by other versions, and cannot be repeated "
                     "here: delete it"
                 )
             for content, split in missing.items():
+                started = time.perf_counter()
                 rows_NP = fitted_NP if content == own else reduction.transform(split.features)
-                reduced = FeatureSet.from_arrays(rows_NP, manifest={"reduction": _facts(reduction)})
+                seconds = fit_seconds if content == own else time.perf_counter() - started
+                manifest = {"reduction": _facts(reduction), "reduction_seconds": round(seconds, 3)}
+                reduced = FeatureSet.from_arrays(rows_NP, manifest=manifest)
                 results[content] = load_features(reduced.save(places[content])) if content in places else reduced
-    return {name: _dressed(results[contents[name]], split) for name, split in splits.items()}
+    return {name: _with_labels_of(split, results[contents[name]]) for name, split in splits.items()}
 
 
-def _kept(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
+def _read(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
     return {content: load_features(place) for content, place in places.items() if (place / MANIFEST).is_file()}
 
 
@@ -157,7 +164,7 @@ def _facts(reduction: Reduction) -> dict[str, Any]:
     return {**reduction.settings, "package_version": reduction.package_version, "note": reduction.note}
 
 
-def _dressed(reduced: FeatureSet, original: FeatureSet) -> FeatureSet:
+def _with_labels_of(original: FeatureSet, reduced: FeatureSet) -> FeatureSet:
     """Reduced features with the labels, paths and provenance of those they were made from."""
     provenance = {key: value for key, value in original.manifest.items() if key not in ("shards", "n_rows")}
     return replace(

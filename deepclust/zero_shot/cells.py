@@ -2,7 +2,7 @@
 
 folder/
   cells/<data set>.<encoder>.<clusterer>.<key>.json   the scores, or why there are none; and .npz, the Clustering
-  reduced/<key>.npy                                   reduced features, shared by the cells of one space
+  reduced/                                            reduced features, shared by the cells of one space
 
 A cell's key is a digest of the features' content and of every setting: a finished cell is never made twice, and a
 changed setting never meets an old one.
@@ -11,9 +11,7 @@ changed setting never meets an old one.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,9 @@ from deepclust.clusterers import Linkages, make_clusterer
 from deepclust.clustering import NOISE, Clustering
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction.reduction import Reduction
+from deepclust.reduction.splits import reduced_splits
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, write_json, written_whole
-from deepclust.runtime.locks import one_at_a_time
+from deepclust.runtime.files import fingerprint, write_json
 from deepclust.zero_shot.data import LoadedData
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
 
@@ -90,28 +88,12 @@ class CellStore:
         Raises:
             InputError: if the reduction does not suit the features.
         """
-        reduction = dict(cell.reduction)
-        if reduction["kind"] == "none":
-            return np.asarray(data.features.features, dtype=np.float32), 0.0
-        key = fingerprint(fingerprint(np.asarray(data.features.features)), reduction, cell.seed, CELL_VERSION)
-        path = self.folder / "reduced" / f"{key}.npy"
-        notes = path.with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as until_saved:
-            if not (path.is_file() and notes.is_file()):
-                # Cells of one space stand in one space, also where several processes or machines make them.
-                until_saved.enter_context(one_at_a_time(path.with_suffix(".lock"), "reducing"))
-            if path.is_file() and notes.is_file():
-                return np.load(path, allow_pickle=False), json.loads(notes.read_text(encoding="utf-8"))["seconds"]
-            started = time.perf_counter()
-            made = Reduction(**reduction, seed=cell.seed).fit_transform(data.features.features)
-            seconds = round(time.perf_counter() - started, 3)
-            with written_whole(path) as temporary:
-                np.save(temporary, made)
-            write_json(
-                notes, {"reduction": reduction, "seed": cell.seed, "shape": list(made.shape), "seconds": seconds}
-            )
-        return made, seconds
+        reduction = Reduction(**cell.reduction, seed=cell.seed)
+        reduced = reduced_splits(reduction, {"fitted_on": data.features}, cache_dir=self.folder / "reduced")[
+            "fitted_on"
+        ]
+        space_MD = np.array(reduced.features[:], dtype=np.float32)
+        return space_MD, reduced.manifest.get("reduction_seconds", 0.0)
 
 
 def run_space(cells: Sequence[Cell], data: LoadedData, store: CellStore, *, retry: bool = False) -> list[Row]:

@@ -128,13 +128,14 @@ def test_two_that_make_cells_of_one_space_at_once_reduce_once(digits, tmp_path, 
     fitted = []
     real = module.Reduction.fit_transform
     monkeypatch.setattr(
-        module.Reduction, "fit_transform", lambda self, rows: (fitted.append(0), time.sleep(0.1), real(self, rows))[2]
+        module.Reduction, "fit_transform", lambda self, *args: (fitted.append(0), time.sleep(0.1), real(self, *args))[2]
     )
     asked = cell("kmeans", {"kind": "pca", "dims": 10})
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: CellStore(tmp_path).reduced(asked, digits), range(2)))
     assert len(fitted) == 1
     np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] >= 0.1
 
 
 def test_a_refused_cell_keeps_its_reason_and_leaves_the_others_alone(digits, tmp_path, monkeypatch):

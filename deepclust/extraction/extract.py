@@ -34,6 +34,7 @@ from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 from deepclust.runtime.locks import one_at_a_time
+from deepclust.runtime.ranks import Launch
 
 # Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some
 # 1 400 files.
@@ -65,8 +66,8 @@ def extract(
 ) -> FeatureSet:
     """Embed images and write a FeatureSet folder; goes on where an earlier, interrupted call stopped.
 
-    Under `torchrun` each process makes its share of the shards, and all of them return when the last shard is there.
-    The bytes on disk depend on neither the number of processes or workers nor on interruptions.
+    Under `torchrun` or `srun` each process makes its share of the shards, and all of them return when the last shard is
+    there. The bytes on disk depend on neither the number of processes or workers nor on interruptions.
 
     Args:
         images: a folder, a list of image paths, an (N, H, W[, 3]) uint8 array, or an `ImageSource`.
@@ -77,7 +78,7 @@ def extract(
         workers: processes that read images; default half the CPU cores on a CPU, all of them beside a GPU.
         images_per_shard: images that each shard covers; lower it where one image takes seconds.
         dtype: `float16` or `float32`.
-        device: see `load_encoder`; under torchrun, `auto` gives each local rank its own GPU.
+        device: see `load_encoder`; under torchrun or srun, `auto` gives each local rank its own GPU.
         precision: see `load_encoder`.
         overwrite: make features of other settings in `out` again, instead of refusing.
         progress: show a progress bar on stderr.
@@ -93,10 +94,14 @@ def extract(
         raise InputError(f"data.on_error={on_error} is unknown: skip or raise")
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype} is unknown: one of {', '.join(DTYPES)}")
-    rank, world_size, _, local_world = _ranks()
-    if overwrite and world_size > 1:
+    launch = Launch.from_environment()
+    if not launch.starts_every_rank:
+        # Lightning's ranks are started long after the first process has extracted what it needs.
+        launch = Launch()
+    rank, local_world = launch.rank, launch.local_world_size
+    if overwrite and launch.world_size > 1:
         # The other ranks cannot tell the features to be replaced from those being made.
-        raise InputError(f"overwrite=true is for a single process: remove {out}, then start torchrun")
+        raise InputError(f"overwrite=true is for a single process: remove {out}, then start the ranks")
     source = as_source(images)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder, device=rank_device(device), precision=precision)
@@ -105,7 +110,7 @@ def extract(
     plan = ShardPlan(Path(out).expanduser(), len(source), rows, provenance)
     plan.start(overwrite=overwrite, first_rank=rank == 0)
     if not plan.finished:
-        mine = [shard for shard in range(rank, plan.n_shards, world_size) if not plan.is_done(shard)]
+        mine = [shard for shard in range(rank, plan.n_shards, launch.world_size) if not plan.is_done(shard)]
         size = batch_size or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH)
         n_workers = _n_workers(workers, encoder.device.type, local_world, sum(len(plan.images_of(i)) for i in mine))
         loader = _loader(source, encoder, plan, mine, size, n_workers)
@@ -122,7 +127,8 @@ def extract(
 def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip") -> FeatureSet:
     """The features of a source, extracted at the first call and found again as long as images and encoder stay.
 
-    Of several processes that want them at once one extracts and the others wait; the ranks of torchrun share the work.
+    Of several processes that want them at once one extracts and the others wait; the ranks of torchrun or srun share
+    the work.
 
     Args:
         source: the images.
@@ -141,7 +147,7 @@ def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_er
         if not (folder / "train" / MANIFEST).is_file():
             # Refused before anything is written, if it cannot be had.
             encoder = load_encoder(spec, device=rank_device("auto"))
-            if _ranks()[1] == 1:
+            if not Launch.from_environment().starts_every_rank:
                 try:
                     root.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
@@ -321,24 +327,11 @@ def _warn_of_skipped(folder: Path) -> None:
         )
 
 
-def _ranks() -> tuple[int, int, int, int]:
-    """(rank, world size, local rank, local world size) as torchrun says; (0, 1, 0, 1) without it."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return 0, 1, 0, 1
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return (
-        rank,
-        world_size,
-        int(os.environ.get("LOCAL_RANK", rank)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
-    )
-
-
 def rank_device(device: str) -> str:
     """The device of this process: what was asked for, or for `auto` the GPU of its local rank, where there are any."""
     if device != "auto" or not torch.cuda.is_available():
         return device
-    return f"cuda:{_ranks()[2] % torch.cuda.device_count()}"
+    return f"cuda:{Launch.from_environment().local_rank % torch.cuda.device_count()}"
 
 
 def _cpus() -> int:

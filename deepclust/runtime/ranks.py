@@ -1,11 +1,15 @@
-"""The processes that share one computation, and what they tell each other.
+"""Which rank is this process, and what do the processes that share one computation tell each other?
 
-Explicit, not looked up: much of the package runs on rank 0 of a distributed run alone, where a collective would wait
-for ever. Whoever calls on every rank passes `Ranks.of_run()`.
+- `is_first_process()` answers at any time whether this process writes files and prints.
+- `Launch.from_environment()` tells what the launcher says of this process, before there is a process group.
+- `Ranks.of_run()` are the processes of the process group, with the exchanges between them. A function that works on
+  several ranks takes a `Ranks` and never looks them up: much of the package runs on rank 0 of a distributed run alone,
+  where a collective would wait for ever. Whoever calls on every rank passes `Ranks.of_run()`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +17,71 @@ import torch
 from torch import distributed as dist
 
 from deepclust.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the environment tells a process about itself.
+
+    Attributes:
+        started_by: `torchrun`, `slurm` (srun) or `lightning` (the further processes that Lightning's own launcher
+            starts, and the first one once it has started them); None for a process on its own.
+        rank: among all processes.
+        world_size: number of processes.
+        local_rank: among the processes of this machine.
+        local_world_size: number of processes on this machine.
+    """
+
+    started_by: str | None = None
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Launch:
+        """Read the variables of torchrun, SLURM and Lightning; the latter starts processes on one machine only."""
+        found = {name: int(value) for name in _VARIABLES if (value := os.environ.get(name, "")).isdecimal()}
+        world_size = found.get("WORLD_SIZE", 1)
+        if "RANK" in found and world_size > 1:
+            rank = found["RANK"]
+            local = found.get("LOCAL_RANK", rank), found.get("LOCAL_WORLD_SIZE", world_size)
+            return cls("torchrun", rank, world_size, *local)
+        # A batch script that runs without srun has the numbers of the job, but none of a step: it is one process.
+        n_tasks = found.get("SLURM_STEP_NUM_TASKS", 1)
+        if "SLURM_PROCID" in found and n_tasks > 1:
+            per_node = -(-n_tasks // max(1, found.get("SLURM_STEP_NUM_NODES", 1)))
+            rank = found["SLURM_PROCID"]
+            return cls("slurm", rank, n_tasks, found.get("SLURM_LOCALID", rank), per_node)
+        if "LOCAL_RANK" in found and "RANK" not in found:
+            rank = found["LOCAL_RANK"]
+            # Lightning takes WORLD_SIZE away after training; LOCAL_RANK stays.
+            world_size = max(world_size, rank + 1)
+            return cls("lightning", rank, world_size, rank, world_size)
+        return cls()
+
+    @property
+    def starts_every_rank(self) -> bool:
+        """Whether every rank ran the same command from its first line on; Lightning's ranks join half-way."""
+        return self.started_by in ("torchrun", "slurm")
+
+
+_VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
+)
+
+
+def launched_rank() -> int:
+    """The rank that the launcher gave this process; 0 for a process on its own."""
+    return Launch.from_environment().rank
+
+
+def is_first_process() -> bool:
+    """Whether this process writes: rank 0 of the process group, where there is none that of the launcher."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return launched_rank() == 0
 
 
 @dataclass(frozen=True)
@@ -72,9 +141,9 @@ class Ranks:
         if self.world_size > 1:
             messages = [None] * self.world_size
             dist.all_gather_object(messages, message, group=self.group)
-        found = next((text for text in messages if text is not None), None)
-        if found is not None:
-            raise InputError(found)
+        first = next((text for text in messages if text is not None), None)
+        if first is not None:
+            raise InputError(first)
 
     def _device(self) -> torch.device:
         if dist.get_backend(self.group) == "nccl":

@@ -22,7 +22,7 @@ from sklearn.cluster import SpectralClustering
 from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 
 ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")

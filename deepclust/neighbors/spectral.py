@@ -16,7 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
 from deepclust.neighbors import Neighbors
-from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans
 

@@ -21,7 +21,7 @@ from deepclust.clusterers import make_clusterer
 from deepclust.clustering import NOISE
 from deepclust.metrics import ami, silhouette
 from deepclust.neighbors import mine_neighbors
-from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 
 

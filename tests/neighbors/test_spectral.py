@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans

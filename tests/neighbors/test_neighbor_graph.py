@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import kneighbors_graph
 
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.graph import neighbor_graph
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Ready features of a data set by name: what every training run starts from.
+"""Data sets by name: what is known of each, and its ready features, which every training run starts from.
 
 Knows arrays and feature folders only. Images become features in `deepclust.extraction.extract`; the one data set that
 is extracted on demand is `folder`, a user's own photos.
@@ -24,42 +24,112 @@ from deepclust.runtime.errors import InputError
 
 # The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
 FOLDER_ENCODER = "dinov2_vitb14"
+# The default where data that need no encoder are to have one.
+PIXELS_ENCODER = "efficientnet_lite0"
 
 EncoderLike = str | EncoderSpec | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of a data set of images before it is read: sizes for messages, and the encoder of the papers."""
+    """What is known of a data set before it is read.
 
-    n_train: int
-    n_test: int | None
-    n_classes: int
-    encoder: str
+    Attributes:
+        about: what it is and how to get it, in one line.
+        n_train, n_test: images or rows of each split; None where they are the user's own, or there is no such split.
+        n_classes: None where they are the user's own.
+        encoder: the default, for published data sets that of the papers; None where the data come as features.
+        needs_path: whether `data.path` must be given.
+        labels: the default of `data.labels`: `folders` makes the sub-folders labels.
+    """
+
+    about: str
+    n_train: int | None = None
+    n_test: int | None = None
+    n_classes: int | None = None
+    encoder: str | None = None
     needs_path: bool = False
+    labels: str | None = None
 
 
-# Sizes are those of the splits that `deepclust.extraction.sources` reads.
+def _published(
+    about: str, n_train: int, n_test: int | None, n_classes: int, encoder: str = "dino_vitb16", needs_path: bool = False
+) -> DatasetFacts:
+    return DatasetFacts(about, n_train, n_test, n_classes, encoder, needs_path)
+
+
+def _own(about: str, labels: str | None = None) -> DatasetFacts:
+    return DatasetFacts(about, encoder=FOLDER_ENCODER, needs_path=True, labels=labels)
+
+
+# Every data set that has a name. Sizes are those of the splits that `deepclust.extraction.sources` reads.
 DATASETS: Mapping[str, DatasetFacts] = {
-    "cifar10": DatasetFacts(50_000, 10_000, 10, "dino_vitb16"),
-    "cifar100": DatasetFacts(50_000, 10_000, 100, "dino_vitb16"),
-    "stl10": DatasetFacts(5_000, 8_000, 10, "dino_vitb16"),
-    "mnist": DatasetFacts(60_000, 10_000, 10, "dino_vitb16"),
-    "fashion_mnist": DatasetFacts(60_000, 10_000, 10, "efficientnet_lite0"),
-    "svhn": DatasetFacts(73_257, 26_032, 10, "dino_vitb16"),
-    "flowers102": DatasetFacts(2_040, 6_149, 102, "dino_vitb16"),
-    "fgvc_aircraft": DatasetFacts(6_667, 3_333, 100, "dino_vitb16"),
-    "dtd": DatasetFacts(3_760, 1_880, 47, "dino_vitb16"),
-    "eurosat": DatasetFacts(27_000, None, 10, "dino_vitb16"),
-    "stanford_cars": DatasetFacts(8_144, 8_041, 196, "dino_vitb16", needs_path=True),
-    "inaturalist2021": DatasetFacts(2_686_843, 100_000, 10_000, "dino_vitb16"),
-    "celeba": DatasetFacts(162_770, 19_962, 10_177, "dino_vitb16"),
-    "places365": DatasetFacts(1_803_460, 36_500, 365, "dino_vitb16"),
-    "lsun": DatasetFacts(9_869_333, 3_000, 10, "dino_vitb16", needs_path=True),
-    "imagenet": DatasetFacts(1_281_167, 50_000, 1_000, "mae_refined_vith14", needs_path=True),
-    # Winter 2021, preprocessed (Ridnik et al. 2021).
-    "imagenet21k": DatasetFacts(11_060_223, 522_500, 10_450, "ibot_vitl16", needs_path=True),
-}
+    "digits": DatasetFacts(
+        "scikit-learn's digits, no download: 64 pixels in [0, 1] as features, or 8 x 8 images for an encoder.",
+        1_797, None, 10,
+    ),
+    "fashion_mnist": DatasetFacts(
+        "From Debian's dataset-fashion-mnist, torchvision's download or data.path=FOLDER: pixels as features, or "
+        "images for an encoder.",
+        60_000, 10_000, 10,
+    ),
+    "features": DatasetFacts(
+        "Your own features: data.train=PATH, a FeatureSet folder or an N x D .npy, .npz or .pt file."
+    ),
+    "folder": _own(
+        "Your own images: data.path=FOLDER, searched recursively; data.labels=folders makes the sub-folders labels."
+    ),
+    "class_folders": _own(
+        "Your own labeled images: data.path=FOLDER holds train/<class>/ and, if there is one, test/<class>/ or "
+        "val/<class>/.",
+        labels="folders",
+    ),
+    "huggingface": _own("A folder that `datasets.save_to_disk` wrote: data.path=FOLDER; needs deepclust[huggingface]."),
+    "webdataset": _own(
+        "Tar shards of one split: data.path=PATTERN such as /data/shards/train-*.tar; labels are the .cls members."
+    ),
+    "cifar10": _published("CIFAR-10; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 10),
+    "cifar100": _published("CIFAR-100; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 100),
+    "stl10": _published("STL-10; torchvision downloads it; the labeled images train.", 5_000, 8_000, 10),
+    "mnist": _published("MNIST; torchvision downloads it, data.path names the folder.", 60_000, 10_000, 10),
+    "svhn": _published("Street View House Numbers, cropped digits; torchvision downloads it.", 73_257, 26_032, 10),
+    "flowers102": _published(
+        "Oxford Flowers; torchvision downloads it; train and val together train.", 2_040, 6_149, 102
+    ),
+    "fgvc_aircraft": _published(
+        "FGVC Aircraft; torchvision downloads it; trainval trains, labels are the 100 variants.", 6_667, 3_333, 100
+    ),
+    "dtd": _published(
+        "Describable Textures; torchvision downloads it; train and val together train.", 3_760, 1_880, 47
+    ),
+    "eurosat": _published("EuroSAT, satellite images; torchvision downloads it; it has one split.", 27_000, None, 10),
+    "stanford_cars": _published(
+        "Stanford Cars, to be fetched by hand: data.path=FOLDER holds stanford_cars/ as torchvision expects it.",
+        8_144, 8_041, 196, needs_path=True,
+    ),
+    "inaturalist2021": _published(
+        "iNaturalist 2021; torchvision downloads it (224 GB); labels are the species.", 2_686_843, 100_000, 10_000
+    ),
+    "celeba": _published(
+        "CelebA, faces; torchvision downloads it; labels are the identities.", 162_770, 19_962, 10_177
+    ),
+    "places365": _published(
+        "Places365, scenes; torchvision downloads the standard set of small (256 x 256) images.", 1_803_460, 36_500, 365
+    ),
+    "lsun": _published(
+        "LSUN scene categories, to be fetched by hand: data.path=FOLDER holds <category>_{train,val}_lmdb; needs lmdb.",
+        9_869_333, 3_000, 10, needs_path=True,
+    ),
+    "imagenet": _published(
+        "ILSVRC 2012: data.path=FOLDER holds train/<synset>/ and val/<synset>/, or the archives as downloaded.",
+        1_281_167, 50_000, 1_000, "mae_refined_vith14", needs_path=True,
+    ),
+    # Ridnik et al. 2021.
+    "imagenet21k": _published(
+        "ImageNet-21K, winter 2021, preprocessed: data.path=FOLDER holds train/<synset>/ and val/<synset>/.",
+        11_060_223, 522_500, 10_450, "ibot_vitl16", needs_path=True,
+    ),
+}  # fmt: skip
 
 
 def load_dataset(
@@ -115,7 +185,7 @@ def _named(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
     options = {key: value for key, value in encoder.items() if value is not None}
     if options and "name" not in options:
         facts = DATASETS.get(dataset)
-        options["name"] = facts.encoder if facts is not None else FOLDER_ENCODER
+        options["name"] = FOLDER_ENCODER if facts is None else facts.encoder or PIXELS_ENCODER
     return options or None
 
 
@@ -187,9 +257,9 @@ def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
     facts = DATASETS.get(name)
     if encoder is None:
         if facts is None:
-            known = ", ".join(sorted([*DATASETS, "digits", "features", "folder"]))
+            known = ", ".join(sorted(DATASETS))
             raise InputError(f"unknown data set '{name}': one of {known}, or give encoder= for features of your own")
-        encoder = facts.encoder
+        encoder = facts.encoder or PIXELS_ENCODER
     encoder_name = _name(encoder)
     folder = root / name / encoder_name
     if not (folder / "train" / MANIFEST).is_file():
@@ -228,7 +298,7 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
 
 def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
     size = ""
-    if facts is not None:
+    if facts is not None and facts.n_train is not None:
         dim = ENCODERS[encoder].dim if encoder in ENCODERS else None
         size = f" ({facts.n_train:,} × {dim or 'D'} float16 rows)".replace(",", " ")
     unfinished = "is unfinished" if (folder / "train").is_dir() else "does not exist"
@@ -240,5 +310,5 @@ def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) 
 
 def _command(name: str, encoder: str) -> str:
     facts = DATASETS.get(name)
-    path = " data.path=IMAGES" if name != "digits" and (facts is None or facts.needs_path) else ""
+    path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
     return f"python extract.py data={name} encoder={encoder}{path}"

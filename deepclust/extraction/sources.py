@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from deepclust.extraction.datasets import DATASETS
 from deepclust.extraction.image_source import ArraySource, ImageSource, folder_source, split_folders
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.runtime.errors import InputError
@@ -18,16 +19,16 @@ def open_sources(
     """The splits of a data set by name, `train` first.
 
     Args:
-        name: a name of `deepclust.extraction.datasets`, or `folder`, `class_folders`, `webdataset`, `huggingface`.
+        name: a name of `deepclust.extraction.datasets.DATASETS` other than `features`.
         path: where its images lie; None for where torchvision downloads them to.
         labels: see `folder_source`.
 
     Raises:
         InputError: if the data set is unknown or its images cannot be had.
     """
-    # The rarer kinds are imported when asked for: torchvision takes seconds, `datasets` is optional.
-    if name in ("folder", "class_folders", "webdataset", "huggingface", "imagenet21k") and path is None:
-        raise InputError(f"data={name} needs data.path: where its images lie")
+    facts = DATASETS.get(name)
+    if facts is not None and facts.needs_path and path is None:
+        raise InputError(f"data={name} needs data.path. {facts.about}")
     if name == "folder":
         return {"train": folder_source(path or "", labels=labels)}
     if name == "class_folders":
@@ -41,6 +42,7 @@ def open_sources(
             split: ArraySource(*fashion_mnist(split, path), CLASS_NAMES, name=f"fashion_mnist {split}")
             for split in ("train", "test")
         }
+    # The rarer kinds are imported when asked for: torchvision takes seconds, `datasets` is optional.
     if name == "webdataset":
         from deepclust.extraction.tar_source import tar_sources
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 import yaml
 
 from deepclust.extraction.datasets import DATASETS, load_dataset
+from deepclust.extraction.sources import open_sources
 from deepclust.extraction.torchvision_source import RECIPES
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import DEBIAN_FOLDER
 from deepclust.runtime.errors import InputError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf" / "data"
 KEYS = {
     "name", "n_clusters", "encoder", "batch_size", "micro_batch_size", "in_memory", "train", "train_labels",
     "test", "test_labels", "path", "labels", "on_error",
@@ -158,15 +162,40 @@ def test_configs_agree_with_the_code(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     assert set(config) - {"recipe"} == KEYS  # large data bring settings for their size
     assert config["name"] == path.stem
-    facts = DATASETS.get(path.stem)
-    if facts is not None:
-        assert config["n_clusters"] == facts.n_classes
-        assert config["encoder"] == (None if path.stem == "fashion_mnist" else facts.encoder)
+    facts = DATASETS[path.stem]
+    assert (config["n_clusters"], config["encoder"], config["labels"]) == (facts.n_classes, facts.encoder, facts.labels)
 
 
-def test_every_data_set_has_a_config() -> None:
-    names = {path.stem for path in CONF.glob("*.yaml")}
-    assert {*DATASETS, *RECIPES, "digits", "features", "folder"} <= names
+def test_the_table_knows_every_data_set_that_has_a_config() -> None:
+    assert sorted(DATASETS) == sorted(path.stem for path in CONF.glob("*.yaml"))
+    assert RECIPES.keys() < DATASETS.keys()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_says_in_one_line_how_to_get_it_and_whether_it_needs_a_path(name: str) -> None:
+    facts = DATASETS[name]
+    assert facts.about.endswith(".")
+    assert "\n" not in facts.about
+    assert not facts.needs_path or "data.path=" in facts.about
+    if name in RECIPES:
+        assert facts.needs_path != RECIPES[name].downloads
+    if facts.needs_path:
+        with pytest.raises(InputError, match=f"data={name} needs data.path"):
+            open_sources(name)
+
+
+def test_the_table_is_read_without_torch_and_timm() -> None:
+    listed = (
+        "import sys, deepclust.extraction.datasets; print(*{'torch', 'torchvision', 'timm', 'PIL'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert out.split() == []
+
+
+def test_an_encoder_without_a_name_is_the_data_sets_own(tmp_path: Path) -> None:
+    for name, encoder in (("cifar10", "dino_vitb16"), ("digits", "efficientnet_lite0")):
+        with pytest.raises(InputError, match=f"no features of {name} by {encoder}"):
+            load_dataset(name, encoder={"image_size": 128}, features_dir=tmp_path)
 
 
 def test_the_manifest_of_a_saved_set_keeps_its_provenance(tmp_path: Path) -> None:

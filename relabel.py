@@ -34,7 +34,7 @@ def main() -> None:
 def relabel_data(options: argparse.Namespace) -> None:
     from deepclust.extraction.datasets import load_dataset
     from deepclust.runtime.files import write_json, written_whole
-    from deepclust.subsets.clip_labels import choose_lemmas, relabel, zero_shot
+    from deepclust.subsets.clip_labels import choose_lemmas, classify_by_clip, relabel
     from deepclust.subsets.select import classes_of
 
     dataset = load_dataset(options.data, encoder=options.clip, features_dir=options.features_dir)
@@ -71,7 +71,7 @@ def relabel_data(options: argparse.Namespace) -> None:
             changed = float((new_N != features.labels).mean())
             print(f"{split}: {name} relabels {100 * changed:.1f} % of {len(new_N)} samples")
         accuracies[split] = {
-            among: zero_shot(features.features, nodes_N, hierarchy, text_MD, among=among).accuracy
+            among: classify_by_clip(features.features, nodes_N, hierarchy, text_MD, among=among).accuracy
             for among in ("all", "level", "siblings")
         }
         shown = ", ".join(f"{among} {100 * accuracy:.2f} %" for among, accuracy in accuracies[split].items())

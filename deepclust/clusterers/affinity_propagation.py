@@ -60,7 +60,7 @@ class AffinityPropagationClusterer(Clusterer):
         check_memory(n_samples, BYTES_PER_PAIR * n_samples**2, "affinity propagation", remedy)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        rows_ND = self._space(features_ND)
+        rows_ND = self._compared_rows(features_ND)
         fitted = AffinityPropagation(
             damping=self.damping,
             preference=self.preference,

@@ -71,8 +71,8 @@ class AgglomerativeClusterer(Clusterer):
 
     def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
         """Cluster the features; the seconds count a tree that `linkages` held as if it had been built now."""
-        found = super().fit(features_ND, ranks)
-        return replace(found, seconds=found.seconds + self._earlier_seconds)
+        clustering = super().fit(features_ND, ranks)
+        return replace(clustering, seconds=clustering.seconds + self._earlier_seconds)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = np.array(features_ND[:], dtype=np.float64)

@@ -162,7 +162,7 @@ class Clusterer(ABC):
         note = f"{display_name(self.name)} has no rule for new samples: they joined the nearest cluster mean."
         return (*self._nearest(features_ND), (note,))
 
-    def _space(self, features_ND: Rows) -> np.ndarray:
+    def _compared_rows(self, features_ND: Rows) -> np.ndarray:
         """(N, D) float32 rows in memory, as the method compares them.
 
         Raises:

@@ -70,7 +70,7 @@ class HDBSCANClusterer(_DensityClusterer):
         _check_samples(self.name, n_samples, max(self.min_cluster_size, self.min_samples or 0))
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        rows_ND = self._space(features_ND)
+        rows_ND = self._compared_rows(features_ND)
         largest = None if self.max_cluster_size is None else round(self.max_cluster_size * len(rows_ND))
         fitted = HDBSCAN(
             min_cluster_size=self.min_cluster_size,
@@ -115,7 +115,7 @@ class OPTICSClusterer(_DensityClusterer):
         _check_samples(self.name, n_samples, max(self.min_samples, self.min_cluster_size or 0))
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        rows_ND = self._space(features_ND)
+        rows_ND = self._compared_rows(features_ND)
         fitted = OPTICS(min_samples=self.min_samples, xi=self.xi, min_cluster_size=self.min_cluster_size).fit(rows_ND)
         return self._labeled(rows_ND, fitted.labels_)
 

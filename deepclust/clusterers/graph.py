@@ -77,7 +77,7 @@ class SpectralClusterer(_GraphClusterer):
             )
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-        rows_ND = self._space(features_ND)
+        rows_ND = self._compared_rows(features_ND)
         fitted = SpectralClustering(
             self.n_clusters,
             n_components=self.n_components,
@@ -119,7 +119,7 @@ class _CommunityClusterer(_GraphClusterer):
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         igraph = _igraph()
-        rows_ND = self._space(features_ND)
+        rows_ND = self._compared_rows(features_ND)
         neighbors = self._neighbors(rows_ND, self.n_neighbors)
         edges = sparse.triu(neighbor_graph(neighbors, weights="similarity", symmetric="max"), k=1).tocoo()
         graph = igraph.Graph(len(rows_ND), np.column_stack([edges.row, edges.col]))

@@ -26,7 +26,7 @@ class _Centers(Clusterer):
     def _fit_euclidean(self, features_ND: Rows, n_init: int, max_iter: int, init: str) -> None:
         """scikit-learn's KMeans on the rows of the method's space."""
         fitted = KMeans(self.n_clusters, n_init=n_init, max_iter=max_iter, init=init, random_state=self.seed)
-        self._centroids_CD = fitted.fit(self._space(features_ND)).cluster_centers_
+        self._centroids_CD = fitted.fit(self._compared_rows(features_ND)).cluster_centers_
         self._centroid_ids_C = np.arange(len(self._centroids_CD))
 
 

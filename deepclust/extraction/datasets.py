@@ -58,7 +58,7 @@ def _published(
     return DatasetFacts(about, n_train, n_test, n_classes, encoder, needs_path)
 
 
-def _own(about: str, labels: str | None = None) -> DatasetFacts:
+def _from_user(about: str, labels: str | None = None) -> DatasetFacts:
     return DatasetFacts(about, encoder=FOLDER_ENCODER, needs_path=True, labels=labels)
 
 
@@ -76,16 +76,18 @@ DATASETS: Mapping[str, DatasetFacts] = {
     "features": DatasetFacts(
         "Your own features: data.train=PATH, a FeatureSet folder or an N x D .npy, .npz or .pt file."
     ),
-    "folder": _own(
+    "folder": _from_user(
         "Your own images: data.path=FOLDER, searched recursively; data.labels=folders makes the sub-folders labels."
     ),
-    "class_folders": _own(
+    "class_folders": _from_user(
         "Your own labeled images: data.path=FOLDER holds train/<class>/ and, if there is one, test/<class>/ or "
         "val/<class>/.",
         labels="folders",
     ),
-    "huggingface": _own("A folder that `datasets.save_to_disk` wrote: data.path=FOLDER; needs deepclust[huggingface]."),
-    "webdataset": _own(
+    "huggingface": _from_user(
+        "A folder that `datasets.save_to_disk` wrote: data.path=FOLDER; needs deepclust[huggingface]."
+    ),
+    "webdataset": _from_user(
         "Tar shards of one split: data.path=PATTERN such as /data/shards/train-*.tar; labels are the .cls members."
     ),
     "cifar10": _published("CIFAR-10; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 10),
@@ -165,7 +167,7 @@ def load_dataset(
     """
     if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
         raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
-    encoder = _named(encoder, name)
+    encoder = _with_its_name(encoder, name)
     if name == "digits" and encoder is None:
         return Dataset(name, _digits(), None, None)
     if name == "features":
@@ -174,11 +176,11 @@ def load_dataset(
     if name == "folder":
         return _own_images(encoder, root, path, labels, on_error)
     if name == "fashion_mnist" and encoder is None:
-        return Dataset(name, _pixels("train", path), _pixels("test", path), None)
-    return _extracted(name, encoder, root)
+        return Dataset(name, _fashion_mnist_pixels("train", path), _fashion_mnist_pixels("test", path), None)
+    return _extracted_features(name, encoder, root)
 
 
-def _named(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
+def _with_its_name(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
     """The encoder as asked for: options without a name are those of the data set's own encoder."""
     if not isinstance(encoder, Mapping):
         return encoder
@@ -189,7 +191,7 @@ def _named(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
     return options or None
 
 
-def _no_encoder(name: str, encoder: EncoderLike | None) -> None:
+def _refuse_encoder(name: str, encoder: EncoderLike | None) -> None:
     if encoder is not None:
         raise InputError(f"data={name} comes as features and takes no encoder: leave out encoder=")
 
@@ -207,7 +209,7 @@ def _digits() -> FeatureSet:
     )
 
 
-def _pixels(split: str, path: str | os.PathLike | None) -> FeatureSet:
+def _fashion_mnist_pixels(split: str, path: str | os.PathLike | None) -> FeatureSet:
     images, labels = fashion_mnist(split, path)
     return FeatureSet.from_arrays(
         images.reshape(len(images), -1).astype(np.float32) / 255,
@@ -225,7 +227,7 @@ def _own_features(
     test: str | os.PathLike | None,
     test_labels: str | os.PathLike | None,
 ) -> Dataset:
-    _no_encoder("features", encoder)
+    _refuse_encoder("features", encoder)
     if train is None:
         raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
     if test is None and test_labels is not None:
@@ -253,31 +255,32 @@ def _own_images(
     return Dataset("folder", features, None, spec.name)
 
 
-def _extracted(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
+def _extracted_features(name: str, encoder: EncoderLike | None, root: Path) -> Dataset:
     facts = DATASETS.get(name)
     if encoder is None:
         if facts is None:
             known = ", ".join(sorted(DATASETS))
             raise InputError(f"unknown data set '{name}': one of {known}, or give encoder= for features of your own")
         encoder = facts.encoder or PIXELS_ENCODER
-    encoder_name = _name(encoder)
+    encoder_name = _encoder_name(encoder)
     folder = root / name / encoder_name
     if not (folder / "train" / MANIFEST).is_file():
-        raise InputError(_missing(name, encoder_name, folder, facts))
+        raise InputError(_missing_message(name, encoder_name, folder, facts))
     train = load_features(folder, split="train")
     _check_options(encoder, train)
     test = None
     if (folder / "test").is_dir():
         if not (folder / "test" / MANIFEST).is_file():
             raise InputError(
-                f"{folder / 'test'} is unfinished, its manifest is missing: go on with `{_command(name, encoder_name)}`"
+                f"{folder / 'test'} is unfinished, its manifest is missing: go on with "
+                f"`{_extract_command(name, encoder_name)}`"
             )
         test = load_features(folder, split="test")
         check_same_encoder(train, test)
     return Dataset(name, train, test, encoder_name)
 
 
-def _name(encoder: EncoderLike) -> str:
+def _encoder_name(encoder: EncoderLike) -> str:
     if isinstance(encoder, str):
         return encoder
     return encoder.name if isinstance(encoder, EncoderSpec) else str(encoder["name"])
@@ -296,7 +299,7 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
             )
 
 
-def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
+def _missing_message(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
     size = ""
     if facts is not None and facts.n_train is not None:
         dim = ENCODERS[encoder].dim if encoder in ENCODERS else None
@@ -304,11 +307,11 @@ def _missing(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) 
     unfinished = "is unfinished" if (folder / "train").is_dir() else "does not exist"
     return (
         f"no features of {name} by {encoder}: {folder / 'train'} {unfinished}, it should hold {MANIFEST} and "
-        f"features-*.npy{size}; make them with `{_command(name, encoder)}`"
+        f"features-*.npy{size}; make them with `{_extract_command(name, encoder)}`"
     )
 
 
-def _command(name: str, encoder: str) -> str:
+def _extract_command(name: str, encoder: str) -> str:
     facts = DATASETS.get(name)
     path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
     return f"python extract.py data={name} encoder={encoder}{path}"

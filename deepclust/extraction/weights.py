@@ -108,10 +108,10 @@ def read_checkpoint(path: Path) -> StateDict:
     except Exception as error:  # pickle, zip, safetensors and torch each raise their own
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"{path} is no readable checkpoint, or is truncated ({reason})") from None
-    found = _unwrap(content)
-    if not found:
+    state = _unwrap(content)
+    if not state:
         raise InputError(f"{path} holds no tensors: give a .pth or .safetensors file with a state dict")
-    return found
+    return state
 
 
 def _unwrap(content: Any) -> StateDict:
@@ -135,13 +135,13 @@ def load_into(model: nn.Module, state: StateDict, spec: EncoderSpec, path: str |
     """
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     mapped = max(_remappings(state, spec.keys), key=lambda renamed: _n_fitting(renamed, wanted))
-    mapped = {name: _fit(name, tensor, wanted, model) for name, tensor in mapped.items()}
+    mapped = {name: _fit_position_embedding(name, tensor, wanted, model) for name, tensor in mapped.items()}
     wrong = [name for name in wanted if name in mapped and mapped[name].shape != wanted[name].shape]
     missing = [name for name in wanted if name not in mapped]
     unexpected = [name for name in mapped if name not in wanted and not name.endswith("num_batches_tracked")]
     report = (
-        f"{len(missing)} of {len(wanted)} tensors missing{_some(missing)}, {len(wrong)} of another "
-        f"shape{_some(wrong)}, {len(unexpected)} unexpected{_some(unexpected)}"
+        f"{len(missing)} of {len(wanted)} tensors missing{_first_names(missing)}, {len(wrong)} of another "
+        f"shape{_first_names(wrong)}, {len(unexpected)} unexpected{_first_names(unexpected)}"
     )
     if len(missing) + len(wrong) > len(wanted) // 2:
         raise InputError(
@@ -152,7 +152,7 @@ def load_into(model: nn.Module, state: StateDict, spec: EncoderSpec, path: str |
     model.load_state_dict({name: mapped[name] for name in wanted if name in mapped and name not in wrong}, strict=False)
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
 
 
@@ -175,7 +175,7 @@ def _n_fitting(renamed: StateDict, wanted: StateDict) -> int:
     return sum(name in renamed for name in wanted)
 
 
-def _fit(name: str, tensor: Tensor, wanted: StateDict, model: nn.Module) -> Tensor:
+def _fit_position_embedding(name: str, tensor: Tensor, wanted: StateDict, model: nn.Module) -> Tensor:
     """Bring a position embedding into the model's shape; everything else stays as it is."""
     if name != "pos_embed" or name not in wanted or tensor.shape == wanted[name].shape:
         return tensor

@@ -47,15 +47,15 @@ def cached_neighbors(
     if folder is not None:
         key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
     with ExitStack() as until_saved:
-        found, locked = None, False
+        cached, locked = None, False
         if folder is not None and ranks.rank == 0:
-            found = _load_cached(folder, key, k)
-            if found is None:
+            cached = _read_cached(folder, key, k)
+            if cached is None:
                 locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
-                found = _load_cached(folder, key, k)
-        is_found, keep_blocks = ranks.from_first(np.array([found is not None, locked]))
-        if is_found:
-            return _from_first(found, len(features), k, ranks)
+                cached = _read_cached(folder, key, k)
+        is_cached, keep_blocks = ranks.from_first(np.array([cached is not None, locked]))
+        if is_cached:
+            return _from_first_rank(cached, len(features), k, ranks)
         blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
         neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
         if folder is not None and ranks.rank == 0:
@@ -65,18 +65,18 @@ def cached_neighbors(
         return neighbors
 
 
-def _load_cached(folder: Path, key: str, k: int) -> Neighbors | None:
-    for found in sorted(folder.glob(f"{key}-k*.npz")):
-        match = re.fullmatch(r".*-k(\d+)", found.stem)
+def _read_cached(folder: Path, key: str, k: int) -> Neighbors | None:
+    for path in sorted(folder.glob(f"{key}-k*.npz")):
+        match = re.fullmatch(r".*-k(\d+)", path.stem)
         if match and int(match.group(1)) >= k:
-            return Neighbors.load(found).first(k)
+            return Neighbors.load(path).first(k)
     return None
 
 
-def _from_first(found: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
+def _from_first_rank(cached: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
     """The first rank's neighbors, on every rank."""
     shape = (n_samples, k)
-    here = found or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    here = cached or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
     return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)
 
 

@@ -99,17 +99,17 @@ def mine_neighbors(
         for start in starts:
             own_Q = order_N[start : start + QUERY_ROWS]
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
-            found = None if saved is None else _saved_block(saved, own_Q)
-            if found is None:
+            block = None if saved is None else _saved_block(saved, own_Q)
+            if block is None:
                 # Built at the first block that is missing: a search that was almost done needs no index for long.
                 if search is None:
                     euclidean = metric == "euclidean"
                     search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
-                found = nearest_others(search, own_Q, k)
+                block = nearest_others(search, own_Q, k)
                 if saved is not None:
                     with written_whole(saved) as temporary:
-                        np.savez(temporary, rows=own_Q, ids=found[0].astype(np.int32), similarities=found[1])
-            ids_NK[own_Q], similarities_NK[own_Q] = found
+                        np.savez(temporary, rows=own_Q, ids=block[0].astype(np.int32), similarities=block[1])
+            ids_NK[own_Q], similarities_NK[own_Q] = block
             advance(len(own_Q))
     ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}

@@ -64,11 +64,11 @@ def group_rows(rows: Rows, *, seed: int = 0) -> Lists:
     n_lists = max(2, min(round(LISTS_PER_ROOT * n_rows**0.5), n_rows // 2))
     n_sampled = min(n_rows, n_lists * TRAINING_ROWS_PER_LIST)
     sampled = np.sort(np.random.default_rng(seed).choice(n_rows, n_sampled, replace=False))
-    found = spherical_kmeans(rows[sampled], n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed)
-    lists_N = kmeans_predict(rows, found.centroids_CD, top=1)[0]
+    groups = spherical_kmeans(rows[sampled], n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed)
+    lists_N = kmeans_predict(rows, groups.centroids_CD, top=1)[0]
     order_N = np.argsort(lists_N, kind="stable")
     bounds_L1 = np.searchsorted(lists_N[order_N], np.arange(n_lists + 1))
-    return Lists(found.centroids_CD.astype(np.float32), order_N, bounds_L1)
+    return Lists(groups.centroids_CD.astype(np.float32), order_N, bounds_L1)
 
 
 def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Lists:

@@ -155,9 +155,9 @@ def image_thumbnail(content: str | os.PathLike | np.ndarray, side: int) -> Image
         except UnreadableImageError:  # it could be read when it was embedded, and has changed since
             return Image.new("RGB", (side, side), _UNREADABLE)
     # A line of pixels a thousand times longer than wide would be fitted to nothing.
-    fitted = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC) if _fits(image, side) else image
+    fitted = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC) if _is_shown_whole(image, side) else image
     return fitted.crop((0, 0, min(side, fitted.width), min(side, fitted.height))).convert("RGB")
 
 
-def _fits(image: Image.Image, side: int) -> bool:
+def _is_shown_whole(image: Image.Image, side: int) -> bool:
     return min(image.size) * side >= max(image.size)

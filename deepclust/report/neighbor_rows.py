@@ -76,7 +76,7 @@ def neighbor_rows(
                 frame = _SAMPLE
             elif labels is not None and labels[sample] != labels[row]:
                 frame = _OTHER
-            fitted = ImageOps.pad(image_thumbnail(_at(images, sample), thumbnail), (thumbnail, thumbnail))
+            fitted = ImageOps.pad(image_thumbnail(_image_of_row(images, sample), thumbnail), (thumbnail, thumbnail))
             cells.append(ImageOps.expand(fitted, border=_FRAME, fill=frame))
     title = f"a sample and its {k} nearest neighbors" + ("" if labels is None else "; framed red: of another class")
     return contact_sheet(cells, title=title, columns=k + 1)
@@ -92,5 +92,5 @@ def one_of_each(labels: np.ndarray | None, n_samples: int, n_rows: int = 10, see
     return [int(rng.choice(np.flatnonzero(labels == label))) for label in shown]
 
 
-def _at(images: Images, row: int) -> str | Path | np.ndarray:
+def _image_of_row(images: Images, row: int) -> str | Path | np.ndarray:
     return images[row]  # type: ignore[return-value]

@@ -122,7 +122,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
             display_name(row["method"]),
             row["split"],
             *(_shown(row.get(key), _percent) for key in METRIC_NAMES),
-            _found(_shown(row.get("n_found"), str), row.get("n_clusters")),
+            _clusters_found(_shown(row.get("n_found"), str), row.get("n_clusters")),
             _shown(row.get("seconds"), _seconds),
         ]
         for row in rows
@@ -135,7 +135,7 @@ def _spread_cells(groups: Sequence[Row]) -> list[list[str]]:
             display_name(group["method"]),
             group["split"],
             *(_shown(group[key], lambda pair: _pair(pair, _percent)) for key in METRIC_NAMES),
-            _found(_shown(group["n_found"], lambda pair: f"{pair[0]:.4g}"), group["n_clusters"]),
+            _clusters_found(_shown(group["n_found"], lambda pair: f"{pair[0]:.4g}"), group["n_clusters"]),
             _shown(group["seconds"], lambda pair: _seconds(pair[0])),
         ]
         for group in groups
@@ -159,7 +159,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
-def _found(found: str, asked: int | None) -> str:
+def _clusters_found(found: str, asked: int | None) -> str:
     """Clusters found, and out of how many where some are unused."""
     return found if asked is None or found == str(asked) else f"{found}/{asked}"
 

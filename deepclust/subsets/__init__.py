@@ -1,1 +1,1 @@
-"""Benchmark suites of the papers: ImageNet-21K subsets over class hierarchies, and the zero-shot protocol."""
+"""The benchmarks of ImageNet-21K: subsets and coarser classes over class hierarchies (Adaloglou et al. 2024)."""

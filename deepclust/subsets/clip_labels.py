@@ -1,4 +1,4 @@
-"""Relabelling down the tree with CLIP (leaf HZR, p-HZR), and zero-shot evaluation (Adaloglou et al. 2024, §4.2, B.5).
+"""CLIP labels: relabeling down the tree, and how often CLIP is right (Adaloglou et al. 2024, 4.2 and B.5).
 
 Image and text features come from one vision-language model; they are compared by cosine. Samples are handled node by
 node: all samples at a node meet their choices in one product, in blocks, so that memory-mapped features of any size do.
@@ -127,8 +127,8 @@ def relabel(
 
 
 @dataclass(frozen=True)
-class ZeroShot:
-    """Zero-shot classification of labeled samples.
+class ClipLabels:
+    """The labels that CLIP gives to labeled samples, which it was never trained on.
 
     Attributes:
         nodes_N: the node that is predicted.
@@ -141,7 +141,7 @@ class ZeroShot:
     accuracy: float
 
 
-def zero_shot(
+def classify_by_clip(
     features_ND: Rows,
     nodes_N: np.ndarray,
     hierarchy: Hierarchy,
@@ -149,8 +149,8 @@ def zero_shot(
     *,
     among: str = "all",
     logit_scale: float = LOGIT_SCALE,
-) -> ZeroShot:
-    """Zero-shot classification among all nodes, those of the label's depth, or the label and its siblings (B.5).
+) -> ClipLabels:
+    """CLIP labels among all nodes, those of the label's depth, or the label and its siblings (appendix B.5).
 
     Args:
         features_ND, nodes_N, hierarchy, text_MD: as in `relabel`.
@@ -172,7 +172,7 @@ def zero_shot(
             highest_B1 = cosines_BJ.max(axis=1, keepdims=True)
             predicted_N[rows] = choices_J[best_B]
             confidence_N[rows] = 1 / np.exp(logit_scale * (cosines_BJ - highest_B1)).sum(axis=1)
-    return ZeroShot(predicted_N, confidence_N, float((predicted_N == nodes_N).mean()))
+    return ClipLabels(predicted_N, confidence_N, float((predicted_N == nodes_N).mean()))
 
 
 def _choices(nodes_N: np.ndarray, hierarchy: Hierarchy, among: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -104,9 +104,9 @@ def run_space(cells: Sequence[Cell], data: LoadedData, store: CellStore, *, retr
     """
     rows: dict[int, Row] = {}
     for place, cell in enumerate(cells):
-        found = store.read(cell, data, retry=retry)
-        if found is not None:
-            rows[place] = found
+        finished = store.read(cell, data, retry=retry)
+        if finished is not None:
+            rows[place] = finished
     missing = [place for place in range(len(cells)) if place not in rows]
     if missing:
         space_MD: np.ndarray | None = None
@@ -118,11 +118,11 @@ def run_space(cells: Sequence[Cell], data: LoadedData, store: CellStore, *, retr
         linkages = Linkages()
         for place in missing:
             cell = cells[place]
-            rows[place] = _make(cell, data, space_MD, linkages, seconds, reason, store.path(cell, data))
+            rows[place] = _make_cell(cell, data, space_MD, linkages, seconds, reason, store.path(cell, data))
     return [rows[place] for place in range(len(cells))]
 
 
-def _make(
+def _make_cell(
     cell: Cell,
     data: LoadedData,
     space_MD: np.ndarray | None,
@@ -188,8 +188,8 @@ def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clus
         levels: Mapping[str, np.ndarray] = {**data.levels, "class": data.labels}
         scores["one_sided_ami"] = {name: one_sided_ami(level, labels_M) for name, level in levels.items()}
     if cell.silhouette is not None:
-        found = silhouette(space_MD, labels_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
-        scores["silhouette"], scores["silhouette_reason"] = found.value, found.reason
+        result = silhouette(space_MD, labels_M, metric=cell.silhouette, seed=cell.seed)  # type: ignore[arg-type]
+        scores["silhouette"], scores["silhouette_reason"] = result.value, result.reason
     return scores
 
 

@@ -111,14 +111,14 @@ class Candidates:
 
     def reductions(self) -> list[Settings]:
         """The first stage's candidates, in the paper's order."""
-        found: list[Settings] = [NO_REDUCTION] if self.unreduced else []
-        found += [{"kind": "pca", "dims": dims} for dims in self.pca_dims]
-        found += [{"kind": "pca", "variance": share} for share in self.pca_variances]
-        found += [{"kind": "umap", "dims": dims} for dims in self.umap_dims]
-        found += [{"kind": "pacmap", "dims": dims} for dims in self.pacmap_dims]
-        if not found:
+        candidates: list[Settings] = [NO_REDUCTION] if self.unreduced else []
+        candidates += [{"kind": "pca", "dims": dims} for dims in self.pca_dims]
+        candidates += [{"kind": "pca", "variance": share} for share in self.pca_variances]
+        candidates += [{"kind": "umap", "dims": dims} for dims in self.umap_dims]
+        candidates += [{"kind": "pacmap", "dims": dims} for dims in self.pacmap_dims]
+        if not candidates:
             raise InputError("search: there is no reduction to try: give candidates, or unreduced=true")
-        return found
+        return candidates
 
     def linkages_and_metrics(self) -> list[Settings]:
         """The second stage's candidates."""

@@ -74,10 +74,10 @@ class Runner:
         open_groups: list[list[int]] = []
         for places in groups.values():
             data = self.load(*cells[places[0]].space[:2])
-            found = {place: store.read(cells[place], data, retry=self.retry) for place in places}
-            rows.update({place: row for place, row in found.items() if row is not None})
-            if None in found.values():
-                open_groups.append([place for place, row in found.items() if row is None])
+            kept = {place: store.read(cells[place], data, retry=self.retry) for place in places}
+            rows.update({place: row for place, row in kept.items() if row is not None})
+            if None in kept.values():
+                open_groups.append([place for place, row in kept.items() if row is None])
         jobs = [[cells[place] for place in places] for places in open_groups]
         for places, (made, _) in zip(open_groups, self._run_groups(jobs), strict=True):
             rows.update(zip(places, made, strict=True))
@@ -88,16 +88,16 @@ class Runner:
         if self.workers == 1 or len(jobs) < 2:
             for job in jobs:
                 done.append(self._run_group(job))
-                self._tell(job, done[-1], len(done), len(jobs))
+                self._report_group(job, done[-1], len(done), len(jobs))
             return done
         # Imported here: a run in one process needs none of it.
         from joblib import Parallel, delayed
 
-        quiet = Runner(self.folder, self.data, self.features_dir, 1, self.retry, _silent)
+        quiet = Runner(self.folder, self.data, self.features_dir, 1, self.retry, _report_nothing)
         parallel: Any = Parallel(n_jobs=self.workers, return_as="generator", batch_size=1)
         for job, made in zip(jobs, parallel(delayed(quiet._run_group)(job) for job in jobs), strict=True):
             done.append(made)
-            self._tell(job, made, len(done), len(jobs))
+            self._report_group(job, made, len(done), len(jobs))
         return done
 
     def _run_group(self, job: Sequence[Cell]) -> tuple[list[Row], float]:
@@ -105,7 +105,7 @@ class Runner:
         rows = run_space(job, self.load(*job[0].space[:2]), CellStore(self.folder), retry=self.retry)
         return rows, time.perf_counter() - started
 
-    def _tell(self, job: Sequence[Cell], made: tuple[list[Row], float], n_done: int, n_jobs: int) -> None:
+    def _report_group(self, job: Sequence[Cell], made: tuple[list[Row], float], n_done: int, n_jobs: int) -> None:
         rows, seconds = made
         refused = sum(bool(row["reason"]) for row in rows)
         dataset, encoder, reduction = job[0].space
@@ -120,7 +120,7 @@ def _count(n_cells: int) -> str:
     return "1 cell" if n_cells == 1 else f"{n_cells} cells"
 
 
-def _silent(_: str) -> None:
+def _report_nothing(_: str) -> None:
     pass
 
 

@@ -175,14 +175,14 @@ class Search:
 
     def _mean_ami(self, clusterer: str, choice: Choice, datasets: Sequence[str]) -> float | None:
         """Mean AMI over the data sets; None where one has no result."""
-        found = {
+        ami_of_dataset = {
             trial["dataset"]: trial["ami"]
             for trial in self.trials
             if trial["clusterer"] == clusterer
             and trial["reduction"] == choice.reduction
             and trial["options"] == choice.options
         }
-        values = [found.get(dataset) for dataset in datasets]
+        values = [ami_of_dataset.get(dataset) for dataset in datasets]
         if not values or any(value is None for value in values):
             return None
         return float(np.mean(values))  # type: ignore[arg-type]
@@ -226,8 +226,8 @@ def read_choices(folder: Path, encoder: str, clusterers: Sequence[str]) -> dict[
     if not path.is_file():
         raise InputError(f"no settings for encoder {encoder}: {path} is missing; search them with stage=search")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["clusterers"]
-        choices = {name: Choice(**settings) for name, settings in found.items()}
+        saved = json.loads(path.read_text(encoding="utf-8"))["clusterers"]
+        choices = {name: Choice(**settings) for name, settings in saved.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no file of chosen settings ({error}): search again with stage=search") from None
     missing = [name for name in clusterers if name not in choices]

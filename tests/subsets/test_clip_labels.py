@@ -1,4 +1,4 @@
-"""Relabelling and zero-shot classification on planted features, whose right answers are known."""
+"""Relabeling and CLIP labels on planted features, whose right answers are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from deepclust.features.rows import RowView
 from deepclust.runtime.errors import InputError
-from deepclust.subsets.clip_labels import PROMPTS, choose_lemmas, relabel, text_features, unit, zero_shot
+from deepclust.subsets.clip_labels import PROMPTS, choose_lemmas, classify_by_clip, relabel, text_features, unit
 from deepclust.subsets.hierarchy import hierarchy_of_parents
 
 # 0 > 1 > 2, 3;  0 > 4;  5 (alone);  6 > 7 (an only child)
@@ -58,23 +58,25 @@ def test_rows_are_read_through_a_view_as_from_a_matrix():
     assert (ours == relabel(features[ids], labels, TREE, TEXT, with_parent=True)).all()
 
 
-def test_zero_shot_chooses_among_all_the_level_or_the_siblings():
+def test_clip_chooses_among_all_the_level_or_the_siblings():
     # Label 2 looks most like 5, then like 4, then like 3, then like itself.
     odd_one = 4 * TEXT[5] + 3 * TEXT[4] + 2 * TEXT[3] + 1.5 * TEXT[2]
     rows, labels = np.stack([odd_one]), np.array([2])
-    assert zero_shot(rows, labels, TREE, TEXT).nodes_N.tolist() == [5]
-    assert zero_shot(rows, labels, TREE, TEXT, among="level").nodes_N.tolist() == [3]
-    assert zero_shot(rows, labels, TREE, TEXT, among="siblings").nodes_N.tolist() == [3]
+    assert classify_by_clip(rows, labels, TREE, TEXT).nodes_N.tolist() == [5]
+    assert classify_by_clip(rows, labels, TREE, TEXT, among="level").nodes_N.tolist() == [3]
+    assert classify_by_clip(rows, labels, TREE, TEXT, among="siblings").nodes_N.tolist() == [3]
     # Level 2 holds 1, 4 and 7; the siblings of 1 are 1 and 4; 7 is an only child and takes its level.
     near = 3 * TEXT[7] + 2 * TEXT[4] + TEXT[1]
     for among, expected in (("all", 7), ("level", 7), ("siblings", 4)):
-        assert zero_shot(near[None], np.array([1]), TREE, TEXT, among=among).nodes_N.tolist() == [expected]
-    assert zero_shot((4 * TEXT[4] + TEXT[7])[None], np.array([7]), TREE, TEXT, among="siblings").nodes_N.tolist() == [4]
+        assert classify_by_clip(near[None], np.array([1]), TREE, TEXT, among=among).nodes_N.tolist() == [expected]
+    assert classify_by_clip(
+        (4 * TEXT[4] + TEXT[7])[None], np.array([7]), TREE, TEXT, among="siblings"
+    ).nodes_N.tolist() == [4]
 
 
-def test_zero_shots_confidence_is_the_softmax_of_scaled_cosines():
+def test_clips_confidence_is_the_softmax_of_scaled_cosines():
     rows = images(np.arange(8), noise=0.4)
-    found = zero_shot(rows, np.arange(8), TREE, TEXT, logit_scale=7.0)
+    found = classify_by_clip(rows, np.arange(8), TREE, TEXT, logit_scale=7.0)
     logits = 7.0 * unit(rows) @ TEXT.T
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.confidence_N, probabilities.max(axis=1), rtol=1e-5)
@@ -121,4 +123,4 @@ def test_features_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="text features of 7 nodes, but the hierarchy has 8"):
         relabel(np.ones((2, 8)), np.zeros(2, int), TREE, TEXT[:7], with_parent=True)
     with pytest.raises(InputError, match="among is 'cousins'"):
-        zero_shot(np.ones((1, 8)), np.zeros(1, int), TREE, TEXT, among="cousins")
+        classify_by_clip(np.ones((1, 8)), np.zeros(1, int), TREE, TEXT, among="cousins")

@@ -1,4 +1,4 @@
-"""The Clustering: what every method ends as, be it a trained head, k-means or HDBSCAN.
+"""The Clustering: the result of every method, whether a trained head, k-means or HDBSCAN.
 
 Shape suffixes: N samples, C clusters, T the most probable clusters kept per sample (at most 5).
 """
@@ -19,7 +19,7 @@ from deepclust.runtime.files import written_whole
 
 NOISE = -1
 TOP = 5
-# The method of the linear probe's rows, which saw labels and stands in no contest.
+# The method of the linear probe's rows. It saw labels, so it is not compared with the others.
 PROBE = "linear_probe"
 DISPLAY_NAMES = {
     "temi": "TEMI",
@@ -117,6 +117,6 @@ def display_name(method: str) -> str:
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """A sort key: methods stand in one order, and so have one color, wherever they are shown."""
+    """A sort key, so that methods have the same order and color wherever they are shown."""
     known = list(DISPLAY_NAMES)
     return (known.index(method) if method in known else len(known), method)

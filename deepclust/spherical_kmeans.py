@@ -178,7 +178,7 @@ def _closest(block_BD: np.ndarray, centroids_DC: torch.Tensor, top: int) -> np.n
 def _seed_centroids(
     unit: UnitRows, n_clusters: int, init: str, rng: np.random.Generator, ranks: Ranks, half: bool
 ) -> np.ndarray:
-    """Rank 0 chooses for all: one process's rounding decides, and the others need not read the sample."""
+    """Rank 0 chooses for all ranks, so that rounding cannot differ and the others need not read the sample."""
     centroids_CD = np.empty((n_clusters, unit.dim), np.float32)
     if ranks.rank == 0:
         if init == "random":
@@ -262,7 +262,7 @@ def _assign(unit: UnitRows, centroids_CD: np.ndarray, half: bool) -> tuple[np.nd
     """One pass over the share: the closest center of each row, and the sum of each center's members (float64)."""
     columns_CD = torch.from_numpy(centroids_CD)
     if half:
-        # What all centers share moves no maximum; without it the products are small, and so is their rounding.
+        # The part that all centers share does not change which is closest; without it products and rounding are small.
         columns_CD = (columns_CD - columns_CD.mean(dim=0)).bfloat16()
     columns_DC = columns_CD.to(_device()).T
     rows_at_once = max(64, BLOCK_SIMILARITIES // len(centroids_CD))
@@ -311,7 +311,7 @@ def _refill_empty(
 
 
 def _device() -> torch.device:
-    """Where the products are made."""
+    """The device that computes the products."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

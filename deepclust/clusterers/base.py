@@ -55,7 +55,7 @@ class Clusterer(ABC):
 
     name: ClassVar[str]
     needs_n_clusters: ClassVar[bool] = True
-    # Whether the processes of a distributed run share the work of `fit`; else the first does it alone.
+    # Whether the processes of a distributed run share the work of `fit`; if not, the first process does it alone.
     over_ranks: ClassVar[bool] = False
 
     n_clusters: int | None = None
@@ -65,7 +65,7 @@ class Clusterer(ABC):
     max_samples: int | None = None
     _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
-    # The cluster id of each centroid: ids without members have none.
+    # The cluster id of each centroid; an id without members has no centroid.
     _centroid_ids_C: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class Clusterer(ABC):
         self._check(n_used)
 
     def _check(self, n_samples: int) -> None:  # noqa: B027
-        """What the method itself refuses of the samples that it is run on."""
+        """Refuse a number of samples that this method cannot be run on."""
 
     def _fit_subsample(self, features_ND: Rows, n_drawn: int) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         n_samples = features_ND.shape[0]
@@ -210,7 +210,7 @@ class Clusterer(ABC):
             np.add.at(centroids_CD, places_B, block_BD)
             counts_C += np.bincount(places_B, minlength=len(counts_C))
         if self.normalize == "l2":
-            # A cluster of opposite directions may have none of its own.
+            # The members of a cluster may point in opposite directions, and their mean may be zero.
             scale_C = np.maximum(np.linalg.norm(centroids_CD, axis=1), 1e-12)
         else:
             scale_C = counts_C

@@ -1,7 +1,7 @@
 """One linkage, many cuts: cluster numbers and distance thresholds are read off the same tree.
 
-fastcluster builds it (Müllner 2013). Ward and single linkage need O(N·D) memory where they must; the other linkages
-hold all N(N - 1)/2 distances, and are refused before these are allocated where the memory at hand does not reach.
+fastcluster builds it (Müllner 2013). Ward and single linkage can do with O(N·D) memory. The other linkages hold all N(N
+- 1)/2 distances; where these exceed the free memory they are refused before anything is allocated.
 
 Shape suffixes: N samples, D feature dimensions, B rows of a block.
 """
@@ -24,10 +24,10 @@ from deepclust.runtime.memory import check_memory
 
 LINKAGES = ("ward", "complete", "average", "single")
 METRICS = ("euclidean", "l1", "linf", "cosine", "arccos")
-# By their names in fastcluster's way that saves memory.
+# The metrics of fastcluster's variant that saves memory, by its names.
 FASTCLUSTER_METRICS = {"euclidean": "euclidean", "l1": "cityblock", "linf": "chebychev", "cosine": "cosine"}
 BLOCK_ROWS = 512
-# Up to so many samples ward and single linkage take the faster way through all distances (1.6 GB).
+# Up to so many samples ward and single linkage use the faster variant that holds all distances (1.6 GB).
 CONDENSED_SAMPLES = 20_000
 
 
@@ -98,9 +98,8 @@ class Linkages:
         self._built: dict[tuple[str, str, str], tuple[Dendrogram, float]] = {}
 
     def dendrogram(self, rows_ND: np.ndarray, linkage: str, metric: str) -> tuple[Dendrogram, float]:
-        """What `build_dendrogram` gives and raises, and the seconds that it took earlier, 0 where it is built now.
-
-        With these added, a clustering is timed as if it had built its tree itself.
+        """The tree as `build_dendrogram` makes it, and the seconds that it took if it was built earlier, else 0. A
+        clustering adds these seconds to its own, so that it is timed as if it had built its tree itself.
         """
         key = (fingerprint(rows_ND), linkage, metric)
         if key in self._built:

@@ -88,7 +88,7 @@ class SpectralClusterer(_GraphClusterer):
         neighbors = self._neighbors(rows_ND, self.n_neighbors - 1)
         graph = neighbor_graph(neighbors, weights="ones", symmetric="mean", self_loops=True)
         with warnings.catch_warnings():
-            # Of several components, which are clusters of their own.
+            # A graph of several components is fine here: each is a cluster of its own.
             warnings.filterwarnings("ignore", message="Graph is not fully connected")
             labels_N = fitted.fit(graph).labels_.astype(np.int32)
         self._keep_centroids(rows_ND, labels_N)

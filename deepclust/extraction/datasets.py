@@ -24,7 +24,7 @@ from deepclust.runtime.errors import InputError
 
 # The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
 FOLDER_ENCODER = "dinov2_vitb14"
-# The default where data that need no encoder are to have one.
+# The default encoder of data sets that come as features, where an encoder is asked for without a name.
 PIXELS_ENCODER = "efficientnet_lite0"
 
 EncoderLike = str | EncoderSpec | Mapping[str, Any]
@@ -181,7 +181,7 @@ def load_dataset(
 
 
 def _with_its_name(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
-    """The encoder as asked for: options without a name are those of the data set's own encoder."""
+    """The encoder that was asked for; options without a name apply to the data set's default encoder."""
     if not isinstance(encoder, Mapping):
         return encoder
     options = {key: value for key, value in encoder.items() if value is not None}

@@ -122,7 +122,7 @@ _SPECS = (
         384,
         f"{_FAIR}/moco-v3/vit-s-300ep/vit-s-300ep.pth.tar",
         _MOCO,
-        # Twice the heads of every other ViT-S, and the tensors' shapes do not show it.
+        # It has twice as many attention heads as every other ViT-S, which the shapes of its tensors do not show.
         model_options={"num_heads": 12},
     ),
     _published(

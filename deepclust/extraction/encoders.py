@@ -1,4 +1,4 @@
-"""The encoder: batches of pixels in, features out, as fast as the device at hand allows.
+"""The encoder turns batches of pixels into features, as fast as the device allows.
 
 Shape suffixes: B images in the batch, S side of the image, D feature dimensions.
 """
@@ -91,7 +91,7 @@ class Encoder:
         except Exception as error:
             if self._forward is self._eager:
                 raise
-            # Compilation needs a C++ compiler (or Triton), which is no reason to refuse the work.
+            # Compilation needs a C++ compiler (or Triton). Without one the network runs uncompiled.
             reason = (str(error) or type(error).__name__).splitlines()[0][:160]
             print(f"warning: torch.compile failed ({reason}); going on without", file=sys.stderr)
             self._forward, self.compiled = self._eager, False
@@ -108,7 +108,7 @@ class Encoder:
         return self._encode_text(texts).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest says of the encoder; splits made by equal ones may be used together."""
+        """The encoder's entry in the manifest; splits with equal entries may be used together."""
         return {
             "encoder": {
                 "name": self.spec.name,

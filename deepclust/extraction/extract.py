@@ -1,4 +1,5 @@
-"""Features of a collection of images, written shard by shard: restartable, and the same bytes however it is run.
+"""Features of a collection of images, written shard by shard. A killed run continues, and the bytes are always the
+same.
 
 Shape suffixes: B images in the batch, S side of the image, D feature dimensions.
 """
@@ -145,7 +146,7 @@ def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_er
     folder = root / f"{spec.name}-{fingerprint(source.describe(), options)}"
     with ExitStack() as until_made:
         if not (folder / "train" / MANIFEST).is_file():
-            # Refused before anything is written, if it cannot be had.
+            # Loaded first, so that a missing encoder is refused before anything is written.
             encoder = load_encoder(spec, device=rank_device("auto"))
             if not Launch.from_environment().starts_every_rank:
                 try:
@@ -169,7 +170,7 @@ def _relabeled(features: FeatureSet, source: ImageSource) -> FeatureSet:
 
 
 class _Batches(Dataset):
-    """Whole batches of decoded squares: what a worker process makes at a time."""
+    """Batches of decoded squares; a worker process makes one batch at a time."""
 
     def __init__(self, source: ImageSource, transform: Preprocess, batches: list[Batch], batch_size: int) -> None:
         self.source = source
@@ -273,9 +274,9 @@ def _loaded(loader: DataLoader) -> Iterator[Loaded]:
 def encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
     """Each batch with its features, in order. On a CPU, a batch is computed by one core, not by all of them.
 
-    OpenMP's threads wait for each other after every layer, by spinning: on a machine that does anything else besides
-    (reading images, to begin with) that cost up to nine tenths of the speed. It also makes the features independent of
-    the number of cores. Past `MAX_THREADS`, Python's own lock is what they would wait for.
+    OpenMP's threads spin while they wait for each other after every layer. On a machine that also reads images this
+    cost up to nine tenths of the speed. One core per batch also makes the features independent of the number of cores.
+    More than `MAX_THREADS` threads would wait for Python's own lock.
     """
     on_cpu = encoder.device.type == "cpu" and not encoder.compiled
     n_threads = max(1, min(MAX_THREADS, cpus)) if on_cpu else 1

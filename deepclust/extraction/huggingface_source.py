@@ -31,7 +31,7 @@ class HuggingFaceSource(ImageSource):
             # -1 stands for "no label" in the splits of competitions.
             if (ids >= 0).all():
                 self.labels, self.class_names = ids, list(table.features[label].names)
-        # Undecoded: bytes and path go through this project's own reader.
+        # Not decoded here: this package reads the bytes or the path itself.
         self.table = table.cast_column(self.column, datasets.Image(decode=False))
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ def huggingface_sources(path: str | os.PathLike) -> Mapping[str, ImageSource]:
     """The splits of a folder that `save_to_disk` wrote: `train`, and the first of `test` and `validation`.
 
     Raises:
-        InputError: if the library is missing, or the folder is none of its own.
+        InputError: if the library is missing, or the folder was not written by it.
     """
     folder = existing_folder(path)
     try:

@@ -1,4 +1,4 @@
-"""One image from bytes to the square of pixels that an encoder sees, and what can be wrong with it on the way."""
+"""From the bytes of one image to the square of pixels that an encoder sees; images that cannot be read are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-# What Pillow may guess from a file's content. Never everything it can: EPS would run Ghostscript.
+# The formats that Pillow may try. Not all that it knows: EPS would run Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # Twice Pillow's warning threshold, the size at which it refuses by itself: half a gigabyte once decoded to RGB.
 MAX_PIXELS = 2 * 89_478_485

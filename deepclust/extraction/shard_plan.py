@@ -71,7 +71,7 @@ class ShardPlan:
         except OSError as error:
             raise InputError(f"cannot write to {self.folder} ({error.strerror}): give out=FOLDER elsewhere") from None
         if first_rank:
-            # What a killed run was writing when it was killed.
+            # Temporary files that a killed run was writing.
             for pattern in (".manifest.*.json", ".labels.*.npy", ".paths.*.txt"):
                 _remove(self.folder.glob(pattern))
         write_json(self.folder / PROGRESS / "plan.json", wanted)
@@ -139,7 +139,7 @@ class ShardPlan:
 
 
 def printable(path: str) -> str:
-    """A path whose bytes are no UTF-8, as text that is."""
+    """A path as valid UTF-8 text, also where its bytes are not."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""WebDataset's tar shards, read in place: an index of byte ranges is made once, then any image is one read away."""
+"""WebDataset's tar shards, read in place: an index of byte ranges is made once, then each image takes one read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's data sets as image sources: which class, which of its splits train and test, where its labels are."""
+"""torchvision's data sets as image sources: the class of each, its splits for training and test, and its labels."""
 
 from __future__ import annotations
 

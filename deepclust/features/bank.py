@@ -27,7 +27,7 @@ BLOCK_ROWS = 8192
 STAGE_ROWS = 32768
 # Reads that wait for the disk at the same time: random rows are bound by its latency, not by its bandwidth.
 READERS = 8
-# What a reader reads at a time; it also bounds the float32 copy that the transform works on.
+# Rows that a reader reads at a time; this also bounds the float32 copy that the transform works on.
 READ_ROWS = 2048
 
 Batch = TypeVar("Batch")
@@ -60,7 +60,7 @@ class Stage(NamedTuple):
     rows_SP: Tensor
 
     def places(self, ids_B: Tensor) -> Tensor:
-        """Where each row is, or, if it is not there, would be."""
+        """The place of each row in the stage; for a row that is absent, the place where it would be."""
         return torch.searchsorted(self.ids_S, ids_B).clamp_max(len(self.ids_S) - 1)
 
 
@@ -117,7 +117,7 @@ class FeatureBank:
         return stage.rows_SP.index_select(0, stage.places(ids_B).to(self.device))
 
     def prefetched(self, batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Iterator[Batch]:
-        """The batches as they are, the rows of each staged before it comes; nothing to do where all rows are held.
+        """The same batches, with the rows of each staged in advance; where all rows are held nothing is staged.
 
         Args:
             batches: in the order of training.
@@ -157,7 +157,7 @@ class FeatureBank:
             return np.asarray(self.features.features[part_R.numpy()])
 
         parts = ids_S.split(READ_ROWS)
-        # The readers wait for the disk; what is computed is computed here, or they would fight for the cores.
+        # The readers only wait for the disk. The computation happens here, so that they do not compete for the cores.
         for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
             low = index * READ_ROWS
             rows_SP[low : low + len(rows)] = self._transformed(rows)

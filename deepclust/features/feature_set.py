@@ -170,7 +170,7 @@ class FeatureSet:
         return self
 
     def fingerprint(self) -> str:
-        """Digest of the content: equal features give equal digests, whatever file they came from is not looked at.
+        """Digest of the content: equal features give equal digests, whatever file they came from.
 
         A folder is fingerprinted by its manifest's checksums with the size and modification time of each shard,
         so that 20 GB need not be read again; everything else by its bytes. A view is its base and its rows.
@@ -185,7 +185,7 @@ class FeatureSet:
         return fingerprint(np.asarray(self.features))
 
     def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:
-        """Write a FeatureSet folder; the manifest comes last, so an interrupted save is no FeatureSet."""
+        """Write a FeatureSet folder; the manifest comes last, so that an interrupted save is not taken for one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         row_bytes = max(1, self.features.shape[1] * self.features.dtype.itemsize)

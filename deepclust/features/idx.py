@@ -1,4 +1,4 @@
-"""MNIST's idx format, and Fashion-MNIST wherever it lies: Debian's package, torchvision's folder, or its download."""
+"""MNIST's idx format, and Fashion-MNIST from Debian's package, torchvision's folder or its download."""
 
 from __future__ import annotations
 

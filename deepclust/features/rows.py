@@ -1,4 +1,4 @@
-"""What reads as an N × D matrix without being one: shards of files, and some rows of another matrix.
+"""Objects that are indexed like an N × D matrix: shards of files, and some rows of another matrix.
 
 Shape suffixes: S selected rows.
 """
@@ -60,7 +60,7 @@ class ShardedRows:
 
 
 class RowSource(Protocol):
-    """What reads as an N × D array without being one: by slice and by integer index array."""
+    """An object that is indexed like an N × D array, by slice and by integer index array."""
 
     @property
     def ndim(self) -> int: ...

@@ -66,8 +66,7 @@ class FeatureTransform(nn.Module):
         variance /= len(features)
         self.mean.copy_(torch.from_numpy(mean))
         if self.kind == "standardize":
-            # A constant dimension carries nothing: it becomes zero instead of a division by zero, or by the rounding
-            # of the others.
+            # A constant dimension becomes zero; nothing is divided by zero or by rounding.
             varies = variance > 1e-10 * variance.max()
             scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
             self.scale.copy_(torch.from_numpy(scale))

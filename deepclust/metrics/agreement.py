@@ -196,7 +196,7 @@ def _adjusted(table_KC: sparse.csr_array, normalizer: float) -> float:
     # E[MI] is a sum of differences of log-factorials, which bring the rounding of log N! with them.
     rounding = max(1e-12, 8 * np.finfo(np.float64).eps * float(gammaln(table_KC.sum() + 1)))
     if abs(gap) <= rounding:
-        # Chance alone explains everything, as where every sample is its own cluster: 0 / 0 up to rounding.
+        # Chance explains everything, for example where every sample is its own cluster: 0 / 0 up to rounding.
         return float(table_KC.shape[0] == table_KC.shape[1] == table_KC.nnz)
     return float((mutual - expected) / gap)
 

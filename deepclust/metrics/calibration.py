@@ -25,7 +25,7 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence against accuracy, bin by bin; also the histogram of the confidences.
+    """Confidence and accuracy bin by bin, and the histogram of the confidences.
 
     Attributes:
         ece: expected calibration error, a fraction.

@@ -37,7 +37,7 @@ BLOCK_SCORES = 1 << 25
 
 @dataclass(frozen=True)
 class Silhouette:
-    """A mean silhouette and how it was come by.
+    """A mean silhouette, its distance, and the samples it was computed on.
 
     Attributes:
         value: in [-1, 1]; None where it is not defined.
@@ -66,7 +66,7 @@ def silhouette(
 
     Args:
         features_ND: the features that were clustered.
-        labels_N: cluster ids, -1 for noise, which is not among the two clusters that there must be at least.
+        labels_N: cluster ids, -1 for noise. At least two clusters must be found; noise is none of them.
         metric: `cosine` and `sqeuclidean` are exact at any N; `euclidean`, `l1` and `linf` look at all pairs.
         max_pairwise: samples that these three look at, drawn at random where there are more; default
             `PAIRWISE_SAMPLES`.

@@ -1,4 +1,4 @@
-"""The kNN probe: how well a sample's class follows from the labeled samples nearest to it, and how that goes with AMI.
+"""The kNN probe: how well the nearest labeled samples tell a sample's class, and how this correlates with AMI.
 
 Shape suffixes: M labeled samples (the memory), N samples to classify, D feature dimensions, K classes, B samples in a
 block, T neighbors.
@@ -81,7 +81,7 @@ def rank_correlation(first: Sequence[float | None], second: Sequence[float | Non
 
 
 def _weights(cosines_BT: np.ndarray, temperature: float) -> np.ndarray:
-    # Only ratios within a row count: the largest is made 1, as exp(1 / 0.07) is no number to add small ones to.
+    # Only ratios within a row count. The largest becomes 1: adding small numbers to exp(1 / 0.07) would lose them.
     return np.exp((cosines_BT - cosines_BT[:, :1]) / temperature)
 
 

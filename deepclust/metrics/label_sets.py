@@ -1,4 +1,4 @@
-"""The labels that count as right for a sample, S_L, where there may be more than one, and where they come from.
+"""S_L: the labels that count as right for a sample, where there may be more than one, and how they are read.
 
 Shape suffixes: N samples, T classes asked about per sample, K classes.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from deepclust.runtime.errors import InputError
 
-# The class of a cluster that is mapped to none.
+# Stands for the class of a cluster that is not mapped to any.
 UNMAPPED = -1
 
 

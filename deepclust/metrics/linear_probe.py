@@ -80,7 +80,7 @@ class Probe:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """What belongs into a table: without the classifier and its predictions."""
+        """The figures for a table, without the classifier and its predictions."""
         return {
             "accuracy": self.accuracy,
             "learning_rate": self.learning_rate,

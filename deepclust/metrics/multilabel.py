@@ -90,7 +90,7 @@ def drawn_label_accuracy(
     seed: int = 0,
     mapping: Mapping[int, int] | None = None,
 ) -> MultiLabelScores:
-    """The four accuracies where no label of a sample is the one: ReaL's protocol.
+    """The four accuracies where a sample has several labels and none is the main one: ReaL's protocol.
 
     Each draw takes one label per sample from its set at random, makes the map from these, and scores →1 against them.
     Samples without a label are left out, as ReaL does.
@@ -123,7 +123,7 @@ def drawn_label_accuracy(
 def mapped_classes(mapping: Mapping[int, int], clusters: np.ndarray) -> np.ndarray:
     """The class of each cluster id, in the same shape; `UNMAPPED` for noise and for clusters without a class."""
     highest = max([0, int(clusters.max(initial=NOISE)), *mapping])
-    # The last place serves noise, whose id -1 points there.
+    # The last place is for noise: its id, -1, points there.
     class_C = np.full(highest + 2, UNMAPPED, np.int64)
     class_C[list(mapping.keys())] = list(mapping.values())
     class_C[-1] = UNMAPPED

@@ -1,4 +1,4 @@
-"""How well the classes are separated in the feature space, whatever is clustered (Adaloglou et al. 2024, figure 4).
+"""How well the classes are separated in the feature space, before any clustering (Adaloglou et al. 2024, figure 4).
 
 Everything is measured on rows of length 1, the space that the neighbors are mined in. Both scores follow from class
 means alone, in one or two passes over blocks of rows.

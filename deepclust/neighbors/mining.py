@@ -88,7 +88,7 @@ def mine_neighbors(
         raise InputError(f"neighbors by Euclidean distance are searched exactly, not by '{method}': set method=exact")
     started = time.perf_counter()
     chosen = "exact" if metric == "euclidean" else choose_method(n_rows) if method == "auto" else method
-    # Zero where other ranks mine: the sum over ranks is what all of them found.
+    # Rows that other ranks mine stay zero, so that the sum over ranks holds all of them.
     ids_NK = np.zeros((n_rows, k), np.int32)
     similarities_NK = np.zeros((n_rows, k), np.float32)
     lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not faiss_gpu_works() else None
@@ -101,7 +101,7 @@ def mine_neighbors(
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
             block = None if saved is None else _saved_block(saved, own_Q)
             if block is None:
-                # Built at the first block that is missing: a search that was almost done needs no index for long.
+                # Built at the first missing block: a search whose blocks are all saved needs no index.
                 if search is None:
                     euclidean = metric == "euclidean"
                     search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
@@ -124,7 +124,7 @@ def mine_neighbors(
 
 
 def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """What an earlier search kept of these very rows; on another machine `auto` may have put them in another order."""
+    """The block that an earlier search saved, if it is of these rows: another machine may order them otherwise."""
     if not path.is_file():
         return None
     with np.load(path) as archive:

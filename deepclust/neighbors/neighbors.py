@@ -15,7 +15,7 @@ import numpy as np
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 
-# Bumped whenever the mining changes its result, so that no cache of an older rule is met.
+# Raised whenever the mining changes its result, so that no cache of an older rule is read.
 MINING_VERSION = 3
 
 

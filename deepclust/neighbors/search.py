@@ -17,7 +17,7 @@ from torch.nn import functional
 from deepclust.features.rows import Rows
 
 DATABASE_ROWS = 1 << 16
-# A normalized copy of the features is kept in memory up to this size, else it is made anew from block to block.
+# A normalized copy of the features is kept in memory up to this size; larger ones are normalized block by block.
 DATABASE_BYTES = 4 << 30
 # Candidates that the screening keeps beyond K: a true neighbor is lost only if so many others lie within bfloat16's
 # rounding of it. Recall at 60 000 × 1280 is 1.000 with half of this.

@@ -40,7 +40,7 @@ class IVFSearch:
         kind = f"IVF{n_lists}," + ("SQfp16" if half else "Flat")
         index: Any = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = seed + 1
-        # Spherical lists suit inner products of unit vectors; few iterations do, as the lists need not be optimal.
+        # Spherical lists suit inner products of unit vectors. They need not be optimal: a few iterations suffice.
         index.cp.spherical, index.cp.niter = True, 8
         self.n_lists = n_lists
         self.index: Any = faiss.index_cpu_to_all_gpus(index) if faiss_gpu_works() else index

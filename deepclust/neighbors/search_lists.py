@@ -25,7 +25,7 @@ from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 # Long lists make large products, short ones fewer candidates: measured at 1 M × 384, see docs/benchmarks.md.
 LISTS_PER_ROOT = 2
-# The lists need not be optimal: few iterations over a sample do.
+# The lists need not be optimal: a few iterations over a sample suffice.
 TRAINING_ROWS_PER_LIST = 50
 ITERATIONS = 8
 CALIBRATION_QUERIES = 512
@@ -72,7 +72,7 @@ def group_rows(rows: Rows, *, seed: int = 0) -> Lists:
 
 
 def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Lists:
-    """The first rank's lists, on every rank; kept in `block_dir`, so that a search that was killed finds its own."""
+    """The first rank's lists, on every rank; kept in `block_dir`, where a killed search finds them again."""
     path = None if block_dir is None else block_dir / "lists.npz"
     made: Lists | None = None
     if ranks.rank == 0:
@@ -131,7 +131,7 @@ class ListSearch:
     def _calibrate(self, k: int, recall: float, rng: np.random.Generator) -> float:
         """Set P so that the lists looked into hold `recall` of a sample's true neighbors; returns what they hold.
 
-        Which list a true neighbor is in tells from which P on it is found: no search is needed to find out.
+        The list of a true neighbor tells from which P on it is found, so no search is needed.
         """
         sample = np.sort(rng.choice(len(self.rows), min(CALIBRATION_QUERIES, len(self.rows)), replace=False))
         true_QK, _ = ExactSearch(self.rows).query(sample, k)

@@ -1,4 +1,4 @@
-"""Spectral embedding of the mined neighbor graph, and the clusters it shows.
+"""Spectral embedding of the mined neighbor graph, and clusters found in it.
 
 The graph that pairs are drawn from already holds the shape of the clusters: the leading eigenvectors of its normalized
 adjacency vary slowly along edges, so samples that are linked by short paths lie together in them even where they are
@@ -45,7 +45,7 @@ def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None
     degree = np.asarray(affinity.sum(axis=1)).ravel()
     scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
     normalized = (scale @ affinity @ scale).astype(np.float32)
-    if len(neighbors) <= max(50, 3 * n_components):  # Lanczos needs room; a dense solver is instant here
+    if len(neighbors) <= max(50, 3 * n_components):  # Lanczos needs more samples; a dense solver is fast enough here
         values, vectors = np.linalg.eigh(normalized.toarray())
     else:
         start = np.random.default_rng(seed).standard_normal(len(neighbors)).astype(np.float32)

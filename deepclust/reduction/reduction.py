@@ -82,7 +82,7 @@ class Reduction:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result, and nothing that this kind does not look at."""
+        """The settings that decide the result of this kind, without those that it ignores."""
         used = {
             "none": ("kind",),
             "pca": ("kind", "dims" if self.variance is None else "variance"),
@@ -251,13 +251,13 @@ class Reduction:
             )
 
     def _pacmap_neighbors(self, n_samples: int) -> int:
-        """PaCMAP's rule, but for few samples: its neighbor pairs and further pairs must not be more than there are."""
+        """PaCMAP's rule, limited where there are few samples: it must not ask for more pairs than there are."""
         chosen = self.n_neighbors or (10 if n_samples <= 10_000 else round(10 + 15 * (np.log10(n_samples) - 4)))
         return max(1, min(int(chosen), int((n_samples - 1) / 3.5)))
 
 
 class _Principal:
-    """z-score, then principal directions, from sums over blocks in float64: the features are never copied whole."""
+    """Standardization, then principal directions, from sums over blocks in float64: nothing is copied whole."""
 
     def __init__(self, features_ND: Rows, dims: int, variance: float | None) -> None:
         self._scaler = StandardScaler()
@@ -287,7 +287,7 @@ class _Principal:
 
 
 class _ExactIndex:
-    """What UMAP asks of a search index to place new samples: their nearest fitted ones, here by comparing with all."""
+    """The search index that UMAP needs to place new samples. It compares each with all fitted ones."""
 
     _angular_trees = False
 
@@ -296,7 +296,7 @@ class _ExactIndex:
         self._rows_ND = rows_ND
 
     def query(self, new_ND: np.ndarray, k: int, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """(N, K) ids and distances, nearest first; nothing is approximated, so `epsilon` has no say."""
+        """(N, K) ids and distances, nearest first; the search is exact, so `epsilon` is ignored."""
         nearest = NearestNeighbors(n_neighbors=k, metric=self._metric, algorithm="brute").fit(self._rows_ND)
         distances_NK, ids_NK = nearest.kneighbors(new_ND)
         return ids_NK.astype(np.int32), distances_NK.astype(np.float32)
@@ -330,7 +330,7 @@ def _with_self(neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without UMAP's and PaCMAP's remarks; and faiss keeps its threads, of which a seeded PaCMAP leaves it one."""
+    """Silence UMAP's and PaCMAP's remarks, and restore faiss' threads, which a seeded PaCMAP sets to one."""
     threads = faiss.omp_get_max_threads()
     logger = logging.getLogger("pacmap.pacmap")
     level = logger.level

@@ -1,7 +1,7 @@
 """The splits of a data set in a reduced space: fitted on the first, kept on disk. The one cache of reduced features.
 
-The reduced features are kept under a key of the features and the settings. The fitted models are not: with its seed
-fixed a reduction is fitted again to the same result, and no pickle has to be trusted.
+The reduced features are kept under a key of the features and the settings. The fitted models are not kept: fitting
+again with the same seed gives the same result, and no pickle has to be trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, write_json
 from deepclust.runtime.locks import one_at_a_time
 
-# Bumped whenever the result changes for the same settings, so that nothing of an older rule is read.
+# Raised whenever the result changes for the same settings, or what is kept of it, so that no older cache is read.
 REDUCTION_VERSION = 2
 
 
@@ -62,7 +62,7 @@ def reduced_splits(
     fitted_on = next(iter(splits.values()))
     reduction.check(len(fitted_on), fitted_on.dim)
     folder = cache_folder(fitted_on, cache_dir, "reductions")
-    # By content: a split that is met again under another name is the same split, not one to be placed anew.
+    # Keyed by content: a split that comes again under another name is not reduced again.
     contents = {name: split.fingerprint() for name, split in splits.items()}
     own = fitted_on.fingerprint()
     key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)

@@ -1,4 +1,4 @@
-"""What TSP's paper shows of features and clusters: label consistency, an embedding, a confusion matrix.
+"""The figures of TSP's paper: label consistency of neighbors, an embedding, a confusion matrix.
 
 Zhou and Zhang 2022, figures 1, 4 and 7.
 

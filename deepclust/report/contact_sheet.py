@@ -1,4 +1,4 @@
-"""What a person looks at after clustering images: a table of every image's cluster, and a sheet of each cluster.
+"""Views of clustered images: a table with the cluster of every image, and a contact sheet of each cluster.
 
 Shape suffixes: N images.
 """

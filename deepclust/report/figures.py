@@ -16,7 +16,7 @@ from deepclust.runtime.files import written_whole
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-# A third means of telling lines apart, for more of them than there are colors.
+# Dashes tell lines apart where there are more of them than colors.
 DASHES = ("-", "--", ":")
 
 # Column widths of a two-column paper, in inches.

@@ -19,7 +19,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.subsets.counts import PAPER_COUNTS
 
 Value = int | float | str
-# The benchmark that leaves nothing out comes after its parts.
+# The benchmark of all classes comes last.
 WHOLE = "all"
 # A setting that was left at null.
 NONE = "none"
@@ -109,7 +109,7 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
 
 
 def setting(config: Mapping[str, Any], key: str, row: Mapping[str, Any]) -> Value | None:
-    """What a run was run with, for one of its rows; a choice with options, such as an encoder, is its name.
+    """The value of a setting in a run, for one of its rows; of a choice with options, such as an encoder, its name.
 
     `none` where it was left at null: no encoder, say, since the data set's own features were taken.
     """

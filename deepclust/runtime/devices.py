@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Where nothing tells how much memory is free.
+# Assumed where the system does not tell how much memory is free.
 UNKNOWN_FREE_BYTES = 4 << 30
 
 
@@ -31,7 +31,7 @@ def native_bfloat16(accelerator: str = "auto") -> bool:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """While it lasts, memory that is freed stays with the process, ready for the next tensor of its size.
+    """Inside this context, memory that is freed stays with the process, ready for the next tensor of its size.
 
     By default glibc gives every block above 32 MB back to the system at once and gets it anew, page fault by page fault
     and zeroed, for the next batch: up to half of a training step's time. Other C libraries are left as they are.
@@ -65,8 +65,8 @@ def _glibc() -> ctypes.CDLL | None:
 def free_bytes(device: torch.device | str = "cpu") -> int:
     """How much memory may still be taken on a device.
 
-    On a CPU the least of what the machine has available, what the control group (a container, a SLURM job) leaves, not
-    counting its page cache, and what `ulimit -d` leaves.
+    On a CPU it is the smallest of three numbers: what the machine has available, what the control group (a container, a
+    SLURM job) leaves, without its page cache, and what `ulimit -d` leaves.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and what to do about it."""
+    """Bad input. The message is one line: what is wrong, where, and what to do about it."""
 
 
 @contextmanager

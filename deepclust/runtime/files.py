@@ -1,4 +1,4 @@
-"""Artefacts that are written whole or not at all, and fingerprints of what went into them."""
+"""Files that are written whole or not at all, and fingerprints of what went into them."""
 
 from __future__ import annotations
 

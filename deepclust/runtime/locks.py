@@ -1,4 +1,4 @@
-"""What several processes may want at once is made by one, while the others wait for it."""
+"""A lock between processes: one makes what several want, the others wait for it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ POLL_SECONDS = 0.5
 def one_at_a_time(path: Path, work: str) -> Iterator[bool]:
     """Hold the lock of a file, waiting for another process that holds it; one line on the console says so.
 
-    The lock is the operating system's and ends with its process, however that dies: nobody waits for what a kill -9
-    left. On NFS it holds between machines. The empty file stays, since a process that waits for a removed file and one
-    that makes it anew would both believe to be alone.
+    The operating system keeps the lock and ends it with its process, even after kill -9. On NFS it holds between
+    machines. The empty file stays: if it were removed, a process that waits for the old file and one that makes a new
+    file would both hold a lock.
 
     Args:
         path: of the lock file, in a folder that exists. After waiting, look first for what the other process has made.
         work: named in the line, such as `mining neighbors`.
 
     Yields:
-        Whether the lock is held. Not so, after a line that says it, where the file system knows no locks or the file is
-        another user's: then nothing may be written there that a second process would meet half-finished.
+        Whether the lock is held. It is not where the file system has no locks or the file is another user's; a line on
+        the console says so. Then nothing may be written there that a second process would find half-finished.
     """
     lock = FileLock(path)
     trouble = _trouble(lock, path, work)
@@ -42,7 +42,7 @@ def one_at_a_time(path: Path, work: str) -> Iterator[bool]:
 
 
 def _trouble(lock: FileLock, path: Path, work: str) -> str:
-    """Acquires the lock; a reason where there can be none, else an empty string."""
+    """Acquire the lock; return the reason where that is impossible, else an empty string."""
     try:
         try:
             with warnings.catch_warnings():
@@ -55,7 +55,7 @@ def _trouble(lock: FileLock, path: Path, work: str) -> str:
     except (OSError, NotImplementedError) as error:
         return (getattr(error, "strerror", None) or str(error)).lower()
     if isinstance(lock, SoftFileLock):
-        # What filelock takes where there are no locks: a file that outlives its process.
+        # filelock falls back to this where there are no locks: a file that outlives its process.
         lock.release()
         return "no locks on this file system"
     return ""

@@ -1,4 +1,4 @@
-"""Methods that hold all pairs of samples are refused before they allocate what the machine does not have."""
+"""Refuse methods that hold all pairs of samples before they allocate more memory than the machine has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import isqrt
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.errors import InputError
 
-# What else the process needs meanwhile.
+# The share of the free memory that one method may use; the process needs the rest.
 USABLE = 0.9
 
 

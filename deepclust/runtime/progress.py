@@ -1,4 +1,4 @@
-"""Progress bars, the same look everywhere; nothing is drawn when stdout is no terminal."""
+"""Progress bars that look the same everywhere; nothing is drawn where stdout is not a terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """CLIP labels: relabeling down the tree, and how often CLIP is right (Adaloglou et al. 2024, 4.2 and B.5).
 
 Image and text features come from one vision-language model; they are compared by cosine. Samples are handled node by
-node: all samples at a node meet their choices in one product, in blocks, so that memory-mapped features of any size do.
+node: all samples at a node are compared with their choices in one product, in blocks, so that memory-mapped features of
+any size work.
 
 Shape suffixes: N samples, M nodes of the hierarchy, L lemmas, D feature dimensions, B samples of a block, J choices.
 """
@@ -29,7 +30,7 @@ PROMPTS = (
     "art of the {label}",
     "a photo of the small {label}",
 )
-# What CLIP multiplies cosines by before its softmax, once trained.
+# The trained CLIP multiplies cosines by this before its softmax.
 LOGIT_SCALE = 100.0
 BLOCK_ROWS = 16384
 # A block's samples × choices stay below 128 MB.

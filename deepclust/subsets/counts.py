@@ -52,7 +52,7 @@ def imagenet21k_synsets() -> list[str]:
     Raises:
         InputError: if this timm lacks it.
     """
-    # Found, not imported: timm takes seconds.
+    # Located without an import: importing timm takes seconds.
     spec = find_spec("timm")
     roots = [] if spec is None else list(spec.submodule_search_locations or ())
     for path in (Path(root) / "data" / "_info" / SYNSETS_FILE for root in roots):
@@ -109,7 +109,7 @@ def _place(name: str) -> int:
 
 
 IMAGENET21K_CLASSES = 10_450
-# Keys of conf/benchmark/ that find the hierarchy, and the rules that need no sample.
+# The settings of a benchmark that are no options of its rule, and the rules that need no sample.
 NOT_OF_THE_RULE = ("name", "rule", "hierarchy", "links", "hypernym")
 RULES_WITHOUT_SAMPLES = ("everything", "coarse", "source_leaf", "tree_leaf", "random")
 

@@ -1,4 +1,4 @@
-"""From the name of a benchmark to a data set's rows and labels under it: `python train.py … benchmark=odd`."""
+"""Select and relabel the rows of a data set by a benchmark: `python train.py … benchmark=odd`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def lazy_hierarchy(names: Sequence[str], data_name: str, **options: Any) -> Call
 def read_files(
     name: str, options: Mapping[str, Any], classes: Classes, folder: Path | None = None, *, has_test: bool = True
 ) -> dict[str, Any]:
-    """The options with what lies in the files that they name, or in the data set's own.
+    """The options with the content of the files that they name, or of the files beside the data set.
 
     Raises:
         InputError: if a file is not named, missing or unreadable.

@@ -22,7 +22,7 @@ DROPPED = -1
 
 @dataclass(frozen=True)
 class Classes:
-    """What a rule may know.
+    """The classes of a data set, as a rule sees them.
 
     Attributes:
         names: of the K classes.
@@ -132,7 +132,7 @@ def kept(name: str, classes: Classes, keep_K: np.ndarray) -> Benchmark:
 
 
 def everything(name: str, classes: Classes) -> Benchmark:
-    """Every class and every sample: what the others are held against."""
+    """Every class and every sample, for comparison with the other benchmarks."""
     return kept(name, classes, np.ones(len(classes), bool))
 
 

@@ -1,4 +1,4 @@
-"""Features synthesised over a real class tree: a rehearsal of ImageNet-21K at full class scale, without an image.
+"""Synthetic features over a real class tree: a rehearsal of ImageNet-21K with all its classes and without images.
 
 Class means diffuse down the tree: a mean is its parent's plus a Gaussian step that shrinks with depth. A sample is its
 class's mean plus noise; classes differ in how noisy they are, hence in how easy. A class is not a ball: it is stretched
@@ -27,7 +27,7 @@ DRAWN_ROWS = 1 << 15
 
 @dataclass(frozen=True)
 class SyntheticClasses:
-    """What samples are drawn from.
+    """The distribution that samples are drawn from.
 
     Attributes:
         hierarchy: of the K classes.

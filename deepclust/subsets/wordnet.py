@@ -50,7 +50,7 @@ def read_wordnet(path: str | os.PathLike | None = None) -> Mapping[str, Synset]:
     synsets = {}
     with open(file, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
-            if line.startswith("  "):  # the licence
+            if line.startswith("  "):  # the license
                 continue
             try:
                 name, synset = _parsed(line)

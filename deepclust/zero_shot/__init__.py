@@ -1,7 +1,7 @@
 """The zero-shot protocol of Lowe et al. 2023: clusterers tuned on some data sets, frozen, and applied to others.
 
-`protocol` says what is searched in which order, `data` which rows take part, `cells` makes and keeps one cell of the
-matrix, `runner` many of them, `search` and `apply` are the two stages; the tables and figures are
+`protocol` says what is searched in which order, `data` which rows take part. `cells` makes and keeps one cell of the
+matrix, `runner` makes many of them. `tuning` and `apply` are the two stages; the tables and figures are
 `deepclust.report.zero_shot_tables` and `zero_shot_figures`.
 """
 

@@ -28,7 +28,7 @@ from deepclust.runtime.files import fingerprint, write_json
 from deepclust.zero_shot.data import LoadedData
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
 
-# Bumped whenever a cell's result changes.
+# Raised whenever a cell's result changes.
 CELL_VERSION = 2
 
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """What is asked for; the number of clusters is the data set's.
+    """The settings of one cell; the number of clusters is the data set's.
 
     Attributes:
         dataset, encoder: which features.
@@ -75,7 +75,7 @@ class CellStore:
         return self.folder / "cells" / f"{cell.dataset}.{cell.encoder}.{cell.clusterer}.{cell.key(data)}.json"
 
     def read(self, cell: Cell, data: LoadedData, *, retry: bool = False) -> Row | None:
-        """The row of a finished cell; None where it is to be made. `retry` makes those without a result again."""
+        """The row of a finished cell; None where it has to be made. `retry` makes those without a result again."""
         path = self.path(cell, data)
         if not path.is_file():
             return None

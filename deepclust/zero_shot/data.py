@@ -20,7 +20,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 from deepclust.zero_shot.protocol import check_name
 
-# The encoder that is none: a data set's own pixels.
+# Stands for no encoder: a data set's own pixels.
 RAW = "raw"
 
 

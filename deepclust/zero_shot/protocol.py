@@ -173,7 +173,7 @@ def check_clusterers(names: Sequence[str]) -> list[ProtocolClusterer]:
 
 
 def check_installed(clusterers: Sequence[ProtocolClusterer]) -> None:
-    """Raises InputError where a clusterer's library is not there: its cells would all be refused, one by one."""
+    """Raise InputError where a clusterer's library is missing, before its cells are refused one by one."""
     for clusterer in clusterers:
         clusterer_class(clusterer.method).check_installed()
 

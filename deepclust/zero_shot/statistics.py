@@ -1,4 +1,4 @@
-"""What is said of a whole matrix: average ranks, and how AMI goes with the silhouette and the kNN probe."""
+"""Statistics of a whole matrix: average ranks, and how AMI correlates with the silhouette and the kNN probe."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ TRIAL_KEYS = ("stage", "encoder", "clusterer", "reduction", "options", "dataset"
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search settled on for one clusterer and encoder.
+    """The settings that the search chose for one clusterer and encoder.
 
     Attributes:
         reduction, options: the settings.
         ami: mean AMI of these settings over the tuning sets, as of the last stage they went through.
         tuned_on: the tuning sets that took part.
-        notes: what is worth knowing of the choice.
+        notes: remarks on the choice.
     """
 
     reduction: Settings
@@ -153,7 +153,7 @@ class Search:
             self.trials.append({"stage": stage, **{key: row[key] for key in TRIAL_KEYS if key != "stage"}})
         best = []
         for name, choices in tried.items():
-            # A set on which no candidate had a result is too large for the clusterer, say: it does not count.
+            # A set on which no candidate had a result does not count: it may be too large for the clusterer.
             usable = [item for item in sets[name] if any(self._mean_ami(name, c, [item]) is not None for c in choices)]
             means = [self._mean_ami(name, choice, usable) for choice in choices]
             if not usable or all(mean is None for mean in means):

@@ -1,5 +1,4 @@
-"""Features of a collection of images, written shard by shard. A killed run continues, and the bytes are always the
-same.
+"""Features of a collection of images, written shard by shard: a killed run continues and makes the same bytes.
 
 Shape suffixes: B images in the batch, S side of the image, D feature dimensions.
 """

@@ -1,4 +1,4 @@
-"""Select and relabel the rows of a data set by a benchmark: `python train.py … benchmark=odd`."""
+"""From the name of a benchmark to a data set's rows and labels under it: `deepclust train … benchmark=odd`."""
 
 from __future__ import annotations
 

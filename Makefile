@@ -7,7 +7,7 @@ READY   = $(VENV)/.installed
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	$(BIN)/python train.py
+	$(BIN)/deepclust train
 
 test: lint
 	$(BIN)/python -m pytest

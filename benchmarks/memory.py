@@ -66,17 +66,19 @@ def one_step(loss: str, n_clusters: int, n_heads: int, batch: int, micro: int, d
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe
+    from deepclust.training.trainer import TrainerSettings
 
     rng = np.random.default_rng(0)
     rows = max(batch, n_clusters)
     features = FeatureSet.from_arrays(rng.standard_normal((rows, dim)).astype(np.float16))
     ids = rng.integers(0, rows, (rows, 25)).astype(np.int32)
-    recipe = Recipe(
-        n_clusters=n_clusters, loss=loss, n_heads=n_heads, batch_size=batch, micro_batch_size=micro, n_neighbors=25,
+    recipe = Recipe.of(
+        loss, n_clusters=n_clusters, n_heads=n_heads, batch_size=batch, micro_batch_size=micro, n_neighbors=25,
         init="random", preprocess="none", max_epochs=1, teacher_momentum=0.996,
     )  # fmt: skip
     began = time.perf_counter()
-    result = fit_heads(features, recipe, neighbors=Neighbors(ids, np.ones(ids.shape, np.float32), {}), max_steps=1)
+    neighbors = Neighbors(ids, np.ones(ids.shape, np.float32), {})
+    result = fit_heads(features, recipe, neighbors=neighbors, trainer=TrainerSettings.of({"max_steps": 1}))
     seconds = time.perf_counter() - began
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     parameters = sum(p.numel() for p in result.trained.heads.parameters())

@@ -39,6 +39,7 @@ from deepclust.features.shards import write_shard, write_split
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import TrainerSettings
 
 N_CLUSTERS, N_HEADS, BATCH, N_NEIGHBORS = 100, 8, 512, 20
 WARM_UP_STEPS = 10
@@ -125,13 +126,26 @@ def measure(folder: Path, in_memory: bool, steps: int, limit: int | None) -> dic
     ids_NK = np.load(folder / "neighbors.npy", mmap_mode="r")
     # Nobody reads the similarities here: one number seen N × K times takes no memory.
     neighbors = Neighbors(ids_NK, np.broadcast_to(np.float32(1), ids_NK.shape), {})
-    recipe = Recipe(
-        n_clusters=N_CLUSTERS, n_heads=N_HEADS, batch_size=BATCH, n_neighbors=N_NEIGHBORS, init="random", max_epochs=2
-    )
+    recipe = Recipe.of(
+        "temi",
+        n_clusters=N_CLUSTERS,
+        n_heads=N_HEADS,
+        batch_size=BATCH,
+        n_neighbors=N_NEIGHBORS,
+        init="random",
+        max_epochs=2,
+    )  # fmt: skip
     clock = StepClock(steps)
     started = time.perf_counter()
     with contextlib.suppress(_Done):
-        fit_heads(features, recipe, neighbors=neighbors, callbacks=[clock], in_memory=in_memory, accelerator="cpu")
+        fit_heads(
+            features,
+            recipe,
+            neighbors=neighbors,
+            callbacks=[clock],
+            in_memory=in_memory,
+            trainer=TrainerSettings("cpu"),
+        )
     marks = clock.marks[WARM_UP_STEPS - 1 :]
     return {
         "samples_per_second": BATCH * (len(marks) - 1) / (marks[-1] - marks[0]),

@@ -128,6 +128,7 @@ def timed_step(heads: int = 2, batch: int = 512) -> float:
     from deepclust.neighbors import Neighbors
     from deepclust.training.fit import fit_heads
     from deepclust.training.recipe import Recipe
+    from deepclust.training.trainer import TrainerSettings
 
     class Clock(pl.Callback):
         marks: list[float]
@@ -144,10 +145,17 @@ def timed_step(heads: int = 2, batch: int = 512) -> float:
     ids = rng.integers(0, n_rows, (n_rows, K)).astype(np.int32)
     neighbors = Neighbors(ids, np.ones(ids.shape, np.float32), {})
     clock = Clock()
-    recipe = Recipe(
-        n_clusters=C, n_heads=heads, batch_size=batch, n_neighbors=K, init="random", preprocess="none", max_epochs=1
+    recipe = Recipe.of(
+        "temi",
+        n_clusters=C,
+        n_heads=heads,
+        batch_size=batch,
+        n_neighbors=K,
+        init="random",
+        preprocess="none",
+        max_epochs=1,
     )
-    fit_heads(features, recipe, neighbors=neighbors, callbacks=[clock], max_steps=6)
+    fit_heads(features, recipe, neighbors=neighbors, callbacks=[clock], trainer=TrainerSettings.of({"max_steps": 6}))
     return float(np.diff(clock.marks)[1:].min()) / (heads * batch)
 
 

@@ -19,14 +19,18 @@ import torch
 from reference import ReferenceTrainer, loader
 from tables import arguments, report
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
+from deepclust.features.bank import FeatureBank, stored_dtype
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import Neighbors
 from deepclust.runtime.devices import freed_memory_kept
-from deepclust.training.fit import resolve_precision
+from deepclust.training.fit import heads_of
 from deepclust.training.module import ClusteringModule
-from deepclust.training.pairs import PairDataModule
+from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import resolve_precision
 
 SHAPES = [(10, 16, 256), (10, 16, 1024), (100, 16, 512), (1000, 16, 512), (1000, 50, 512)]
 DIM, ROWS, K = 1280, 8192, 50
@@ -122,18 +126,24 @@ def fit_step_times(
     features: np.ndarray, neighbors: Neighbors, n_clusters: int, n_heads: int, batch_size: int, steps: int
 ) -> list[float]:
     """Seconds of single steps inside a Lightning fit, loading and all, the first two left out."""
-    recipe = Recipe(
-        n_clusters=n_clusters, n_heads=n_heads, batch_size=batch_size, init="random", preprocess="none", max_epochs=1,
-        n_neighbors=K,
+    recipe = Recipe.of(
+        "temi", n_clusters=n_clusters, n_heads=n_heads, batch_size=batch_size, init="random", preprocess="none",
+        max_epochs=1, n_neighbors=K,
     )  # fmt: skip
-    data = PairDataModule(FeatureSet.from_arrays(features), recipe, neighbors=neighbors)
+    bank = FeatureBank(
+        FeatureSet.from_arrays(features),
+        FeatureTransform(DIM, "none"),
+        dtype=stored_dtype(resolve_precision("auto")),
+        in_memory=True,
+    )
+    pairs = DataLoader(pair_batches(bank, neighbors, recipe), batch_size=None)
     times = StepTimes()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[times], precision=resolve_precision("auto"), num_sanity_val_steps=0,
     )  # fmt: skip
     with freed_memory_kept():  # as fit_heads does
-        trainer.fit(ClusteringModule(recipe, DIM), datamodule=data)
+        trainer.fit(ClusteringModule(recipe, heads_of(recipe, DIM), bank), pairs)
     return np.diff(times.stamps)[1:].tolist()
 
 

@@ -1,11 +1,12 @@
 """Synthesise ImageNet-21K's class structure as features, to rehearse every benchmark at full class scale.
 
     python benchmarks/synthetic_imagenet21k.py /tmp/rehearsal
-    python train.py -m experiment=imagenet21k_rehearsal features_dir=/tmp/rehearsal run_dir=runs/rehearsal
+    deepclust train -m experiment=imagenet21k_rehearsal features_dir=/tmp/rehearsal run_dir=runs/rehearsal
 
-No figure that comes of these features says anything about images. Written are FeatureSet folders as `extract.py` would
-(`imagenet21k/synthetic/{train,test}`), and beside them, in `benchmarks/`, what some benchmarks need: the accuracies of
-three simulated models on each class, and the labels that leaf HZR and p-HZR find with simulated text features.
+No figure that comes of these features says anything about images. Written are FeatureSet folders as `deepclust
+extract` would (`imagenet21k/synthetic/{train,test}`), and beside them, in `benchmarks/`, what some benchmarks need:
+the accuracies of three simulated models on each class, and the labels that leaf HZR and p-HZR find with simulated
+text features.
 """
 
 from __future__ import annotations

@@ -70,13 +70,13 @@ def main() -> None:
     for seed in options.seeds[:1] if options.quick else options.seeds:
         clock = Clock(test)
         in_memory = FeatureSet.from_arrays(np.asarray(train.features), train.labels)  # no cache: mining is timed, too
-        fit_heads(in_memory, Recipe(n_clusters=n_clusters, seed=seed), callbacks=[clock])
+        fit_heads(in_memory, Recipe.of("temi", n_clusters=n_clusters, seed=seed), callbacks=[clock])
         rows.append(row(f"default, seed {seed}", clock, published))
     if options.published_epochs:
         clock = Clock(test)
-        paper = Recipe(
-            n_clusters=n_clusters, n_heads=16, n_neighbors=50, init="random", learning_rate=1e-4, warmup_fraction=0.2,
-            lr_schedule="constant", teacher_momentum=0.996, max_epochs=options.published_epochs,
+        paper = Recipe.of(
+            "temi", n_clusters=n_clusters, n_heads=16, n_neighbors=50, init="random", learning_rate=1e-4,
+            warmup_fraction=0.2, lr_schedule="constant", teacher_momentum=0.996, max_epochs=options.published_epochs,
         )  # fmt: skip
         fit_heads(train, paper, callbacks=[clock], neighbors=mine_neighbors(train, 50))
         rows.append(row(f"published, {options.published_epochs} epochs, this trainer", clock, published))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 # several times over; on a quiet one it gains little. Read by OpenMP when torch is first imported, so set here.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from deepclust.clusterers.estimator import BaselineClusterer

@@ -1,11 +1,15 @@
 """scikit-learn estimators over the same code: TEMI, SCAN and TSP. (SphericalKMeans lives with its function.)
 
+Their parameters are the settings of the recipe (`deepclust/training/recipe.py`), with its names, defaults and meanings.
+
 Shape suffixes: N samples, D feature dimensions, C clusters.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,19 +23,65 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.fit import fit_heads
-from deepclust.training.recipe import Recipe, plain
+from deepclust.training.recipe import Recipe, plain, recipe_settings
 from deepclust.training.trained import TrainedHeads
+from deepclust.training.trainer import TrainerSettings
 
 FLOATS = (np.float32, np.float16, np.float64)
-# Where and how to train, not what: kept out of the recipe.
-RUN_OPTIONS = ("random_state", "device", "precision", "verbose")
+# Where and how to train, not what: kept out of the recipe. {parameter: (default, meaning)}.
+RUN_OPTIONS: dict[str, tuple[Any, str]] = {
+    "random_state": (None, "seed, `RandomState` or None"),
+    "device": ("auto", "`auto`, `cpu` or `cuda`"),
+    "precision": ("auto", "`auto`, `32` or `bf16-mixed`"),
+    "verbose": (False, "show progress bars on a terminal"),
+}
+ATTRIBUTES = """
+Attributes:
+    labels_: (N,) int32 clusters of the samples fitted on.
+    best_head_: number of the head that is used.
+    head_losses_: (H,) training loss of each head over the last epoch.
+    trained_: the `TrainedHeads`.
+    n_features_in_: D.
+    n_iter_: epochs run.
+"""
 
 
-class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
+def parameters_of(loss: str) -> type:
+    """A base class whose constructor takes every setting of a loss's recipe by name, with its default.
+
+    A dataclass made from the recipe: signature, tab completion and `get_params` are those of explicit arguments.
+    """
+    parameters = {**recipe_settings(loss), **RUN_OPTIONS}
+    return dataclasses.make_dataclass(
+        f"_{loss.upper()}Parameters",
+        [
+            ("n_clusters", int, dataclasses.field(default=10)),
+            ("_", dataclasses.KW_ONLY),
+            *((name, Any, dataclasses.field(default=default)) for name, (default, _) in parameters.items()),
+        ],
+        eq=False,
+        repr=False,
+    )
+
+
+def documented(about: str, loss: str) -> str:
+    """A docstring with the meaning and the default of every parameter."""
+    lines = [about.strip(), "", "Args:", "    n_clusters: C, the number of clusters. 10."]
+    for name, (default, meaning) in {**recipe_settings(loss), **RUN_OPTIONS}.items():
+        told = f"{name}: {meaning.rstrip('.')}. {default!r}."
+        lines += textwrap.wrap(told, 110, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join([*lines, ATTRIBUTES])
+
+
+class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
     """What the three estimators share: everything but the loss and its defaults."""
 
     _loss: ClassVar[str]
-    _loss_options: ClassVar[tuple[str, ...]]
+    random_state: Any
+    device: str
+    precision: str
+    verbose: bool
+    temperature: float
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Mine neighbors, train the heads, keep the best one and assign the samples; y is ignored.
@@ -44,20 +94,16 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
                 clusters or the neighbors.
         """
         features = self._features(X, reset=True)
-        recipe = self._recipe()
+        recipe = self.recipe()
+        accelerator = "gpu" if self.device == "cuda" else self.device
         result = fit_heads(
             features,
             recipe,
+            TrainerSettings(accelerator=accelerator, precision=self.precision),
             progress=self.verbose,
-            accelerator="gpu" if self.device == "cuda" else self.device,
-            precision=self.precision,
         )
-        self.trained_ = result.trained
-        self.trained_.warn_of_collapse(features)
-        self.best_head_ = self.trained_.best_head
-        self.head_losses_ = self.trained_.losses_H
-        self.n_iter_ = recipe.epochs(len(features))
-        self.labels_ = self.trained_.assign(features).labels
+        result.trained.warn_of_collapse(features)
+        self._adopt(result.trained, result.trained.assign(features).labels)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -74,6 +120,14 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
         """(N, C) float32 logits of the best head, before the temperature."""
         check_is_fitted(self)
         return self.trained_.logits(self._features(X))
+
+    def recipe(self) -> Recipe:
+        """What `fit` trains: the recipe that the command line would make of the same settings."""
+        settings = {name: value for name, value in self.get_params().items() if name not in RUN_OPTIONS}
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        return Recipe.of(self._loss, **settings, seed=int(seed))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write parameters and fitted state to one file that `load` reads without running any code in it.
@@ -116,16 +170,6 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
         self.best_head_, self.head_losses_ = trained.best_head, trained.losses_H
         self.n_features_in_, self.n_iter_ = trained.in_dim, trained.recipe.epochs(len(labels))
 
-    def _recipe(self) -> Recipe:
-        params = self.get_params()
-        for option in RUN_OPTIONS:
-            params.pop(option)
-        loss_options = {name: params.pop(name) for name in self._loss_options}
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        return Recipe(loss=self._loss, loss_options=loss_options, seed=int(seed), **params)
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # logits are float32 whatever comes in
@@ -143,173 +187,22 @@ class _HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
         return FeatureSet.from_arrays(checked, name="X").check("X")
 
 
-_SHARED_DOC = """
-        n_clusters: C.
-        n_heads: H heads trained at once; the one with the lowest training loss is kept.
-        n_neighbors: K mined neighbors, from which pairs are drawn.
-        head: `mlp` or `linear`.
-        init: `spectral`, `kmeans` or `random`; see `Recipe`, as for everything below.
-        warm_start_epochs, max_epochs, patience, batch_size, micro_batch_size, learning_rate, lr_schedule,
-        warmup_fraction, weight_decay, optimizer, teacher_momentum, freeze_prototypes_epochs, gradient_clip,
-        temperature, hidden_dim, embedding_dim, preprocess, pca_dim: as in `deepclust.training.recipe.Recipe`.
-        random_state: seed, `RandomState` or None.
-        device: `auto`, `cpu` or `cuda`.
-        precision: `auto`, `32` or `bf16-mixed`.
-        verbose: show progress bars on a terminal.
-
-    Attributes:
-        labels_: (N,) int32 clusters of the samples fitted on.
-        best_head_: number of the head that is used.
-        head_losses_: (H,) training loss of each head over the last epoch.
-        trained_: the `TrainedHeads`.
-        n_features_in_: D.
-        n_iter_: epochs run.
-"""
-
-
-class TEMI(_HeadsEstimator):
-    """Teacher ensemble-weighted pointwise mutual information (Adaloglou et al. 2023; 2024, eq. 1).
-
-    Args:
-        beta: β in (0.5, 1].
-        marginal_momentum: λ of the teacher's running cluster marginal.
-    """
-
+class TEMI(parameters_of("temi"), HeadsEstimator):  # type: ignore[misc]
+    __doc__ = documented(
+        "Teacher ensemble-weighted pointwise mutual information (Adaloglou et al. 2023; 2024, eq. 1).", "temi"
+    )
     _loss = "temi"
-    _loss_options = ("beta", "marginal_momentum")
-
-    def __init__(
-        self,
-        n_clusters: int = 10,
-        *,
-        n_heads: int = 8,
-        n_neighbors: int = 20,
-        beta: float = 0.6,
-        marginal_momentum: float = 0.9,
-        head: str = "mlp",
-        hidden_dim: int = 512,
-        embedding_dim: int = 256,
-        temperature: float = 0.1,
-        init: str = "spectral",
-        warm_start_epochs: int = 1,
-        preprocess: str = "standardize",
-        pca_dim: int | None = None,
-        max_epochs: int | None = None,
-        patience: int | None = None,
-        batch_size: int = 512,
-        micro_batch_size: int | None = None,
-        optimizer: str = "adamw",
-        learning_rate: float = 1e-3,
-        lr_schedule: str = "cosine",
-        warmup_fraction: float = 0.1,
-        weight_decay: float = 1e-4,
-        teacher_momentum: float = 0.99,
-        freeze_prototypes_epochs: int = 1,
-        gradient_clip: float | None = None,
-        random_state: Any = None,
-        device: str = "auto",
-        precision: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        _store(self, locals())
 
 
-class SCAN(_HeadsEstimator):
-    """SCANv2: consistency with the teacher plus an entropy over the batch (Adaloglou et al. 2024, eq. 2).
-
-    Args:
-        entropy_weight: α, how strongly uniform cluster sizes are favored.
-    """
-
+class SCAN(parameters_of("scan"), HeadsEstimator):  # type: ignore[misc]
+    __doc__ = documented(
+        "SCANv2: consistency with the teacher plus an entropy over the batch (Adaloglou et al. 2024, eq. 2).", "scan"
+    )
     _loss = "scan"
-    _loss_options = ("entropy_weight",)
-
-    def __init__(
-        self,
-        n_clusters: int = 10,
-        *,
-        n_heads: int = 8,
-        n_neighbors: int = 20,
-        entropy_weight: float = 5.0,
-        head: str = "mlp",
-        hidden_dim: int = 512,
-        embedding_dim: int = 256,
-        temperature: float = 0.1,
-        init: str = "spectral",
-        warm_start_epochs: int = 1,
-        preprocess: str = "standardize",
-        pca_dim: int | None = None,
-        max_epochs: int | None = None,
-        patience: int | None = None,
-        batch_size: int = 512,
-        micro_batch_size: int | None = None,
-        optimizer: str = "adamw",
-        learning_rate: float = 1e-3,
-        lr_schedule: str = "cosine",
-        warmup_fraction: float = 0.1,
-        weight_decay: float = 1e-4,
-        teacher_momentum: float = 0.99,
-        freeze_prototypes_epochs: int = 1,
-        gradient_clip: float | None = None,
-        random_state: Any = None,
-        device: str = "auto",
-        precision: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        _store(self, locals())
 
 
-class TSP(_HeadsEstimator):
-    """A linear head without a teacher on Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).
-
-    Args:
-        entropy_weight: λ, how strongly uniform cluster sizes are favored.
-    """
-
+class TSP(parameters_of("tsp"), HeadsEstimator):  # type: ignore[misc]
+    __doc__ = documented(
+        "A linear head without a teacher on Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).", "tsp"
+    )
     _loss = "tsp"
-    _loss_options = ("entropy_weight",)
-
-    def __init__(
-        self,
-        n_clusters: int = 10,
-        *,
-        n_heads: int = 8,
-        n_neighbors: int = 20,
-        entropy_weight: float = 3.0,
-        head: str = "linear",
-        hidden_dim: int = 512,
-        embedding_dim: int = 256,
-        temperature: float = 1.0,
-        init: str = "spectral",
-        warm_start_epochs: int = 1,
-        preprocess: str = "standardize",
-        pca_dim: int | None = None,
-        max_epochs: int | None = None,
-        patience: int | None = None,
-        batch_size: int = 256,
-        micro_batch_size: int | None = None,
-        optimizer: str = "adam",
-        learning_rate: float = 1e-2,
-        lr_schedule: str = "cosine",
-        warmup_fraction: float = 0.1,
-        weight_decay: float = 0.0,
-        teacher_momentum: float = 0.99,
-        freeze_prototypes_epochs: int = 0,
-        gradient_clip: float | None = None,
-        random_state: Any = None,
-        device: str = "auto",
-        precision: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        _store(self, locals())
-
-
-def _store(estimator: BaseEstimator, arguments: dict[str, Any]) -> None:
-    """Keep every argument under its own name, as scikit-learn's contract asks."""
-    for name, value in arguments.items():
-        if name not in ("self", "__class__"):
-            setattr(estimator, name, value)
-
-
-for _estimator in (TEMI, SCAN, TSP):
-    _estimator.__doc__ = (_estimator.__doc__ or "").rstrip() + _SHARED_DOC

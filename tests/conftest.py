@@ -18,6 +18,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits
 
+from deepclust.cli.main import main
 from deepclust.features.feature_set import FeatureSet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,19 +92,24 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `python <script> <arguments>` in this process, in an empty folder, so that imports are paid for once."""
+    """Runs `python <script> …` or `deepclust <command> …` in this process, in an empty folder."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.chdir(tmp_path)
 
     def run(script: str, *arguments: Any) -> Outcome:
         # The name of the run folder is handed to child processes this way; a fresh process would not have it.
         monkeypatch.delenv("DEEPCLUST_RUN_DIR", raising=False)
-        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, arguments)])
+        is_script = (ROOT / script).is_file()
+        words = [*([] if is_script else [script]), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script) if is_script else "deepclust", *words])
         GlobalHydra.instance().clear()
         capsys.readouterr()
         code: Any = 0
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            if is_script:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            else:
+                main()
         except SystemExit as stop:
             code = stop.code or 0
         captured = capsys.readouterr()
@@ -121,12 +127,16 @@ def process_environment() -> dict[str, str]:
 
 @pytest.fixture
 def start_process(tmp_path: Path) -> Any:
-    """Starts `python <script> <arguments>` in a process of its own, in an empty folder."""
+    """Starts `python <script> …` or `deepclust <command> …` in a process of its own, in an empty folder."""
     started: list[subprocess.Popen[str]] = []
 
     def start(script: str, *arguments: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *map(str, arguments)],
+            [
+                sys.executable,
+                *([str(ROOT / script)] if (ROOT / script).is_file() else ["-m", "deepclust", script]),
+                *map(str, arguments),
+            ],
             cwd=tmp_path,
             env=process_environment(),
             stdout=subprocess.PIPE,

@@ -314,4 +314,4 @@ def _missing_message(name: str, encoder: str, folder: Path, facts: DatasetFacts 
 def _extract_command(name: str, encoder: str) -> str:
     facts = DATASETS.get(name)
     path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
-    return f"python extract.py data={name} encoder={encoder}{path}"
+    return f"deepclust extract data={name} encoder={encoder}{path}"

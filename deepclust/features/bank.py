@@ -90,14 +90,14 @@ class FeatureBank:
         self.device = torch.device(device)
         self.dtype = dtype
         self._stage: Stage | None = None
-        self.held: Tensor | None = None
+        self._rows_NP: Tensor | None = None
         if in_memory is None:
             in_memory = fits_in_memory(len(features), transform.out_dim, dtype, self.device)
         if in_memory:
-            held = torch.empty(self.shape, dtype=dtype, device=self.device)
+            rows_NP = torch.empty(self.shape, dtype=dtype, device=self.device)
             for start, block_BP in self.blocks():
-                held[start : start + len(block_BP)] = block_BP
-            self.held = held
+                rows_NP[start : start + len(block_BP)] = block_BP
+            self._rows_NP = rows_NP
 
     def __len__(self) -> int:
         return len(self.features)
@@ -106,10 +106,15 @@ class FeatureBank:
     def shape(self) -> tuple[int, int]:
         return len(self.features), self.transform.out_dim
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all rows are held, else none."""
+        return self._rows_NP is not None
+
     def gather(self, ids_B: Tensor) -> Tensor:
         """(B,) row numbers -> (B, P) on the bank's device."""
-        if self.held is not None:
-            return self.held.index_select(0, ids_B.to(self.device))
+        if self._rows_NP is not None:
+            return self._rows_NP.index_select(0, ids_B.to(self.device))
         ids_B = ids_B.cpu()
         stage = self._stage
         if stage is None or not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B):
@@ -123,7 +128,7 @@ class FeatureBank:
             batches: in the order of training.
             ids_of: the row numbers that a batch will gather.
         """
-        if self.held is not None:
+        if self._rows_NP is not None:
             yield from batches
             return
         groups = _grouped(batches, ids_of)
@@ -143,8 +148,8 @@ class FeatureBank:
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Tensor]]:
         """Every row in order, as (first row, (B, P) block)."""
         for start in range(0, len(self), rows):
-            if self.held is not None:
-                yield start, self.held[start : start + rows]
+            if self._rows_NP is not None:
+                yield start, self._rows_NP[start : start + rows]
             else:
                 yield start, self._transformed(np.asarray(self.features.features[start : start + rows]))
 

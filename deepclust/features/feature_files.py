@@ -48,7 +48,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     if not (folder / MANIFEST).is_file():
         raise InputError(
             f"{path} is no FeatureSet: neither {path / MANIFEST} nor {path / split / MANIFEST} exists; "
-            "make one with `python extract.py`, or give a .npy, .npz or .pt file"
+            "make one with `deepclust extract`, or give a .npy, .npz or .pt file"
         )
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -1,45 +1,73 @@
 """TSP: one network, Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).
 
-Shape suffixes: H heads, B pairs, C clusters, N samples, K neighbors.
+    L           = - mean_i log ⟨p(x_i), p(x_j)⟩ - λ H(mean_i p(x_i)),   x_j drawn from P(·|x_i)
+    P(x_j|x_i)  ∝ exp(-‖z_i - z_j‖² / 2σ_i²) over the K nearest neighbors of x_i
+
+There is no teacher: the gradient flows through both members of a pair. With r the softmax over c of log(p_i p_j), and
+k = λ (1 + log of the mean), it is (p_i - r) + p_i (k - Σ_c k_c p_i,c) in the log-odds of x_i, and p_j - r in those of
+x_j, over B.
+
+Shape suffixes: H heads, B pairs, C clusters, V = 1 mean of a batch, N samples, K neighbors.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import numpy as np
 from torch import Tensor
 
-from deepclust.losses.log_space import check_pairs, log_agreement, negative_entropy
+from deepclust.losses.base import (
+    BatchLook,
+    Gradients,
+    LogProbs,
+    Loss,
+    Probs,
+    check_pairs,
+    log_sum_and_shares,
+    negative_entropy,
+)
+from deepclust.runtime.settings import setting
 
 
 def tsp_loss(
     anchor_log_probs_HBC: Tensor,
     neighbor_log_probs_HBC: Tensor,
-    mean_probs_HC: Tensor | None = None,
+    mean_HC: Tensor,
     *,
     entropy_weight: float = 3.0,
-) -> Tensor:
-    """The TSP loss for every head at once; the gradient flows through both members of a pair.
-
-        L = - mean_i log ⟨p(x_i), p(x_j)⟩ - λ H(mean_i p(x_i)),   x_j drawn from the Gaussian neighbor weights
+) -> tuple[Tensor, Gradients]:
+    """TSP for every head at once.
 
     Args:
-        anchor_log_probs_HBC: log-probabilities of the samples x_i.
-        neighbor_log_probs_HBC: log-probabilities of one neighbor x_j of each, drawn by `gaussian_neighbor_weights`.
-        mean_probs_HC: mean of p(x_i) over the whole batch where the pairs at hand are only a part of it. None: they
-            are the batch.
+        anchor_log_probs_HBC: log p(x_i) of the samples.
+        neighbor_log_probs_HBC: log p(x_j) of one neighbor of each, drawn by `gaussian_neighbor_weights`.
+        mean_HC: mean of p(x_i) over the whole batch, of which the pairs at hand may be a part. The gradient is that
+            through the mean all the same.
         entropy_weight: λ, 3 in the paper.
 
     Returns:
-        Loss per head, shape (H,), in nats.
+        Loss per head, shape (H,), in nats; its gradients in the log-odds of both members of the pairs.
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]).log()
+        >>> loss_H, _ = tsp_loss(p, p, p.exp().mean(dim=1), entropy_weight=1.0)
+        >>> loss_H
+        tensor([0.])
     """
     check_pairs(anchor_log_probs_HBC, neighbor_log_probs_HBC)
-    consistency_H = -log_agreement(anchor_log_probs_HBC, neighbor_log_probs_HBC).mean(dim=1)
+    n_pairs = anchor_log_probs_HBC.shape[1]
+    log_agreement_HB, shares_HBC = log_sum_and_shares(anchor_log_probs_HBC + neighbor_log_probs_HBC)
+    neighbors_HBC = neighbor_log_probs_HBC.exp().sub_(shares_HBC).mul_(1 / n_pairs)
     probs_HBC = anchor_log_probs_HBC.exp()
-    mean_HC = probs_HBC.mean(dim=1) if mean_probs_HC is None else mean_probs_HC
-    return consistency_H + entropy_weight * negative_entropy(mean_HC, probs_HBC)
+    entropy_H, anchors_HBC = negative_entropy(mean_HC, probs_HBC, entropy_weight)
+    anchors_HBC.add_(probs_HBC.sub_(shares_HBC), alpha=1 / n_pairs)
+    return entropy_H - log_agreement_HB.mean(dim=1), Gradients(anchors_HBC, neighbors_HBC)
 
 
 def gaussian_neighbor_weights(squared_distances_NK: np.ndarray) -> np.ndarray:
@@ -61,3 +89,54 @@ def gaussian_neighbor_weights(squared_distances_NK: np.ndarray) -> np.ndarray:
     exponent = -(squared - squared.min(axis=1, keepdims=True)) / two_sigma_squared[:, None]
     weights = np.exp(exponent)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class TSP(Loss):
+    """`tsp_loss`: the student alone, on neighbors drawn with Gaussian weights.
+
+    Args:
+        entropy_weight: λ, 3 in the paper.
+
+    Raises:
+        InputError: if λ is negative.
+
+    Example:
+        >>> import torch
+        >>> student = LogProbs(*torch.randn(2, 1, 8, 4).log_softmax(dim=3))
+        >>> loss = TSP()
+        >>> loss_H, gradients = loss.gradient(student, student, loss.look(student.exp()))
+        >>> loss_H.shape, gradients.neighbors.shape
+        (torch.Size([1]), torch.Size([1, 8, 4]))
+    """
+
+    entropy_weight: float = setting(3.0, "λ, how strongly uniform cluster sizes are favored", at_least=0)
+
+    name = "tsp"
+    title = "TSP"
+    # A linear head, as the paper argues for, with Adam and B = 256; one map may learn faster than the paper's 1e-4.
+    trained_with = MappingProxyType(
+        {
+            "head": "linear",
+            "temperature": 1.0,
+            "batch_size": 256,
+            "optimizer": "adam",
+            "learning_rate": 1e-2,
+            "weight_decay": 0.0,
+            "freeze_prototypes_epochs": 0,
+        }
+    )
+    uses_teacher = False
+    gaussian_pairs = True
+
+    def gradient(
+        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
+    ) -> tuple[Tensor, Gradients]:
+        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
+        loss_H, gradients = tsp_loss(*student, batch.mean_VHC[0], entropy_weight=self.entropy_weight)
+        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+
+    def look(self, probs: Probs) -> BatchLook:
+        """The mean over the samples, without their neighbors."""
+        mean_HC = probs.anchors.mean(dim=1)
+        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))

@@ -10,7 +10,6 @@ import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,9 @@ def cached_neighbors(
     *,
     cache_dir: str | os.PathLike | None = None,
     method: str = "auto",
+    recall: float = DEFAULT_RECALL,
+    progress: bool = False,
     ranks: Ranks = ALONE,
-    **options: Any,
 ) -> Neighbors:
     """`mine_neighbors`, kept beside the features under a key of their content and the mining settings.
 
@@ -40,7 +40,6 @@ def cached_neighbors(
     Called on every rank of `ranks` with the same arguments. The first rank looks for the cache, locks and writes it, so
     the others need not see its folder.
     """
-    recall = options.get("recall", DEFAULT_RECALL)
     check_request(len(features), k, method, recall)
     folder = cache_folder(features, cache_dir)
     key = ""
@@ -57,7 +56,9 @@ def cached_neighbors(
         if is_cached:
             return _from_first_rank(cached, len(features), k, ranks)
         blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
-        neighbors = mine_neighbors(features, k, method=method, block_dir=blocks, ranks=ranks, **options)
+        neighbors = mine_neighbors(
+            features, k, method=method, recall=recall, block_dir=blocks, progress=progress, ranks=ranks
+        )
         if folder is not None and ranks.rank == 0:
             neighbors.save(folder / f"{key}-k{k}.npz")
             if blocks is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ IVF_ROWS = 400_000
 # Below so many rows the screening's second pass costs more than it saves.
 SCREENED_ROWS = 10_000
 RECALL_QUERIES = 512
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """How a run searches neighbors; `mine_neighbors` says what the settings mean."""
+
+    method: str = "auto"
+    recall: float = DEFAULT_RECALL
+
+    def check(self, n_rows: int, k: int) -> None:
+        """Raises InputError as `check_request`."""
+        check_request(n_rows, k, self.method, self.recall)
+
+
+DEFAULT_MINING = MiningSettings()
 
 
 def mine_neighbors(

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.shards import MANIFEST
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.cache import cache_folder
+from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
 from deepclust.reduction.reduction import Reduction
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, write_json
@@ -105,7 +106,7 @@ def reduced_dataset(
     dataset: Dataset,
     *,
     fitted_on: FeatureSet | None = None,
-    mining: Mapping[str, Any] | None = None,
+    mining: MiningSettings = DEFAULT_MINING,
     cache_dir: str | os.PathLike | None = None,
     neighbors_dir: str | os.PathLike | None = None,
     record: Path | None = None,
@@ -116,7 +117,7 @@ def reduced_dataset(
         reduction: what to do.
         dataset: its training split is fitted on.
         fitted_on: another split to fit on instead, as for features that are met after training.
-        mining: options of `mine_neighbors`. By cosine, UMAP and PaCMAP start from the mined neighbors that are kept
+        mining: how neighbors are searched. By cosine, UMAP and PaCMAP start from the mined neighbors that are kept
             beside the features.
         cache_dir: as in `reduced_splits`.
         neighbors_dir: where mined neighbors are kept.
@@ -131,7 +132,7 @@ def reduced_dataset(
 
     def mine() -> Neighbors:
         k = reduction.wanted_neighbors(len(start))
-        return cached_neighbors(start, k, cache_dir=neighbors_dir, **(mining or {}))
+        return cached_neighbors(start, k, cache_dir=neighbors_dir, **asdict(mining))
 
     splits = {"fitted_on": start, "train": dataset.train}
     if dataset.test is not None:

@@ -121,7 +121,7 @@ def separability_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     if not points:
         raise InputError(
             "no run holds evaluation/separability.json and evaluation/probe.json: "
-            "run `python evaluate.py run=… metrics=[separability,probe]` on each"
+            "run `deepclust evaluate run=… metrics=[separability,probe]` on each"
         )
     names = sorted({str(point["name"]) for point in points}, key=natural_order)
     columns = 5

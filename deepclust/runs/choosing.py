@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.clusterers import CLUSTERERS, Linkages, clusterer_class, make_clusterer
-from deepclust.clustering import Clustering
-from deepclust.runtime.errors import InputError
-from deepclust.runs.experiment import RunFolder
+from deepclust.clustering import Clustering, display_name
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.runtime.files import write_json
 from deepclust.metrics import ami, silhouette
 from deepclust.metrics.intrinsic import Metric
-from deepclust.reduction.splits import reduced_dataset
 from deepclust.reduction.reduction import Reduction
-from deepclust.clustering import display_name
+from deepclust.reduction.splits import reduced_dataset
+from deepclust.runs.folder import RunFolder
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import write_json
 
 
 @dataclass(frozen=True)
@@ -135,51 +134,64 @@ def select_by_silhouette(candidates: Iterable[Candidate]) -> Selection:
     )
 
 
-def check_numbers(n_clusters: Iterable[int], n_samples: int) -> None:
-    """Raises InputError unless every number of clusters to try lies between 2 and the samples."""
-    for count in n_clusters:
-        if not isinstance(count, int) or not 2 <= count <= n_samples:
-            raise InputError(
-                f"select.n_clusters holds {count}, but there are {n_samples} samples: choose between 2 and their number"
-            )
+@dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """What `select=silhouette` asks for: which further clusterings are tried, to choose among all of them.
 
-
-def select_in_run(
-    run: RunFolder,
-    reduced: Dataset,
-    unreduced: Dataset,
-    *,
-    reduction: Reduction,
-    methods: Iterable[str],
-    baselines: Mapping[str, Mapping[str, Any]],
-    n_clusters: Sequence[int | None],
-    others: Iterable[Reduction] = (),
-    seed: int = 0,
-    cache_dir: Path | None = None,
-) -> Selection:
-    """Choose among a finished run's clusterings of the training split and further ones; writes `selection.json`.
-
-    Args:
-        run: the run folder.
-        reduced, unreduced: its data set in the space that it clustered, and as it came.
-        reduction: of the run.
-        methods: those whose Clusterings the run left.
-        baselines, n_clusters: see `more_candidates`.
-        others: further reductions to try.
-        seed: of the baselines.
-        cache_dir: where reduced features are kept.
-
-    Raises:
-        InputError: as `more_candidates`.
+    Attributes:
+        baselines: options by name of clusterer.
+        reductions: spaces to try beside the run's.
+        n_clusters: numbers of clusters to try; empty: the run's.
     """
-    spaces: dict[str, Callable[[], FeatureSet]] = {space_name(reduction): lambda: reduced.train}
-    for other in others:
-        spaces.setdefault(space_name(other), partial(_train_split, other, unreduced, cache_dir))
-    found = [judge(Clustering.load(run.clustering(name)), space_name(reduction), reduced.train) for name in methods]
-    found += more_candidates(spaces, baselines, n_clusters, known=found, seed=seed, folder=run.path / "selection")
-    selection = select_by_silhouette(found)
-    write_json(run.path / "selection.json", selection.as_dict())
-    return selection
+
+    baselines: Mapping[str, Mapping[str, Any]]
+    reductions: Sequence[Reduction] = ()
+    n_clusters: Sequence[int] = ()
+
+    def check(self, n_samples: int) -> None:
+        """Raises InputError unless every number of clusters to try lies between 2 and the samples."""
+        for count in self.n_clusters:
+            if not isinstance(count, int) or not 2 <= count <= n_samples:
+                raise InputError(
+                    f"select.n_clusters holds {count}, but there are {n_samples} samples: choose between 2 and their "
+                    "number"
+                )
+
+    def choose(
+        self,
+        run: RunFolder,
+        reduced: Dataset,
+        unreduced: Dataset,
+        *,
+        reduction: Reduction,
+        methods: Iterable[str],
+        n_clusters: int | None,
+        seed: int = 0,
+        cache_dir: Path | None = None,
+    ) -> Selection:
+        """Choose among a run's clusterings of the training split and further ones; writes `selection.json`.
+
+        Args:
+            run: the run folder.
+            reduced, unreduced: its data set in the space that it clustered, and as it came.
+            reduction: of the run.
+            methods: those whose Clusterings the run left.
+            n_clusters: C of the run.
+            seed: of the baselines.
+            cache_dir: where reduced features are kept.
+
+        Raises:
+            InputError: as `more_candidates`.
+        """
+        spaces: dict[str, Callable[[], FeatureSet]] = {space_name(reduction): lambda: reduced.train}
+        for other in self.reductions:
+            spaces.setdefault(space_name(other), partial(_train_split, other, unreduced, cache_dir))
+        made = [judge(Clustering.load(run.clustering(name)), space_name(reduction), reduced.train) for name in methods]
+        counts: list[int | None] = [*self.n_clusters] or [n_clusters]
+        made += more_candidates(spaces, self.baselines, counts, known=made, seed=seed, folder=run.path / "selection")
+        selection = select_by_silhouette(made)
+        write_json(run.path / "selection.json", selection.as_dict())
+        return selection
 
 
 def judge(clustering: Clustering, space: str, features: FeatureSet) -> Candidate:

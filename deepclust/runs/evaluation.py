@@ -18,17 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.clustering import Clustering
-from deepclust.runtime.errors import InputError
-from deepclust.runs.experiment import RunFolder, scored
+from deepclust.clustering import Clustering, display_name, method_order
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.runtime.files import write_json
 from deepclust.metrics.calibration import Calibration, calibration, why_no_calibration
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.separability import separability
-from deepclust.clustering import display_name, method_order
+from deepclust.runs.steps import RunFolder, scored
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import write_json
 from deepclust.training.trained import TrainedHeads
 
 METRICS = ("multilabel", "levels", "calibration", "separability", "probe", "overclustering")
@@ -147,7 +146,9 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
     others = sorted(set(run.saved_methods()) - set(trained_methods), key=method_order)
     if not trained_methods and not (others and saved):
         left = f"; the clusters of {', '.join(others)} are for its own data only" if others else ""
-        raise InputError(f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of train.py")
+        raise InputError(
+            f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of `deepclust train`"
+        )
     for method in trained_methods:
         trained = TrainedHeads.load(run.checkpoint(method))
         for split, features in splits.items():

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from deepclust.runtime.errors import InputError
-from deepclust.runs.evaluation import Evaluation, labels_of
 from deepclust.features.feature_set import FeatureSet
-from deepclust.runtime.files import written_whole
 from deepclust.metrics.calibration import Calibration
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.report.calibration_figures import confidence_figure, reliability_figure
@@ -24,6 +21,9 @@ from deepclust.report.cluster_figures import (
 )
 from deepclust.report.figures import save_figure
 from deepclust.report.neighbor_rows import images_of, neighbor_rows, one_of_each
+from deepclust.runs.evaluation import Evaluation, labels_of
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
 
 # Neighbors behind the figure of label consistency.
 CONSISTENCY_K = 50

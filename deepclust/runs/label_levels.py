@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepclust.subsets.hierarchy import Hierarchy
-from deepclust.runtime.errors import InputError
-from deepclust.runs.evaluation import LEVEL, Evaluation, labels_of
+from deepclust.clustering import method_order
 from deepclust.metrics import one_sided_ami
 from deepclust.report.sweeps import Sweep, Value
-from deepclust.clustering import method_order
+from deepclust.runs.evaluation import LEVEL, Evaluation, labels_of
+from deepclust.runtime.errors import InputError
+from deepclust.subsets.hierarchy import Hierarchy
 
 
 def add_levels(found: Evaluation, hierarchy: Hierarchy, class_names: Sequence[str]) -> Sweep:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepclust.clustering import Clustering
-from deepclust.runtime.errors import InputError
-from deepclust.runs.evaluation import Evaluation, labels_of
+from deepclust.clustering import PROBE, Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
 from deepclust.metrics.label_sets import LabelSets, classes_also, read_label_sets, real_label_sets
 from deepclust.metrics.multilabel import MultiLabelScores, drawn_label_accuracy, multilabel_accuracy
-from deepclust.clustering import PROBE
+from deepclust.runs.evaluation import Evaluation, labels_of
+from deepclust.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ The trained heads' own recipes and the run's own baselines are run again at each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepclust.clusterers import Linkages
-from deepclust.runtime.errors import InputError
-from deepclust.runs.experiment import Results, RunFolder, check_inputs, run_experiment
-from deepclust.features.dataset import Dataset
 from deepclust.clustering import method_order
+from deepclust.runs.experiment import Experiment
+from deepclust.runs.folder import RunFolder
+from deepclust.runs.steps import Results
+from deepclust.runtime.errors import InputError
 from deepclust.training.trained import TrainedHeads
 
 # Multiples of the number of classes where none are asked for; the paper goes from 1000 to 10 000 on ImageNet-1K.
@@ -29,25 +29,15 @@ def default_counts(n_clusters: int, n_samples: int) -> list[int]:
 
 
 def overcluster(
-    run: RunFolder,
-    dataset: Dataset,
-    counts: Sequence[int],
-    *,
-    baselines: Mapping[str, Mapping[str, Any]],
-    seed: int,
-    prepare: Callable[[RunFolder, int], None],
-    **fit_options: Any,
+    run: RunFolder, as_run: Experiment, counts: Sequence[int], config: Mapping[str, Any]
 ) -> dict[int, Results]:
     """Train and score everything at each number of clusters.
 
     Args:
         run: a finished run, whose checkpoints hold the recipes.
-        dataset: its data.
+        as_run: the run's experiment; its losses and C are replaced.
         counts: numbers of clusters.
-        baselines: options by name, as in `run_experiment`.
-        seed: of the baselines.
-        prepare: called with each run folder and its number of clusters before anything is run there.
-        **fit_options: of `fit_heads`.
+        config: what the run was asked for, to be noted down with each C.
 
     Returns:
         The results by number of clusters, ascending.
@@ -60,20 +50,20 @@ def overcluster(
     recipes = [
         TrainedHeads.load(run.checkpoint(method)).recipe for method in sorted(run.trained_methods(), key=method_order)
     ]
-    planned = {count: [replace(recipe, n_clusters=count) for recipe in recipes] for count in sorted(set(counts))}
-    for count, again in planned.items():
-        check_inputs(dataset, again, baselines=baselines, n_clusters=count)
-    found = {}
-    linkages = Linkages()
-    for count, again in planned.items():
+    planned = {
+        count: replace(
+            as_run, n_clusters=count, recipes=[replace(recipe, n_clusters=count) for recipe in recipes], choosing=None
+        )
+        for count in sorted(set(counts))
+    }
+    for experiment in planned.values():
+        experiment.check()
+    results = {}
+    for count, experiment in planned.items():
         folder = RunFolder(run.path / "overclustering" / str(count))
         resume = folder.path.is_dir()
-        folder.path.mkdir(parents=True, exist_ok=True)
-        prepare(folder, count)
-        results = run_experiment(
-            dataset, again, folder, baselines=baselines, n_clusters=count, seed=seed, resume=resume, linkages=linkages,
-            **fit_options,
-        )  # fmt: skip
-        assert results is not None  # one process: `evaluate.py` is not distributed
-        found[count] = results
-    return found
+        folder.write_config({**config, "n_clusters": count})
+        made = experiment.run(folder, resume=resume, progress=True)
+        assert made is not None  # one process: `deepclust evaluate` is not distributed
+        results[count] = made
+    return results

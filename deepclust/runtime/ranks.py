@@ -126,6 +126,10 @@ class Ranks:
         dist.broadcast(received, source, group=self.group)
         return received.cpu().numpy()
 
+    def decide(self, mine: bool) -> bool:
+        """The first rank's answer to a question that all ask, on every rank."""
+        return bool(self.from_first(np.array([mine]))[0])
+
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Every rank's values one after another along the first axis; lengths may differ."""
         if self.world_size == 1:

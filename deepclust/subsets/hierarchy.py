@@ -102,7 +102,7 @@ class Hierarchy:
             raise InputError(
                 f"{len(missing)} of {len(keys)} classes are not in the hierarchy {self.source} "
                 f"(first: '{missing[0]}'): name a hierarchy of these classes by benchmark.hierarchy=FILE "
-                "(evaluate.py: hierarchy=FILE)"
+                "(deepclust evaluate: hierarchy=FILE)"
             )
         return np.array([ids[key] for key in keys])
 
@@ -159,7 +159,7 @@ def wordnet_hierarchy(
             level by level until one is in the list.
         hypernym: which of several counts, the `first` or the `last` in WordNet's order.
 
-    The defaults come nearest to the class counts of the paper (`python benchmark_table.py` prints all four).
+    The defaults come nearest to the class counts of the paper (`deepclust subsets` prints all four).
 
     Raises:
         InputError: if a name is no synset, or an option is unknown.
@@ -298,8 +298,9 @@ def find_hierarchy(
         if names and all(is_synset(name) for name in names):
             return wordnet_hierarchy(names, links=links, hypernym=hypernym)
         raise InputError(
-            f"no class hierarchy is known for data={data_name}: give one by benchmark.hierarchy=FILE (evaluate.py: "
-            "hierarchy=FILE), a CSV of child,parent lines, or name the classes by WordNet synsets (n########)"
+            f"no class hierarchy is known for data={data_name}: give one by benchmark.hierarchy=FILE "
+            "(deepclust evaluate: hierarchy=FILE), a CSV of child,parent lines, or name the classes by WordNet synsets "
+            "(n########)"
         )
     path = Path(given).expanduser()
     if path.suffix in (".pth", ".pt"):

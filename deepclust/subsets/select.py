@@ -152,7 +152,7 @@ def read_files(
     if "accuracies" in read:
         given = read.pop("accuracies")
         several = isinstance(given, Mapping)
-        what = "the accuracy of a linear probe on each class (`python evaluate.py data=… metrics=[probe]` measures it)"
+        what = "the accuracy of a linear probe on each class (`deepclust evaluate data=… metrics=[probe]` measures it)"
         accuracies = []
         for model, file in (given if several else {name: given}).items():
             own = [f"{model}_accuracies.{suffix}" for suffix in ("json", "csv", "npy")]
@@ -160,7 +160,7 @@ def read_files(
             accuracies.append(read_accuracies(found(file, own, key, what), classes.names))
         read |= {"accuracies": accuracies} if several else {"accuracies_K": accuracies[0]}
     if "relabels" in read:
-        what = "the new class of each sample (.npy), which `python relabel.py` makes"
+        what = "the new class of each sample (.npy), which `deepclust relabel` makes"
         read["relabels"] = {
             split: _read_npy(found(file, [f"{name}_{split}.npy"], f"benchmark.relabels.{split}", what))
             for split, file in read["relabels"].items()
@@ -181,7 +181,7 @@ def _read_npy(file: str | os.PathLike) -> np.ndarray:
 
 def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.ndarray:
     """(K,) per-class accuracies, NaN where JSON says null: a `.json` object by class name, as the linear probe of
-    `evaluate.py` leaves it, a `.json` list or `.npy` in the order of the classes, or a `.csv` of class,accuracy lines.
+    `deepclust evaluate` leaves it, a `.json` list or `.npy` in the order of the classes, or a `.csv` of class,accuracy.
 
     Raises:
         InputError: if the file is missing, unreadable, or lacks a class.

@@ -1,18 +1,17 @@
-"""Callbacks: a progress bar, checkpoints that are whole or not there, and metrics along the way."""
+"""Callbacks: a progress bar, the newest checkpoint, and metrics along the way."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics import score
-from deepclust.runtime.files import written_whole
 from deepclust.runtime.progress import progress_bar
 from deepclust.training.module import ClusteringModule
+from deepclust.training.trained import TrainedHeads
 
 
 class TrainingProgress(pl.Callback):
@@ -50,8 +49,8 @@ class TrainingProgress(pl.Callback):
             self._bar = None
 
 
-class WholeCheckpoint(pl.Callback):
-    """Keeps the newest checkpoint at `path`, replaced in one step, so that a kill at any moment leaves a readable one.
+class NewestCheckpoint(pl.Callback):
+    """Keeps the newest training state at `path`.
 
     Args:
         path: the checkpoint file.
@@ -76,40 +75,26 @@ class WholeCheckpoint(pl.Callback):
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            with written_whole(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
-        else:
-            trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
 
 class LogValidation(pl.Callback):
-    """Logs `val/acc`, `val/nmi`, … of the best head so far, on rank 0 by row number, so that no sample counts twice.
-
-    Training never looks at these numbers.
+    """Logs what `validate` says of the heads so far as `val/…`, on rank 0 alone; training never looks at it.
 
     Args:
-        features: the split; without labels only `val/silhouette` and `val/n_found` are logged.
-        n_epochs: how often.
+        validate: from the heads to numbers by name.
+        n_epochs: how often; 0 never.
     """
 
-    def __init__(self, features: FeatureSet, n_epochs: int) -> None:
-        self.features, self.n_epochs = features, n_epochs
+    def __init__(self, validate: Callable[[TrainedHeads], Mapping[str, float]], n_epochs: int) -> None:
+        self.validate, self.n_epochs = validate, n_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.n_epochs or trainer.logger is None:
+        due = self.n_epochs > 0 and (trainer.current_epoch + 1) % self.n_epochs == 0
+        if not due or not trainer.is_global_zero or trainer.logger is None:
             return
         assert isinstance(pl_module, ClusteringModule)
-        row = score(
-            pl_module.trained().assign(self.features),
-            self.features.features,
-            self.features.labels,
-            silhouette_metric="cosine" if self.features.reduction is None else "euclidean",
-        )
-        metrics = {
-            f"{pl_module.log_prefix}val/{key}": float(row[key])
-            for key in ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
-            if row[key] is not None
-        }
+        found = self.validate(pl_module.trained())
+        metrics = {f"{pl_module.log_prefix}val/{name}": value for name, value in found.items()}
         trainer.logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)

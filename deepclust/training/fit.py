@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
+from deepclust.features.bank import FeatureBank, fits_in_memory, stored_dtype
 from deepclust.features.feature_set import FeatureSet
-from deepclust.neighbors import Neighbors
-from deepclust.runtime.devices import freed_memory_kept, native_bfloat16
-from deepclust.runtime.errors import InputError
-from deepclust.training.callbacks import LogValidation, TrainingProgress, WholeCheckpoint
+from deepclust.features.transform import FeatureTransform
+from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
+from deepclust.neighbors.spectral import Partitions
+from deepclust.runtime.devices import freed_memory_kept
+from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
+from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
+from deepclust.training.heads import Heads, make_heads
+from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
-from deepclust.training.pairs import PairDataModule
+from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
+from deepclust.training.trainer import (
+    DEFAULT_TRAINER,
+    TrainerSettings,
+    join_processes,
+    make_trainer,
+    quiet_lightning,
+)
 
 # Freed memory is kept for the next step while no tensor of a step is larger.
 KEPT_BYTES = 256 << 20
 # An epoch whose loss fell by less, in nats, counts as one without progress.
 MIN_IMPROVEMENT = 1e-3
-# k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
-COLLECTIVE_TIMEOUT = timedelta(days=1)
-PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
 
 
 @dataclass
@@ -46,184 +52,132 @@ class FitResult:
     neighbors: Neighbors
 
 
+@quiet_lightning()
 def fit_heads(
     features: FeatureSet,
     recipe: Recipe,
+    trainer: TrainerSettings = DEFAULT_TRAINER,
     *,
     neighbors: Neighbors | None = None,
+    partitions: Partitions | None = None,
     cache_dir: str | Path | None = None,
-    mining: dict[str, Any] | None = None,
+    mining: MiningSettings = DEFAULT_MINING,
     checkpoint: str | Path | None = None,
-    checkpoint_seconds: float = 60.0,
     resume: bool = False,
     callbacks: Sequence[pl.Callback] = (),
-    validation: FeatureSet | None = None,
-    val_every_n_epochs: int = 1,
     logger: Any = False,
     log_prefix: str = "",
+    validate: Callable[[TrainedHeads], Mapping[str, float]] | None = None,
     progress: bool = False,
-    accelerator: str = "auto",
-    devices: Any = 1,
-    strategy: str = "auto",
-    num_nodes: int = 1,
-    precision: str | int = "auto",
     in_memory: bool | None = None,
-    **trainer_options: Any,
 ) -> FitResult:
     """Train the heads of a recipe.
 
     Args:
         features: the training split.
         recipe: what to train.
+        trainer: where and how.
         neighbors: mined already; None mines them, or reads the cache.
+        partitions: of these neighbors, shared by the losses of a run that start from them; None shares nothing.
         cache_dir: where mined neighbors are kept; None keeps them beside the features.
-        mining: options of `mine_neighbors`.
+        mining: how they are searched.
         checkpoint: keep the newest training state in this file.
-        checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.
         resume: continue from `checkpoint` if it exists.
         callbacks: further Lightning callbacks.
-        validation: a split whose `val/…` metrics are logged along the way; training never looks at them.
-        val_every_n_epochs: how often.
         logger: a Lightning logger, or False.
         log_prefix: put before the name of every logged metric.
+        validate: called on rank 0 with the heads so far every `trainer.val_every_n_epochs` where there is a logger;
+            what it returns is logged as `val/…`. Training never looks at it.
         progress: show progress bars where stdout is a terminal.
-        accelerator, devices, strategy, num_nodes: as in `pytorch_lightning.Trainer`.
-        precision: `32`, `bf16-mixed`, or `auto`: bf16-mixed where the device multiplies bfloat16 natively.
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
             and stage the rows of coming batches; None holds them if they take less than half of the free memory of
             every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it began with.
-        **trainer_options: further options of the Trainer.
 
     Raises:
-        InputError: if the recipe does not fit the features, or the checkpoint does not fit either.
+        InputError: if the recipe does not fit the features, the checkpoint does not fit either, or the trainer's
+            settings do not work on this machine.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.nn.functional.normalize(torch.randn(200, 16), dim=1).numpy()
+        >>> recipe = Recipe.of("temi", n_clusters=3, n_heads=2, max_epochs=1, init="random")
+        >>> fit_heads(FeatureSet.from_arrays(rows), recipe, TrainerSettings("cpu")).trained.losses_H.shape
+        (2,)
     """
     recipe.check_features(len(features))
     started = time.perf_counter()
-    module = ClusteringModule(recipe, features.dim, log_prefix=log_prefix)
-    data = PairDataModule(
-        features,
-        recipe,
-        neighbors=neighbors,
-        cache_dir=cache_dir,
-        mining={"progress": progress, **(mining or {})},
-        in_memory=in_memory,
-    )
-    if validation is not None and logger:
-        callbacks = [*callbacks, LogValidation(validation, val_every_n_epochs)]
+    path = None if checkpoint is None else Path(checkpoint)
+    # Before anything that takes long: a run that cannot be resumed is refused at once.
+    saved = read_checkpoint(path, recipe, features) if path is not None and resume and path.is_file() else None
+    watchers = list(callbacks)
+    if validate is not None and logger:
+        watchers.append(LogValidation(validate, trainer.val_every_n_epochs))
     if recipe.patience is not None:
-        callbacks = [
-            *callbacks,
-            EarlyStopping(f"{log_prefix}{EPOCH_LOSS}", MIN_IMPROVEMENT, recipe.patience, check_on_train_epoch_end=True),
-        ]
-    resume_from = None
-    if checkpoint is not None:
-        checkpoint = Path(checkpoint)
-        callbacks = [*callbacks, WholeCheckpoint(checkpoint, checkpoint_seconds)]
-        if resume and checkpoint.is_file():
-            _check_resumable(checkpoint, recipe, features)
-            resume_from = str(checkpoint)
-            module.initialized = True
-            _restore_transform(module, checkpoint)
-            if in_memory is None:
-                state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-                data.in_memory = state.get("PairDataModule", {}).get("in_memory")
-    with _quiet_lightning():
-        trainer = make_trainer(
-            max_epochs=recipe.epochs(len(features)),
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,
-            logger=logger,
-            callbacks=[*callbacks, TrainingProgress(recipe.loss.upper())],
-            **trainer_options,
+        loss = f"{log_prefix}{EPOCH_LOSS}"
+        watchers.append(EarlyStopping(loss, MIN_IMPROVEMENT, recipe.patience, check_on_train_epoch_end=True))
+    if path is not None:
+        watchers.append(NewestCheckpoint(path, trainer.checkpoint_seconds))
+    if progress:
+        watchers.append(TrainingProgress(recipe.loss.title))
+    runner = make_trainer(
+        trainer,
+        max_epochs=recipe.epochs(len(features)),
+        callbacks=watchers,
+        logger=logger,
+        checkpoint_io=CheckpointFile(saved),
+    )
+    ranks, device = join_processes(runner), runner.strategy.root_device
+    if neighbors is None:
+        wanted = recipe.mined_neighbors(len(features))
+        neighbors = cached_neighbors(
+            features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
-        # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
-        with freed_memory_kept() if _largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
-    assert data.neighbors is not None
-    seconds = time.perf_counter() - started
-    return FitResult(module.trained(), seconds, data.neighbors)
+    start = HeadStart(recipe, neighbors, partitions, progress=progress)
+    if saved is None:
+        transform = FeatureTransform(features.dim, recipe.preprocess, recipe.pca_dim).fit(features)
+    else:
+        transform = transform_of(saved, recipe)
+        in_memory = in_memory_of(saved) if in_memory is None else in_memory
+    dtype = stored_dtype(runner.precision)
+    if in_memory is None:
+        in_memory = all_fit_in_memory(runner, len(features), transform.out_dim, dtype)
+    bank = FeatureBank(features, transform.to(device), device, dtype, in_memory=in_memory)
+    heads = heads_of(recipe, transform.out_dim).to(bank.device)
+    resume_from = None if saved is None else path
+    del saved  # the trainer has it, and frees it once all is restored
+    # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
+    with freed_memory_kept() if largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
+        if resume_from is None and ranks.rank == 0:  # DDP hands them to the other ranks when it wraps the module
+            start.set(heads, bank)
+        module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix)
+        pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
+        runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
+    return FitResult(module.trained(), time.perf_counter() - started, neighbors)
 
 
-def make_trainer(
-    *, accelerator: str = "auto", strategy: str = "auto", precision: str | int = "auto", **options: Any
-) -> pl.Trainer:
-    """Lightning's Trainer as heads need it: no checkpoints, bars or samplers of its own.
-
-    Raises:
-        InputError: for settings that do not work on this machine, such as `accelerator=gpu` without a GPU.
-    """
-    check_precision(precision)
-    try:
-        return pl.Trainer(
-            accelerator=accelerator,
-            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,  # type: ignore[arg-type]
-            precision=resolve_precision(str(precision), accelerator),  # type: ignore[arg-type]
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            **options,
-        )
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
+def all_fit_in_memory(trainer: pl.Trainer, n_rows: int, dim: int, dtype: torch.dtype) -> bool:
+    """Whether every rank can hold its inputs where it computes: one answer, as the order of samples follows from it."""
+    device = trainer.strategy.root_device
+    # The ranks of a node share its memory, but each has a GPU of its own.
+    sharers = trainer.num_devices if device.type == "cpu" else 1
+    fits = fits_in_memory(n_rows, dim, dtype, device, sharers)
+    return trainer.strategy.reduce_boolean_decision(fits, all=True)
 
 
-def n_processes(*, checkpoint_seconds: float = 60.0, **trainer: Any) -> int:
-    """How many processes `fit_heads` would train in with these of its options; refuses as `make_trainer`."""
-    with _quiet_lightning():
-        return make_trainer(logger=False, **trainer).world_size
+def heads_of(recipe: Recipe, in_dim: int) -> Heads:
+    """The heads of a recipe as they are drawn from its seed."""
+    return make_heads(
+        recipe.head,
+        in_dim,
+        recipe.n_clusters,
+        recipe.n_heads,
+        hidden_dim=recipe.hidden_dim,
+        embedding_dim=recipe.embedding_dim,
+        seed=recipe.seed,
+    )
 
 
-def _largest_bytes(recipe: Recipe) -> int:
+def largest_bytes(recipe: Recipe) -> int:
     """Of the logits or the hidden layer of all heads, both views, in bfloat16."""
     width = max(recipe.n_clusters, recipe.hidden_dim if recipe.head == "mlp" else 0)
     return 2 * recipe.n_heads * 2 * (recipe.micro_batch_size or recipe.batch_size) * width
-
-
-def resolve_precision(precision: str, accelerator: str = "auto") -> str:
-    """`auto` as bf16-mixed on GPUs and CPUs with bfloat16 matrix instructions, else 32; other names as they are."""
-    if precision != "auto":
-        return precision
-    return "bf16-mixed" if native_bfloat16(accelerator) else "32"
-
-
-def check_precision(precision: str | int) -> None:
-    """Raises InputError for a precision that training does not support."""
-    if str(precision) not in PRECISIONS:
-        raise InputError(f"precision {precision} is not supported: choose one of {', '.join(PRECISIONS)}")
-
-
-def _check_resumable(checkpoint: Path, recipe: Recipe, features: FeatureSet) -> None:
-    old = TrainedHeads.load(checkpoint)
-    old.check_features(features)
-    changed = [key for key, value in recipe.as_dict().items() if old.recipe.as_dict().get(key) != value]
-    if changed:
-        raise InputError(
-            f"{checkpoint} was trained with other settings ({', '.join(changed)}): "
-            "resume with the run's own, or start a new run"
-        )
-
-
-def _restore_transform(module: ClusteringModule, checkpoint: Path) -> None:
-    """The bank is filled before Lightning restores the module, and needs the transform as it was fitted."""
-    module.transform.load_state_dict(TrainedHeads.load(checkpoint).transform.state_dict())
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's hints about workers, devices and its own newer features say nothing about this run."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for pattern in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
-                warnings.filterwarnings("ignore", pattern)
-            warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
-            yield
-    finally:
-        logger.setLevel(level)

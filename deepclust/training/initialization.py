@@ -6,6 +6,8 @@ Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighb
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
+from deepclust.runtime.progress import progress_bar
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads
 from deepclust.training.pairs import shuffled
@@ -42,11 +45,11 @@ WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
+Item = TypeVar("Item")
 
-def initialize_heads(
-    heads: Heads, bank: FeatureBank, recipe: Recipe, neighbors: Neighbors, partitions: Partitions | None = None
-) -> None:
-    """Set the heads as the recipe asks; `random` leaves them as they were drawn.
+
+class HeadStart:
+    """How heads start: `random` leaves them as they were drawn.
 
     `kmeans` on a linear head is TSP's formula with the spherical k-means centers of the head's inputs (appendix A); on
     an mlp head each prototype is the normalized mean of its cluster's members under the head's own, still random,
@@ -54,27 +57,68 @@ def initialize_heads(
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
+
+    Args:
+        recipe: its `init`, seed and what `init` needs.
+        neighbors: mined neighbors.
+        partitions: as in `spectral_partitions`.
+        progress: show bars where stdout is a terminal.
     """
-    if recipe.init == "random":
-        return
-    if recipe.init == "kmeans":
-        runs = [
-            _kmeans_start(bank, recipe.n_clusters, recipe.seed + SEED_STRIDE * head) for head in range(heads.n_heads)
-        ]
-        if isinstance(heads, LinearHeads):
-            heads.set_prototypes(torch.from_numpy(np.stack([centroids_CD for centroids_CD, _ in runs])).to(bank.device))
+
+    def __init__(
+        self, recipe: Recipe, neighbors: Neighbors, partitions: Partitions | None = None, *, progress: bool = False
+    ) -> None:
+        self.recipe = recipe
+        self.neighbors = neighbors
+        self.partitions = partitions
+        self.progress = progress
+
+    def set(self, heads: Heads, bank: FeatureBank) -> None:
+        """Set heads, in place.
+
+        Args:
+            heads: as they were drawn, on the bank's device.
+            bank: of the training split.
+        """
+        recipe = self.recipe
+        if recipe.init == "random":
             return
-        labels_HN = np.stack(
-            [kmeans_predict(BankRows(bank), run[0], top=1)[0] if run[1] is None else run[1] for run in runs]
+        if recipe.init == "kmeans" and isinstance(heads, LinearHeads):
+            centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])
+            heads.set_prototypes(torch.from_numpy(centroids_HCP).to(bank.device))
+            return
+        labels_HN = self.kmeans_labels(heads, bank) if recipe.init == "kmeans" else self.spectral_labels(heads)
+        labels = torch.from_numpy(labels_HN).long().to(bank.device)
+        heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
+        if recipe.init == "spectral":
+            warm_start(heads, bank, labels, recipe, progress=self.progress)
+
+    def kmeans_runs(self, heads: Heads, bank: FeatureBank) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Of each head: (C, P) centers, and every sample's label unless the centers come from a sample."""
+        return [
+            _kmeans_start(bank, self.recipe.n_clusters, self.recipe.seed + SEED_STRIDE * head)
+            for head in _tracked(range(heads.n_heads), heads.n_heads, "k-means", "runs/s", self.progress)
+        ]
+
+    def kmeans_labels(self, heads: Heads, bank: FeatureBank) -> np.ndarray:
+        """(H, N) each head's clusters of k-means."""
+        return np.stack(
+            [
+                kmeans_predict(BankRows(bank), centroids_CP, top=1)[0] if labels_N is None else labels_N
+                for centroids_CP, labels_N in self.kmeans_runs(heads, bank)
+            ]
         )
-    else:
-        labels_HN = spectral_partitions(
-            neighbors, recipe.n_clusters, heads.n_heads, seed=recipe.seed, partitions=partitions
+
+    def spectral_labels(self, heads: Heads) -> np.ndarray:
+        """(H, N) each head's clusters of the neighbor graph."""
+        return spectral_partitions(
+            self.neighbors,
+            self.recipe.n_clusters,
+            heads.n_heads,
+            seed=self.recipe.seed,
+            partitions=self.partitions,
+            progress=self.progress,
         )
-    labels = torch.from_numpy(labels_HN).long().to(bank.device)
-    heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
-    if recipe.init == "spectral":
-        warm_start(heads, bank, labels, recipe)
 
 
 def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -92,7 +136,13 @@ def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.nda
 
 
 def spectral_partitions(
-    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, partitions: Partitions | None = None
+    neighbors: Neighbors,
+    n_clusters: int,
+    n_partitions: int,
+    *,
+    seed: int = 0,
+    partitions: Partitions | None = None,
+    progress: bool = False,
 ) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
@@ -102,21 +152,22 @@ def spectral_partitions(
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
         partitions: where calls for the same neighbors share what they have made; None shares nothing.
+        progress: show a bar where stdout is a terminal.
     """
     shared = Partitions() if partitions is None else partitions
     return shared.get(
-        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed)
+        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed, progress)
     )
 
 
-def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int) -> np.ndarray:
+def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
     n_samples = len(neighbors)
     limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
     graphs = sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
     rounds = -(-n_partitions // (len(graphs) * len(sizes)))
     kept: list[tuple[float, np.ndarray]] = []
-    for index, k in enumerate(graphs):
+    for index, k in enumerate(_tracked(graphs, len(graphs), "neighbor graphs", "graphs/s", progress)):
         embedding_NM = spectral_embedding(neighbors, sizes[-1], k=k, seed=seed)
         for draw, (_, size) in enumerate(itertools.product(range(rounds), sizes)):
             run_seed = seed * SEED_STRIDE + 101 * index + draw
@@ -155,7 +206,7 @@ def _one_hot(labels_N: np.ndarray, n_clusters: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(n_samples), labels_N, np.arange(n_samples + 1)), shape=(n_samples, n_clusters))
 
 
-def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recipe) -> None:
+def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recipe, *, progress: bool = False) -> None:
     """Train each head by cross-entropy to tell its own clusters apart, so that training starts from them.
 
     Runs where the heads are initialized, on one device; the batch is small and the epochs are few, but no fewer than
@@ -168,18 +219,22 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
     generator = torch.Generator().manual_seed(recipe.seed)
     steps_per_epoch = -(-len(bank) // WARM_START_BATCH)
     epochs = max(recipe.warm_start_epochs, -(-WARM_START_STEPS // steps_per_epoch)) if recipe.warm_start_epochs else 0
-    for _ in range(epochs):
-        order_N = shuffled(len(bank), generator, windowed=bank.held is None)
-        for ids_B in bank.prefetched(order_N.split(WARM_START_BATCH), lambda ids_B: ids_B):
-            with torch.autocast(device_type, torch.bfloat16, enabled=half):
-                logits_HBC = heads(bank.gather(ids_B))
-            log_odds_HBC = logits_HBC.float() / recipe.temperature
-            targets_HB = labels_HN[:, ids_B.to(labels_HN.device)]
-            # Summed over heads, so that each learns as if it were alone.
-            loss = functional.cross_entropy(log_odds_HBC.flatten(0, 1), targets_HB.flatten()) * heads.n_heads
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+
+    def batches() -> Iterator[Tensor]:
+        for _ in range(epochs):
+            order_N = shuffled(len(bank), generator, windowed=not bank.in_memory)
+            yield from bank.prefetched(order_N.split(WARM_START_BATCH), lambda ids_B: ids_B)
+
+    for ids_B in _tracked(batches(), epochs * steps_per_epoch, "warm start", "steps/s", progress):
+        with torch.autocast(device_type, torch.bfloat16, enabled=half):
+            logits_HBC = heads(bank.gather(ids_B))
+        log_odds_HBC = logits_HBC.float() / recipe.temperature
+        targets_HB = labels_HN[:, ids_B.to(labels_HN.device)]
+        # Summed over heads, so that each learns as if it were alone.
+        loss = functional.cross_entropy(log_odds_HBC.flatten(0, 1), targets_HB.flatten()) * heads.n_heads
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
@@ -203,3 +258,12 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
     means_HCE = sums_HCE / counts_HC.clamp_min(1)[..., None]
     center_H1E = sums_HCE.sum(dim=1, keepdim=True) / labels_HN.shape[1]
     return functional.normalize(means_HCE - center_H1E, dim=2)
+
+
+def _tracked(items: Iterable[Item], total: int, description: str, unit: str, progress: bool) -> Iterator[Item]:
+    """The items as they are, with a bar that moves when each is done."""
+    with progress_bar(progress) as bar:
+        task = bar.add_task(description, total=total, unit=unit, detail="")
+        for item in items:
+            yield item
+            bar.advance(task)

@@ -7,12 +7,57 @@ method's name before it, and so have the baselines always.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
-
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import is_first_process
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """A logger by name, with its own options.
+
+    Attributes:
+        name: `none`, `csv`, `tensorboard` or `wandb`.
+        options: of the logger; for `wandb` for example `project`, `entity`, `mode`.
+    """
+
+    name: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> LoggerSettings:
+        """Those of a flat mapping."""
+        return cls(settings["name"], {key: value for key, value in settings.items() if key != "name"})
+
+
+@contextmanager
+def logging_to(settings: LoggerSettings, run_dir: Path, config: Mapping[str, Any]) -> Iterator[Any]:
+    """A Lightning logger for the time of one run, which knows the run's settings; False where there is none.
+
+    Args:
+        settings: which logger.
+        run_dir: where it writes.
+        config: the run's settings.
+
+    Raises:
+        InputError: as `make_logger`.
+    """
+    logger = make_logger(settings.name, run_dir, **settings.options)
+    if logger:
+        logger.log_hyperparams(dict(config))
+    try:
+        yield logger
+    finally:
+        if settings.name == "wandb":
+            import wandb
+
+            # Without this the next job of a sweep would continue this run.
+            wandb.finish()
 
 
 def make_logger(name: str, run_dir: Path, **options: Any) -> Any:
@@ -47,7 +92,7 @@ def make_logger(name: str, run_dir: Path, **options: Any) -> Any:
 
         id_file = run_dir / "wandb_id.txt"
         run_id = id_file.read_text().strip() if id_file.is_file() else os.urandom(4).hex()
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if is_first_process():
             run_dir.mkdir(parents=True, exist_ok=True)
             id_file.write_text(run_id + "\n")
         mode = options.pop("mode", None)

@@ -1,33 +1,34 @@
 """The training step: pairs in, one update of every head, bounded memory, exact over micro-batches and ranks.
 
-Shape suffixes: H heads, B pairs, C clusters, P dimensions that the heads see.
+Shape suffixes: H heads, B pairs, C clusters, V means of a batch, P dimensions that the heads see, I row numbers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch import distributed as dist
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LambdaLR
 
-from deepclust.features.bank import FeatureBank, stored_dtype
-from deepclust.features.feature_set import FeatureSet
-from deepclust.features.transform import FeatureTransform
-from deepclust.losses import Views, initial_state, make_objective
-from deepclust.losses.gradients import head_groups
-from deepclust.neighbors import Neighbors
-from deepclust.training.heads import make_heads, make_teacher, update_teacher
-from deepclust.training.initialization import initialize_heads
+from deepclust.features.bank import FeatureBank
+from deepclust.losses import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.training.heads import Heads, make_teacher, update_teacher
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
 # The lowest head's loss over an epoch, logged under this name.
 EPOCH_LOSS = "train/lowest_loss"
+# Heads are taken in groups whose log-probabilities have at most so many elements: a few MB, which the temporaries of a
+# loss reuse while they are in cache. It bounds memory as well: no float32 tensor of all heads is ever made.
+GROUP_ELEMENTS = 1 << 20
 
 
 class ClusteringModule(pl.LightningModule):
@@ -38,73 +39,83 @@ class ClusteringModule(pl.LightningModule):
 
     Args:
         recipe: what to train.
-        in_dim: D of the features.
+        student: the heads as they start; the teacher, where the loss has one, starts equal to them.
+        bank: the heads' inputs, and the transform that they went through.
         log_prefix: put before the name of every logged metric.
     """
 
-    state_HC: Tensor
+    mean_VHC: Tensor
     loss_sum_H: Tensor
     last_loss_H: Tensor
 
-    def __init__(self, recipe: Recipe, in_dim: int, *, log_prefix: str = "") -> None:
+    def __init__(self, recipe: Recipe, student: Heads, bank: FeatureBank, *, log_prefix: str = "") -> None:
         super().__init__()
-        self.log_prefix = log_prefix
         self.automatic_optimization = False
-        self.recipe = recipe
-        self.transform = FeatureTransform(in_dim, recipe.preprocess, recipe.pca_dim)
-        self.student = make_heads(
-            recipe.head,
-            self.transform.out_dim,
-            recipe.n_clusters,
-            recipe.n_heads,
-            hidden_dim=recipe.hidden_dim,
-            embedding_dim=recipe.embedding_dim,
-            seed=recipe.seed,
-        )
-        self.objective = make_objective(recipe.loss, **recipe.loss_options)
-        self.teacher = make_teacher(self.student) if self.objective.uses_teacher else None
-        self.register_buffer("state_HC", initial_state(recipe.n_heads, recipe.n_clusters))
+        self.recipe, self.bank, self.log_prefix = recipe, bank, log_prefix
+        self.loss = recipe.loss
+        self.transform = bank.transform  # kept in the checkpoint with the heads
+        self.student = student
+        self.teacher = make_teacher(student) if self.loss.uses_teacher else None
+        self.register_buffer("mean_VHC", self.loss.first_mean(recipe.n_heads, recipe.n_clusters))
         self.register_buffer("loss_sum_H", torch.zeros(recipe.n_heads))
         self.register_buffer("last_loss_H", torch.full((recipe.n_heads,), math.inf))
-        self.steps_done = 0
-        self.initialized = False
-        self.bank: FeatureBank | None = None
-        self._teacher_weights: dict[str, Tensor] | None = None
-        self._data: tuple[FeatureSet, Neighbors | None] | None = None
 
     def trained(self) -> TrainedHeads:
         """What has been trained so far. The teacher assigns clusters where there is one."""
         heads = self.student if self.teacher is None else self.teacher
         return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy())
 
-    # --- before the first step -------------------------------------------------------------------------------------
+    # --- one step --------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str | None = None) -> None:
-        """Fit the transform, load the feature bank and, on rank 0 of a fresh run, initialize the heads.
+    def training_step(self, pairs: PairBatch, batch_idx: int) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(scheduler, LambdaLR)
+        optimizer.zero_grad(set_to_none=True)
+        parts = micro_batches(pairs, self.recipe.micro_batch_size)
+        forward = ForwardPass(self, several=len(parts) > 1)
 
-        The other ranks receive rank 0's heads when the strategy wraps the module.
-        """
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        features: FeatureSet = datamodule.features
-        if self.initialized:  # resumed: the transform came with the checkpoint
-            self._load_bank(features)
-            return
-        self.transform.fit(features)
-        self._load_bank(features)
-        if self.trainer.is_global_zero:
-            assert self.bank is not None
-            initialize_heads(self.student, self.bank, self.recipe, datamodule.neighbors)
-            if self.teacher is not None:
-                self.teacher.load_state_dict(self.student.state_dict())
-        self.initialized = True
+        # First what the loss needs of the whole batch: of every micro-batch, then of every rank.
+        looks = [look_at(self.loss, forward.looked_at(part), self.recipe.temperature) for part in parts]
+        shares = [part.share * look.mean_VHC for part, look in zip(parts, looks)]
+        batch_mean_VHC = sum(shares, start=torch.zeros_like(self.mean_VHC))
+        if self.trainer.world_size > 1:
+            sum_over_ranks([batch_mean_VHC])
+        self.mean_VHC.copy_(self.loss.next_mean(self.mean_VHC, batch_mean_VHC))
 
-    def _load_bank(self, features: FeatureSet) -> None:
-        device = self.trainer.strategy.root_device
-        in_memory = self.trainer.datamodule.in_memory  # type: ignore[attr-defined]
-        dtype = stored_dtype(self.trainer.precision)
-        self.bank = FeatureBank(features, self.transform.to(device), device, dtype, in_memory=in_memory)
+        # Then each micro-batch's exact share of the loss and its gradient.
+        loss_H = torch.zeros_like(self.loss_sum_H)
+        for part, look in zip(parts, looks):
+            student_HBC, teacher_HBC = forward.both(part)
+            gradient_HBC = torch.empty_like(student_HBC)
+            scale = part.share / self.recipe.n_heads / self.recipe.temperature  # the loss's is in the log-odds
+            for heads, student, teacher in by_heads(student_HBC.detach(), teacher_HBC, self.recipe.temperature):
+                batch = BatchLook(self.mean_VHC[:, heads], look.weights_B)
+                part_loss_H, gradients = self.loss.gradient(student, teacher, batch, scale)
+                loss_H[heads] += part.share * part_loss_H
+                put(gradients, gradient_HBC[heads])
+            del student, teacher, gradients  # no float32 tensor outlives its group of heads
+            # Not `manual_backward`, which goes through DDP: its hooks would sum over ranks at every micro-batch.
+            student_HBC.backward(gradient_HBC)
+            del student_HBC, teacher_HBC, gradient_HBC
+        if self.trainer.world_size > 1:  # in one collective
+            sum_over_ranks([loss_H, *gradients_of(self.student)])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.current_epoch < self.recipe.freeze_prototypes_epochs:
+            for parameter in self.student.prototype_parameters():
+                parameter.grad = None
+        if self.recipe.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.gradient_clip)
+        optimizer.step()
+        scheduler.step()
+        if self.teacher is not None:
+            update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
+        self.loss_sum_H += loss_H
+        self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
+
+    # --- optimizer and schedule ------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
         spared = self.student.no_decay()
         named = list(self.student.named_parameters())
         groups = [
@@ -112,158 +123,13 @@ class ClusteringModule(pl.LightningModule):
             {"params": [p for name, p in named if name in spared], "weight_decay": 0.0},
         ]
         kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
-        return kind([group for group in groups if group["params"]], lr=self.recipe.learning_rate, fused=True)
+        optimizer = kind([group for group in groups if group["params"]], lr=base_rate(self.recipe), fused=True)
+        return [optimizer], [LambdaLR(optimizer, self.rate_factor)]
 
-    # --- one step --------------------------------------------------------------------------------------------------
-
-    def training_step(self, pairs: PairBatch, batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
-        self._set_learning_rate(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-        loss_H = self._accumulate_gradients(pairs)
-        self._sum_over_ranks(loss_H)
-        if self.current_epoch < self.recipe.freeze_prototypes_epochs:
-            for parameter in self.student.prototype_parameters():
-                parameter.grad = None
-        if self.recipe.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.gradient_clip)
-        optimizer.step()
-        if self.teacher is not None:
-            update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
-        self.steps_done += 1
-        self.loss_sum_H += loss_H
-        self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
-
-    def _accumulate_gradients(self, pairs: PairBatch) -> Tensor:
-        """Gradients of the whole batch's loss from this rank's pairs; returns their share of the loss per head.
-
-        A batch that fits one micro-batch takes one pass. Otherwise a first pass without gradient gathers the statistic
-        that the loss needs over the whole batch, and a second adds each micro-batch's exact contribution.
-        """
-        local_size = len(pairs.anchors_B)
-        micro = self.recipe.micro_batch_size or max(local_size, 1)
-        parts = [slice(low, low + micro) for low in range(0, local_size, micro)]
-        shares = [len(pairs.anchors_B[part]) / pairs.global_size for part in parts]
-        of_teacher = self.objective.statistic_of_teacher
-        statistic_HC = torch.zeros_like(self.state_HC)
-        weights: list[Tensor | None] = []
-        once: tuple[Tensor, Tensor | None] | None = None
-        self._prepare_teacher(several=len(parts) > 1)
-        for part, share in zip(parts, shares):
-            inputs = self._inputs(pairs, part)
-            if len(parts) == 1:
-                once = self.student(inputs), self._teacher_logits(inputs)
-                logits = once[1] if of_teacher else once[0]
-            else:
-                # With gradients on, autocast keeps the student's bfloat16 weights for the second pass, too.
-                logits = self._teacher_logits(inputs) if of_teacher else self.student(inputs)
-            assert logits is not None
-            weights.append(self._first_look(statistic_HC, logits.detach(), share))
-            del logits
-        if self.trainer.world_size > 1:
-            dist.all_reduce(statistic_HC)
-        self.state_HC.copy_(self.objective.next_state(self.state_HC, statistic_HC))
-        loss_H = torch.zeros_like(self.loss_sum_H)
-        for part, share, weights_B in zip(parts, shares, weights):
-            if once is None:
-                inputs = self._inputs(pairs, part)
-                student, teacher = self.student(inputs), self._teacher_logits(inputs)
-            else:
-                student, teacher = once
-            # Averaged over heads, and weighted by the part's share of the batch.
-            scale = share / self.recipe.n_heads
-            part_loss_H, gradient = self._loss_and_gradient(student.detach(), teacher, weights_B, scale)
-            student.backward(gradient)
-            loss_H += share * part_loss_H
-            del student, teacher, gradient
-        return loss_H
-
-    # Below, heads are taken in groups whose temporaries stay in cache.
-
-    @torch.no_grad()
-    def _first_look(self, statistic_HC: Tensor, logits_HBC: Tensor, share: float) -> Tensor | None:
-        """Add these pairs' share of the batch's statistic; return their weights, averaged over all heads."""
-        weights_B: Tensor | None = None
-        for group in head_groups(*logits_HBC.shape):
-            views = _views(torch.softmax(self._log_odds(logits_HBC[group]), dim=2))
-            if not self.objective.statistic_of_teacher:
-                statistic_HC[group] += share * self.objective.statistic(views, None)
-                continue
-            statistic_HC[group] += share * self.objective.statistic(None, views)
-            of_group_B = self.objective.weights(views)
-            if of_group_B is not None:
-                part_B = of_group_B * ((group.stop - group.start) / self.recipe.n_heads)
-                weights_B = part_B if weights_B is None else weights_B + part_B
-        return weights_B
-
-    @torch.no_grad()
-    def _loss_and_gradient(
-        self, student_HBC: Tensor, teacher_HBC: Tensor | None, weights_B: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Loss per head of the pairs at hand, and `scale` times its gradient in the student's logits, of their type."""
-        loss_H = torch.zeros_like(self.loss_sum_H)
-        gradient_HBC = torch.empty_like(student_HBC)
-        scale = scale / self.recipe.temperature
-        for group in head_groups(*student_HBC.shape):
-            teacher = None if teacher_HBC is None else self._log_probs(teacher_HBC[group])
-            student = self._log_probs(student_HBC[group])
-            loss_H[group], views = self.objective.gradient(student, teacher, self.state_HC[group], weights_B, scale)
-            for place, gradient in zip(_views(gradient_HBC[group]), views):
-                place.copy_(gradient)
-        return loss_H, gradient_HBC
-
-    def _inputs(self, pairs: PairBatch, part: slice) -> Tensor:
-        """(2B, P) inputs of the samples, then of their neighbors."""
-        assert self.bank is not None
-        inputs = self.bank.gather(torch.cat([pairs.anchors_B[part], pairs.neighbors_B[part]]))
-        half_without_autocast = inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
-        return inputs.float() if half_without_autocast else inputs
-
-    @torch.no_grad()
-    def _prepare_teacher(self, *, several: bool) -> None:
-        """Round the teacher's weights once per step where autocast would round them once per micro-batch."""
-        self._teacher_weights = None
-        if several and self.teacher is not None and torch.is_autocast_enabled(self.state_HC.device.type):
-            dtype = torch.get_autocast_dtype(self.state_HC.device.type)
-            self._teacher_weights = {name: value.to(dtype) for name, value in self.teacher.named_parameters()}
-
-    @torch.no_grad()
-    def _teacher_logits(self, inputs: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        if self._teacher_weights is not None:
-            return functional_call(self.teacher, self._teacher_weights, (inputs,))
-        return self.teacher(inputs)
-
-    def _log_probs(self, logits_HBC: Tensor) -> Views:
-        return _views(torch.log_softmax(self._log_odds(logits_HBC), dim=2))
-
-    def _log_odds(self, logits_HBC: Tensor) -> Tensor:
-        """Logits over temperature, in float32."""
-        if logits_HBC.dtype == torch.float32:
-            return logits_HBC * (1 / self.recipe.temperature)
-        return logits_HBC.float().mul_(1 / self.recipe.temperature)
-
-    def _sum_over_ranks(self, loss_H: Tensor) -> None:
-        """One collective for all gradients and the losses: the batch mean was divided by its global size already."""
-        if self.trainer.world_size == 1:
-            return
-        for parameter in self.student.parameters():
-            if parameter.grad is None:  # a rank without pairs in a tiny batch
-                parameter.grad = torch.zeros_like(parameter)
-        tensors = [loss_H, *(p.grad for p in self.student.parameters() if p.grad is not None)]
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
-        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(summed.view_as(tensor))
-
-    def _set_learning_rate(self, optimizer: Any) -> None:
-        """Linear warm-up, then constant or cosine: a function of the step alone, so a resumed run needs no state."""
-        total = self.trainer.max_epochs * self.trainer.num_training_batches  # type: ignore[operator]
-        factor = schedule_factor(self.steps_done, int(total), self.recipe.warmup_fraction, self.recipe.lr_schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.recipe.batch_size / 256 * factor
+    def rate_factor(self, step: int) -> float:
+        """What the base learning rate is multiplied with at a step of this training."""
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        return schedule_factor(step, total_steps, self.recipe.warmup_fraction, self.recipe.lr_schedule)
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
@@ -285,17 +151,166 @@ class ClusteringModule(pl.LightningModule):
         checkpoint["deepclust"] = {
             "recipe": self.recipe.as_dict(),
             "in_dim": self.transform.in_dim,
-            "steps_done": self.steps_done,
+            "in_memory": self.bank.in_memory,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.steps_done = checkpoint["deepclust"]["steps_done"]
+        """Bring a checkpoint of old to the form of today's: one mean per head, and no state of the learning rate."""
+        weights = checkpoint["state_dict"]
+        if "state_HC" in weights:
+            weights["mean_VHC"] = weights.pop("state_HC")[None]
+        if not checkpoint["lr_schedulers"]:
+            step = checkpoint["deepclust"]["steps_done"]
+            groups = checkpoint["optimizer_states"][0]["param_groups"]
+            checkpoint["lr_schedulers"] = [
+                {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * len(groups)}
+            ]
+            for group in groups:
+                group["lr"] = base_rate(self.recipe) * self.rate_factor(step)
 
 
-def _views(both_HBC: Tensor) -> Views:
+class MicroBatch(NamedTuple):
+    """The pairs that memory sees at a time, and their share of the global batch."""
+
+    rows_I: Tensor  # the samples, then their neighbors
+    share: float
+
+
+def micro_batches(pairs: PairBatch, size: int | None) -> list[MicroBatch]:
+    """This rank's pairs in parts of so many, all in one if None; no part where a tiny batch left this rank none."""
+    n_pairs = len(pairs.anchors_B)
+    size = size or max(n_pairs, 1)
+    parts = []
+    for low in range(0, n_pairs, size):
+        anchors_B, neighbors_B = pairs.anchors_B[low : low + size], pairs.neighbors_B[low : low + size]
+        parts.append(MicroBatch(torch.cat([anchors_B, neighbors_B]), len(anchors_B) / pairs.global_size))
+    return parts
+
+
+class ForwardPass:
+    """The logits of one step, each computed as seldom as memory allows.
+
+    Args:
+        module: has the bank and both networks.
+        several: whether there are several micro-batches: then those of the first look are computed again for the
+            gradient, and only of the network that is looked at.
+    """
+
+    def __init__(self, module: ClusteringModule, *, several: bool) -> None:
+        self.module, self.several = module, several
+        self.kept: tuple[Tensor, Tensor | None] | None = None
+        # Autocast would round the teacher's weights once per micro-batch, as they need no gradient.
+        device = module.mean_VHC.device.type
+        self.rounded: dict[str, Tensor] | None = None
+        if several and module.teacher is not None and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            self.rounded = {name: value.detach().to(dtype) for name, value in module.teacher.named_parameters()}
+
+    def looked_at(self, part: MicroBatch) -> Tensor:
+        """(H, 2B, C) logits of the network that the loss looks at, samples first."""
+        teacher = self.module.loss.looks_at_teacher
+        if self.several:
+            inputs = self.inputs(part)
+            # The student with gradient, so that autocast keeps its bfloat16 weights for the second pass.
+            logits_HBC = self.teacher_logits(inputs) if teacher else self.module.student(inputs).detach()
+        else:
+            self.kept = self.compute(part)
+            logits_HBC = self.kept[1] if teacher else self.kept[0].detach()
+        assert logits_HBC is not None, "a loss that looks at the teacher has one"
+        return logits_HBC
+
+    def both(self, part: MicroBatch) -> tuple[Tensor, Tensor | None]:
+        """(H, 2B, C) logits of student, with gradient, and teacher, if any."""
+        kept, self.kept = self.kept, None
+        return self.compute(part) if kept is None else kept
+
+    def compute(self, part: MicroBatch) -> tuple[Tensor, Tensor | None]:
+        inputs = self.inputs(part)
+        return self.module.student(inputs), self.teacher_logits(inputs)
+
+    def inputs(self, part: MicroBatch) -> Tensor:
+        inputs = self.module.bank.gather(part.rows_I)
+        half_without_autocast = inputs.dtype != torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
+        return inputs.float() if half_without_autocast else inputs
+
+    @torch.no_grad()
+    def teacher_logits(self, inputs: Tensor) -> Tensor | None:
+        if self.module.teacher is None:
+            return None
+        if self.rounded is not None:
+            return functional_call(self.module.teacher, self.rounded, (inputs,))
+        return self.module.teacher(inputs)
+
+
+@torch.no_grad()
+def look_at(loss: Loss, logits_HBC: Tensor, temperature: float) -> BatchLook:
+    """What these pairs, samples first, tell of the batch: of every head, the weights averaged over the heads."""
+    means, weights_B = [], logits_HBC.new_zeros(logits_HBC.shape[1] // 2, dtype=torch.float32)
+    for heads in head_groups(*logits_HBC.shape):
+        probs = Probs(*halves(torch.softmax(log_odds(logits_HBC[heads], temperature), dim=2)))
+        look = loss.look(probs)
+        means.append(look.mean_VHC)
+        weights_B += look.weights_B * ((heads.stop - heads.start) / len(logits_HBC))
+    return BatchLook(torch.cat(means, dim=1), weights_B)
+
+
+def by_heads(
+    student_HBC: Tensor, teacher_HBC: Tensor | None, temperature: float
+) -> Iterator[tuple[slice, LogProbs, LogProbs]]:
+    """Log-probabilities of student and teacher, a group of heads at a time; a student alone is its own teacher."""
+    for heads in head_groups(*student_HBC.shape):
+        student = log_probs(student_HBC[heads], temperature)
+        yield heads, student, student if teacher_HBC is None else log_probs(teacher_HBC[heads], temperature)
+
+
+def head_groups(n_heads: int, n_rows: int, n_clusters: int) -> list[slice]:
+    """Slices of heads whose (heads, rows, clusters) block stays within `GROUP_ELEMENTS`, one head at least."""
+    size = max(1, GROUP_ELEMENTS // max(1, n_rows * n_clusters))
+    return [slice(low, min(low + size, n_heads)) for low in range(0, n_heads, size)]
+
+
+def log_probs(logits_HBC: Tensor, temperature: float) -> LogProbs:
+    return LogProbs(*halves(torch.log_softmax(log_odds(logits_HBC, temperature), dim=2)))
+
+
+def log_odds(logits_HBC: Tensor, temperature: float) -> Tensor:
+    """Logits over temperature, in float32."""
+    if logits_HBC.dtype == torch.float32:
+        return logits_HBC * (1 / temperature)
+    return logits_HBC.float().mul_(1 / temperature)
+
+
+def halves(both_HBC: Tensor) -> tuple[Tensor, Tensor]:
     """The samples' half of the rows, and their neighbors'."""
     half = both_HBC.shape[1] // 2
     return both_HBC[:, :half], both_HBC[:, half:]
+
+
+def put(gradients: Gradients, place_HBC: Tensor) -> None:
+    """Write the gradients of the samples, then those of their neighbors, in the type of the place."""
+    for half_HBC, gradient_HBC in zip(halves(place_HBC), gradients):
+        half_HBC.copy_(gradient_HBC)
+
+
+def gradients_of(heads: Heads) -> list[Tensor]:
+    """The gradients of all parameters, zero where a tiny batch left this rank no pairs."""
+    for parameter in heads.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in heads.parameters() if parameter.grad is not None]
+
+
+def sum_over_ranks(tensors: list[Tensor]) -> None:
+    """Sum in place, in one collective."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(summed.view_as(tensor))
+
+
+def base_rate(recipe: Recipe) -> float:
+    """The learning rate after the warm-up: the recipe's is for a batch of 256."""
+    return recipe.learning_rate * recipe.batch_size / 256
 
 
 def schedule_factor(step: int, total_steps: int, warmup_fraction: float, schedule: str) -> float:

@@ -9,20 +9,18 @@ Shape suffixes: N samples, K neighbors, B pairs of this rank, M blocks of the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from deepclust.features.bank import FeatureBank, fits_in_memory, stored_dtype
+from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.losses import gaussian_neighbor_weights, make_objective
-from deepclust.neighbors import Neighbors, cached_neighbors
-from deepclust.runtime.ranks import Ranks
+from deepclust.losses import gaussian_neighbor_weights
+from deepclust.neighbors import Neighbors
+from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.training.recipe import Recipe
 
 # How features that stay in their file are shuffled: blocks of so many rows, mixed within windows of so many.
@@ -132,85 +130,37 @@ def _rows_of(batch: PairBatch) -> Tensor:
     return torch.cat([batch.anchors_B, batch.neighbors_B])
 
 
-class PairDataModule(pl.LightningDataModule):
-    """Mines (or loads) the neighbors and serves the pairs.
-
-    Every rank mines its share of the neighbors; the first looks for the cache and writes it.
+def pair_batches(
+    bank: FeatureBank,
+    neighbors: Neighbors,
+    recipe: Recipe,
+    epoch: Callable[[], int] = lambda: 0,
+    ranks: Ranks = ALONE,
+) -> PairBatches:
+    """The pairs that a recipe learns from: those of its nearest neighbors, drawn as its loss asks.
 
     Args:
-        features: the training split.
-        recipe: its loss, neighbors, batch size and seed.
-        neighbors: mined already; None mines them, with a cache in `cache_dir` or beside the features.
-        cache_dir: where the neighbors are kept.
-        mining: options of `mine_neighbors`.
-        in_memory: whether the heads' inputs are held in memory; None, until `setup` decides it for all ranks by the
-            free memory of each.
+        bank: of the training split.
+        neighbors: mined neighbors, as many as the recipe's or more.
+        recipe: its loss, number of neighbors, batch size and seed.
+        epoch: called at the start of an epoch, gives its number.
+        ranks: the processes that share out each batch.
     """
-
-    def __init__(
-        self,
-        features: FeatureSet,
-        recipe: Recipe,
-        *,
-        neighbors: Neighbors | None = None,
-        cache_dir: Path | str | None = None,
-        mining: dict[str, Any] | None = None,
-        in_memory: bool | None = None,
-    ) -> None:
-        super().__init__()
-        self.in_memory = in_memory
-        self.features, self.recipe = features, recipe
-        self.neighbors = neighbors
-        self.cache_dir, self.mining = cache_dir, mining or {}
-
-    def setup(self, stage: str | None = None) -> None:
-        if self.neighbors is None:
-            self.neighbors = self._mine()
-        if self.in_memory is None and self.trainer is not None:
-            # One answer for all ranks: the order of the samples follows from it.
-            self.in_memory = self.trainer.strategy.reduce_boolean_decision(self._fits(), all=True)
-
-    def _fits(self) -> bool:
-        trainer = self.trainer
-        assert trainer is not None
-        device = trainer.strategy.root_device
-        # The ranks of a node share its memory, but each has a GPU of its own.
-        sharers = trainer.num_devices if device.type == "cpu" else 1
-        dim = self.recipe.pca_dim or self.features.dim
-        return fits_in_memory(len(self.features), dim, stored_dtype(trainer.precision), device, sharers)
-
-    def _mine(self) -> Neighbors:
-        return cached_neighbors(
-            self.features,
-            self.recipe.mined_neighbors(len(self.features)),
-            cache_dir=self.cache_dir,
-            ranks=Ranks.of_run(),
-            **self.mining,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Kept in the checkpoint: a resumed run must see its samples in the order that it began with."""
-        return {"in_memory": self.in_memory}
-
-    def train_dataloader(self) -> DataLoader:
-        assert self.neighbors is not None, "setup() mines the neighbors first"
-        neighbors = self.neighbors.first(self.recipe.n_neighbors)
-        weights_NK = None
-        if make_objective(self.recipe.loss, **self.recipe.loss_options).gaussian_pairs:
-            weights_NK = gaussian_neighbor_weights(squared_distances(self.features, neighbors))
-        trainer = self.trainer
-        pairs = PairBatches(
-            neighbors.ids,
-            self.recipe.batch_size,
-            self.recipe.seed,
-            epoch=(lambda: trainer.current_epoch) if trainer else (lambda: 0),
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            weights_NK=weights_NK,
-            bank=getattr(trainer.lightning_module, "bank", None) if trainer else None,
-            windowed=self.in_memory is False,
-        )
-        return DataLoader(pairs, batch_size=None)
+    nearest = neighbors.first(recipe.n_neighbors)
+    weights_NK = None
+    if recipe.loss.gaussian_pairs:
+        weights_NK = gaussian_neighbor_weights(squared_distances(bank.features, nearest))
+    return PairBatches(
+        nearest.ids,
+        recipe.batch_size,
+        recipe.seed,
+        epoch=epoch,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        weights_NK=weights_NK,
+        bank=bank,
+        windowed=not bank.in_memory,
+    )
 
 
 def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:

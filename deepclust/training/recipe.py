@@ -1,15 +1,21 @@
-"""The recipe: everything that decides what training computes, as plain values."""
+"""The recipe: everything that decides what training computes, as plain values.
+
+Each setting is declared here, or with the loss whose own it is (`deepclust/losses/`), and nowhere else: the command
+line, the estimators and the documentation take names, defaults and ranges from these declarations.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from deepclust.features.transform import PREPROCESSINGS
-from deepclust.losses import make_objective
+from deepclust.losses import LOSSES, Loss, make_loss
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import check_names, check_settings, setting
 from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
 
 INITIALIZATIONS = ("random", "kmeans", "spectral")
@@ -20,96 +26,113 @@ DEFAULT_EPOCHS, DEFAULT_STEPS = 10, 120
 SPECTRAL_NEIGHBORS = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How heads are trained. Two runs with equal recipes and features end with the same heads.
 
-    Attributes:
-        loss: `temi`, `scan` or `tsp`.
-        loss_options: the loss's own: `beta` and `marginal_momentum`, or `entropy_weight`.
-        n_clusters: C.
-        head: `mlp` (TEMI, SCANv2) or `linear` (TSP).
-        n_heads: H; the head with the lowest training loss over the last epoch is kept.
-        hidden_dim: width of the `mlp` head's first layer.
-        embedding_dim: width of the `mlp` head's embedding.
-        temperature: softmax temperature of student and teacher.
-        n_neighbors: K, from which each epoch draws one positive per sample.
-        init: `random`; `kmeans`: each head's prototypes start from a k-means run of its own; `spectral`: each head
-            starts from a partition of the neighbor graph.
-        warm_start_epochs: after `spectral`, epochs of cross-entropy on the partition before training begins.
-        preprocess: `standardize`, `l2` or `none`, fitted on the training split.
-        pca_dim: project the features to so many principal directions first; None keeps all.
-        max_epochs: passes over the samples; None: 10, or as many as make 120 steps where the data are small.
-        patience: end training after so many epochs in which the lowest head's loss fell by less than 0.001 nats; None
-            trains to the end. For `lr_schedule=constant`: the cosine needs to know its end.
-        batch_size: B, the batch that the loss sees, over all devices.
-        micro_batch_size: the pairs that memory sees at a time on one device; None takes the batch whole. It changes
-            memory and speed, never the result beyond float order.
-        optimizer: `adamw` or `adam`.
-        learning_rate: at a batch of 256; scaled by batch_size / 256.
-        lr_schedule: after the warm-up: `constant` (the papers) or `cosine` to zero.
-        warmup_fraction: share of all steps over which the learning rate rises linearly from 0.
-        weight_decay: on weights; biases and gains are spared.
-        teacher_momentum: of the teacher's moving average over the student.
-        freeze_prototypes_epochs: the prototypes stay as they are for so many epochs.
-        gradient_clip: maximal gradient norm over all heads, or None.
-        seed: of the heads, the pairs and the initialization.
+    Example:
+        >>> Recipe.of("temi", n_clusters=10, n_heads=4, beta=0.7).loss.beta
+        0.7
     """
 
-    n_clusters: int
-    loss: str = "temi"
-    loss_options: dict[str, Any] = field(default_factory=dict)
-    head: str = "mlp"
-    n_heads: int = 8
-    hidden_dim: int = HIDDEN_DIM
-    embedding_dim: int = EMBEDDING_DIM
-    temperature: float = 0.1
-    n_neighbors: int = 20
-    init: str = "spectral"
-    warm_start_epochs: int = 1
-    preprocess: str = "standardize"
-    pca_dim: int | None = None
-    max_epochs: int | None = None
-    patience: int | None = None
-    batch_size: int = 512
-    micro_batch_size: int | None = None
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    lr_schedule: str = "cosine"
-    warmup_fraction: float = 0.1
-    weight_decay: float = 1e-4
-    teacher_momentum: float = 0.99
-    freeze_prototypes_epochs: int = 1
-    gradient_clip: float | None = None
-    seed: int = 0
+    loss: Loss
+    n_clusters: int = setting(about="C, the number of clusters", at_least=2, whole=True)
+    head: str = setting("mlp", "`mlp` (TEMI, SCANv2) or `linear` (TSP)", choices=HEADS)
+    hidden_dim: int = setting(HIDDEN_DIM, "width of the `mlp` head's first layer", at_least=1, whole=True)
+    embedding_dim: int = setting(EMBEDDING_DIM, "width of the `mlp` head's embedding", at_least=1, whole=True)
+    n_heads: int = setting(
+        8, "H heads trained at once; the one with the lowest training loss is kept", at_least=1, whole=True
+    )
+    temperature: float = setting(0.1, "softmax temperature of student and teacher", above=0)
+    n_neighbors: int = setting(
+        20, "K mined neighbors, from which each epoch draws one positive per sample", at_least=1, whole=True
+    )
+    init: str = setting(
+        "spectral",
+        "`random`; `kmeans`: each head's prototypes start from a k-means run of its own; `spectral`: each head starts "
+        "from a partition of the neighbor graph",
+        choices=INITIALIZATIONS,
+    )
+    warm_start_epochs: int = setting(
+        1, "after `spectral`, epochs of cross-entropy on the partition before training", at_least=0, whole=True
+    )
+    preprocess: str = setting(
+        "standardize", "`standardize`, `l2` or `none`, fitted on the training split", choices=PREPROCESSINGS
+    )
+    pca_dim: int | None = setting(
+        None, "project the features to so many principal directions first; None keeps all", at_least=1, whole=True
+    )
+    max_epochs: int | None = setting(
+        None,
+        "passes over the samples; None: 10, or as many as make 120 steps where the data are small",
+        at_least=1,
+        whole=True,
+    )
+    patience: int | None = setting(
+        None,
+        "end training after so many epochs in which the lowest head's loss fell by less than 0.001 nats; None trains "
+        "to the end. For `lr_schedule=constant`: the cosine needs to know its end",
+        at_least=1,
+        whole=True,
+    )
+    batch_size: int = setting(
+        512, "B, the pairs that the loss sees at a time, over all devices", at_least=1, whole=True
+    )
+    micro_batch_size: int | None = setting(
+        None,
+        "the pairs that memory sees at a time on one device; None takes the batch whole. It changes memory and speed, "
+        "never the result beyond float order",
+        at_least=1,
+        whole=True,
+    )
+    optimizer: str = setting("adamw", "`adamw` or `adam`", choices=OPTIMIZERS)
+    learning_rate: float = setting(1e-3, "at a batch of 256; scaled by batch_size / 256", above=0)
+    lr_schedule: str = setting(
+        "cosine", "after the warm-up: `constant` (the papers) or `cosine` to zero", choices=SCHEDULES
+    )
+    warmup_fraction: float = setting(
+        0.1, "share of all steps over which the learning rate rises linearly from 0", at_least=0, at_most=1
+    )
+    weight_decay: float = setting(1e-4, "on weights; biases and gains are spared", at_least=0)
+    teacher_momentum: float = setting(0.99, "of the teacher's moving average over the student", at_least=0, at_most=1)
+    freeze_prototypes_epochs: int = setting(
+        1, "the prototypes stay as they are for so many epochs", at_least=0, whole=True
+    )
+    gradient_clip: float | None = setting(None, "maximal gradient norm over all heads, or None", above=0)
+    seed: int = setting(0, "of the heads, the pairs and the initialization", whole=True)
 
     def __post_init__(self) -> None:
-        make_objective(self.loss, **self.loss_options)
-        for name, value, choices in (
-            ("head", self.head, HEADS),
-            ("init", self.init, INITIALIZATIONS),
-            ("preprocess", self.preprocess, PREPROCESSINGS),
-            ("lr_schedule", self.lr_schedule, SCHEDULES),
-            ("optimizer", self.optimizer, OPTIMIZERS),
-        ):
-            if value not in choices:
-                raise InputError(f"unknown {name} '{value}': choose one of {', '.join(choices)}")
-        for name in ("n_heads", "n_neighbors", "max_epochs", "patience", "batch_size", "hidden_dim", "embedding_dim"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-                raise InputError(f"{name} is {value}: it must be 1 or more")
-        if not isinstance(self.n_clusters, int | np.integer):
-            raise InputError(f"n_clusters is {self.n_clusters!r}: it must be a whole number")
-        if self.n_clusters < 2:
-            raise InputError(f"n_clusters is {self.n_clusters}: it must be 2 or more")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise InputError(f"micro_batch_size is {self.micro_batch_size}: it must be 1 or more, or none")
-        for name, low, high in (("warmup_fraction", 0.0, 1.0), ("teacher_momentum", 0.0, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be between {low:g} and {high:g}")
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
+        check_settings(self)
+
+    @classmethod
+    def of(cls, loss: str, **settings: Any) -> Recipe:
+        """The recipe of a loss by name: its defaults, and what is given.
+
+        Args:
+            loss: `temi`, `scan` or `tsp`.
+            **settings: of the recipe, and of the loss itself (`beta`, `entropy_weight` …).
+
+        Raises:
+            InputError: if the loss or a setting is unknown, or a value is out of range.
+        """
+        own = loss_settings(loss)
+        shared = {one.name for one in fields(cls)} - {"loss"}
+        check_names(settings, sorted({*own, *shared}), f"loss={loss}")
+        return cls(
+            loss=make_loss(loss, **{name: value for name, value in settings.items() if name in own}),
+            **{**LOSSES[loss].trained_with, **{name: value for name, value in settings.items() if name not in own}},
+        )
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Recipe:
+        """What `as_dict` made, now or in an earlier version."""
+        rest = {name: value for name, value in saved.items() if name not in ("loss", "loss_options")}
+        return cls(loss=make_loss(saved["loss"], **saved["loss_options"]), **rest)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, whatever NumPy types they came as: a checkpoint holds nothing else."""
+        rest = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "loss"}
+        return plain({"loss": self.loss.name, "loss_options": asdict(self.loss), **rest})
 
     def epochs(self, n_rows: int) -> int:
         """How many epochs training takes over so many samples."""
@@ -133,9 +156,34 @@ class Recipe:
                 f"{n_rows - 1} neighbors"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values, whatever NumPy types they came as: a checkpoint holds nothing else."""
-        return plain(asdict(self))
+
+def loss_settings(loss: str) -> dict[str, Field]:
+    """The settings of the loss itself, by name.
+
+    Raises:
+        InputError: if there is no such loss.
+    """
+    if loss not in LOSSES:
+        raise InputError(f"unknown loss '{loss}': choose one of {', '.join(LOSSES)}")
+    return {one.name: one for one in fields(LOSSES[loss])}
+
+
+def recipe_settings(loss: str) -> dict[str, tuple[Any, str]]:
+    """{setting: (default, meaning)} of everything that decides the training of a loss, but for C and the seed."""
+    trained_with = LOSSES[loss].trained_with
+    own = {name: (one.default, one.metadata["about"]) for name, one in loss_settings(loss).items()}
+    shared = {
+        one.name: (trained_with.get(one.name, one.default), one.metadata["about"])
+        for one in fields(Recipe)
+        if one.name not in ("loss", "n_clusters", "seed")
+    }
+    assert not any(default is MISSING for default, _ in {**own, **shared}.values())
+    return {**own, **shared}
+
+
+def default_settings(loss: str) -> dict[str, Any]:
+    """{setting: default}, as the command line's configuration holds them."""
+    return {name: default for name, (default, _) in recipe_settings(loss).items()}
 
 
 def plain(value: Any) -> Any:

@@ -50,11 +50,7 @@ class TrainedHeads:
 
     def check_features(self, features: FeatureSet) -> None:
         """Raises InputError unless the features have the dimension that the heads were trained on."""
-        if features.dim != self.in_dim:
-            raise InputError(
-                f"the features have {features.dim} dimensions, but the heads were trained on {self.in_dim}: "
-                "use features of the same encoder"
-            )
+        check_dimension(features, self.in_dim)
 
     @torch.no_grad()
     def logits(self, features: FeatureSet, head: int | None = None) -> np.ndarray:
@@ -85,7 +81,7 @@ class TrainedHeads:
             probs_NT[start : start + len(block)] = best.values.cpu().numpy()
         return Clustering(
             labels=ids_NT[:, 0].copy(),
-            method=self.recipe.loss,
+            method=self.recipe.loss.name,
             n_clusters=self.recipe.n_clusters,
             top_ids=ids_NT,
             top_probs=probs_NT,
@@ -110,7 +106,7 @@ class TrainedHeads:
         messages = []
         for head, used in enumerate(self.clusters_used(features)):
             if used < self.recipe.n_clusters / 2:
-                which = f"{self.recipe.loss} head {head}" + (" (the best)" if head == self.best_head else "")
+                which = f"{self.recipe.loss.name} head {head}" + (" (the best)" if head == self.best_head else "")
                 messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}")
                 warnings.warn(messages[-1], stacklevel=2)
         return messages
@@ -136,7 +132,7 @@ class TrainedHeads:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TrainedHeads:
-        recipe = Recipe(**state["recipe"])
+        recipe = Recipe.from_dict(state["recipe"])
         transform = FeatureTransform(state["in_dim"], recipe.preprocess, recipe.pca_dim)
         transform.load_state_dict(state["transform"])
         heads = make_heads(
@@ -163,18 +159,36 @@ class TrainedHeads:
         Raises:
             InputError: if the file is missing or is neither.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"no checkpoint at {path}: train first, or name another run folder")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle, zip and torch each raise their own on a broken file
-            raise InputError(f"{path} is no readable checkpoint ({str(error).splitlines()[0][:200]})") from None
+        content = read_saved(path)
         if "deepclust" in content:
             content = _state_of_checkpoint(content)
         if "recipe" not in content or "heads" not in content:
             raise InputError(f"{path} is no checkpoint of deepclust")
         return cls.from_state(content)
+
+
+def check_dimension(features: FeatureSet, in_dim: int) -> None:
+    """Raises InputError unless the features have the dimension that heads were trained on."""
+    if features.dim != in_dim:
+        raise InputError(
+            f"the features have {features.dim} dimensions, but the heads were trained on {in_dim}: "
+            "use features of the same encoder"
+        )
+
+
+def read_saved(path: str | os.PathLike) -> dict[str, Any]:
+    """The plain tensors and values of an export or a training checkpoint; no code in it is run.
+
+    Raises:
+        InputError: if the file is missing or broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}: train first, or name another run folder")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own on a broken file
+        raise InputError(f"{path} is no readable checkpoint ({str(error).splitlines()[0][:200]})") from None
 
 
 def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +210,7 @@ def _remedy(recipe: Recipe) -> str:
     tries = []
     if recipe.init == "random":
         tries.append("init=kmeans")
-    if recipe.loss == "temi":
+    if recipe.loss.name == "temi":
         tries.append("a smaller beta")
     else:
         tries.append("a larger entropy_weight")

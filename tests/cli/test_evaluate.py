@@ -1,4 +1,4 @@
-"""`python evaluate.py` with metrics and figures, and `python summarize.py` over what it leaves."""
+"""`deepclust evaluate` with metrics and figures, and `deepclust summarize` over what it leaves."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_r_squared_over_benchmarks_needs_no_run(command, workplace):
         "benchmark=all,data=features",
         "benchmark=odd,data=features",
     }
-    outcome = command("summarize.py", "sweep", "--separability", "--by", "benchmark")
+    outcome = command("summarize", "sweep", "--separability", "--by", "benchmark")
     assert outcome.code == 0
     assert [line.split()[0] for line in outcome.out.splitlines()[2:5]] == ["all", "odd", "R²"]
 
@@ -282,7 +282,7 @@ def test_overclustering_runs_every_method_at_each_number_of_clusters_once(run, c
     assert command(*arguments).code == 0
     assert (run / "overclustering" / "10" / "checkpoints" / "temi.ckpt").stat().st_mtime_ns == written
     outcome = command(
-        "summarize.py", run / "overclustering", "--by", "n_clusters", "--metric", "nmi", "--figure", "over_c",
+        "summarize", run / "overclustering", "--by", "n_clusters", "--metric", "nmi", "--figure", "over_c",
         "--markdown", "over_c.md",
     )  # fmt: skip
     assert outcome.code == 0
@@ -299,13 +299,13 @@ def test_runs_side_by_side_by_a_setting(command, workplace):
         assert command("train.py", *OWN, *TEST, *arguments, f"n_neighbors={k}", folder).code == 0
         measured = ("metrics=[separability,probe,calibration]", "probe.max_epochs=1")
         assert command("evaluate.py", f"run=sweep/{k}", *measured).code == 0
-    outcome = command("summarize.py", "sweep", "--by", "n_neighbors", "--metric", "ece")
+    outcome = command("summarize", "sweep", "--by", "n_neighbors", "--metric", "ece")
     assert outcome.code == 0
     assert "ece on split test, in percent" in outcome.out
-    outcome = command("summarize.py", "sweep", "--by", "n_neighbors", "--difference", "temi", "kmeans", "--figure", "d")
+    outcome = command("summarize", "sweep", "--by", "n_neighbors", "--difference", "temi", "kmeans", "--figure", "d")
     assert outcome.code == 0
     assert (workplace / "d.svg").is_file()
-    outcome = command("summarize.py", "sweep", "--separability", "--by", "n_neighbors", "--figure", "s")
+    outcome = command("summarize", "sweep", "--separability", "--by", "n_neighbors", "--figure", "s")
     assert outcome.code == 0
     assert "R²" in outcome.out
     assert (workplace / "s.png").is_file()
@@ -318,7 +318,7 @@ def test_runs_side_by_side_by_a_setting(command, workplace):
         (("figures=[tsne]",), "no figure is called 'tsne': choose from consistency, neighbors, umap, confusion"),
         (("figures=[neighbors]",), "figures=[neighbors] needs images: these features know no image files"),
         (("metrics=multilabel", "label_sets=none.json"), "label_sets=none.json cannot be read as JSON"),
-        (("metrics=multilabel", "label_sets=ancestors"), "evaluate.py: hierarchy=FILE"),
+        (("metrics=multilabel", "label_sets=ancestors"), "deepclust evaluate: hierarchy=FILE"),
         (("metrics=levels", "hierarchy=none.csv"), "no such file: none.csv"),
         (("metrics=multilabel", "label_sets=real"), "label_sets=real needs features that know their files"),
         (("metrics=overclustering", "counts=[1000]"), "n_clusters=1000, but there are only 200 samples"),
@@ -342,12 +342,14 @@ def test_a_refused_sweep_leaves_nothing(command, tmp_path):
 
 
 def test_summarize_refuses_what_it_cannot_show(command, workplace):
-    outcome = command("summarize.py", ".", "--figure", "x")
+    outcome = command("summarize", ".", "--figure", "x")
     assert outcome.code == 2
     assert "--figure and --difference need --by KEY" in outcome.error_line
-    outcome = command("summarize.py", ".", "--by", "seed", "--metric", "ece")
+    outcome = command("summarize", ".", "--by", "seed", "--metric", "ece")
     assert outcome.code == 2
-    assert "no evaluation.json beside a config.yaml in .: run evaluate.py metrics=[…] first" in outcome.error_line
-    outcome = command("summarize.py", ".", "--separability")
+    assert (
+        "no evaluation.json beside a config.yaml in .: run deepclust evaluate metrics=[…] first" in outcome.error_line
+    )
+    outcome = command("summarize", ".", "--separability")
     assert outcome.code == 2
-    assert "run `python evaluate.py run=… metrics=[separability,probe]` on each" in outcome.error_line
+    assert "run `deepclust evaluate run=… metrics=[separability,probe]` on each" in outcome.error_line

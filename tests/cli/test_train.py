@@ -1,4 +1,4 @@
-"""`python train.py` and `python evaluate.py` as a user meets them: what they write, and what they refuse."""
+"""`deepclust train` and `deepclust evaluate` as a user meets them: what they write, and what they refuse."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_heads_and_baselines_see_the_reduced_space_and_evaluate_does_too(command
 
 
 def test_settings_reach_the_training(command, workplace):
-    choices = ("loss=temi", "loss.temi.loss_options.beta=0.8", "init=random", "head=linear", "baselines=none", "seed=7")
+    choices = ("loss=temi", "loss.temi.beta=0.8", "init=random", "head=linear", "baselines=none", "seed=7")
     assert command("train.py", *OWN, *choices, "run_dir=run").code == 0
     settings = Clustering.load(workplace / "run" / "clusterings" / "temi.npz").settings
     expected = {"n_clusters": 5, "n_heads": 2, "n_neighbors": 8, "max_epochs": 2, "batch_size": 128}
@@ -482,7 +482,7 @@ BAD_INPUT = {
     "C < 2 without a loss": (nothing, (*OWN, "loss=none", "n_clusters=1"), "n_clusters"),
     "C = 0": (nothing, (*OWN, "n_clusters=0"), "n_clusters is 0: it must be 2 or more"),
     "C unknown": (nothing, ("data=features", "data.train=X.npy"), "no known number of clusters: set n_clusters="),
-    "beta": (nothing, (*OWN, "loss.temi.loss_options.beta=0.3"), "beta is 0.3"),
+    "beta": (nothing, (*OWN, "loss.temi.beta=0.3"), "beta is 0.3"),
     "unknown head": (nothing, (*OWN, "head=deep"), "unknown head 'deep': choose one of mlp, linear"),
     "unknown init": (nothing, (*OWN, "init=magic"), "unknown init 'magic'"),
     "reduction above D": (nothing, (*OWN, "reduction=umap", "reduction.dims=17"), "reduction.dims=17.*200 × 16"),
@@ -539,7 +539,7 @@ def test_missing_features_name_folder_content_and_the_command_that_makes_them(da
     assert outcome.code == 2
     found = re.search(
         rf"features/{data}/(\w+)/train does not exist, it should hold manifest.json and features-\*.npy "
-        rf"\([\d ]+ × \d+ float16 rows\); make them with `python extract.py data={data} encoder=(\w+)",
+        rf"\([\d ]+ × \d+ float16 rows\); make them with `deepclust extract data={data} encoder=(\w+)",
         outcome.error_line,
     )
     assert found, outcome.err

@@ -1,4 +1,4 @@
-"""`python zero_shot.py` as a user meets it."""
+"""`deepclust zero-shot` as a user meets it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEW = (
 
 
 def test_all_stages_in_one_command_and_again_from_what_is_there(command, tmp_path):
-    outcome = command("zero_shot.py", *FEW)
+    outcome = command("zero-shot", *FEW)
     assert (outcome.code, outcome.err) == (0, "")
     assert "7 of 7 cells have a result" in outcome.out
     run = tmp_path / "run"
@@ -28,11 +28,11 @@ def test_all_stages_in_one_command_and_again_from_what_is_there(command, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
     shutil.rmtree(run / "report")
     shutil.rmtree(run / "chosen")
-    again = command("zero_shot.py", *FEW)
+    again = command("zero-shot", *FEW)
     assert again.code == 0
     assert {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()} == before
     assert (run / "report" / "ami.md").read_text() == table
-    assert command("zero_shot.py", *FEW, "stage=report", "clusterers=[kmeans]").code == 0
+    assert command("zero-shot", *FEW, "stage=report", "clusterers=[kmeans]").code == 0
     assert "AC" not in (run / "report" / "ami.md").read_text()
 
 
@@ -53,19 +53,19 @@ def test_all_stages_in_one_command_and_again_from_what_is_there(command, tmp_pat
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
-    outcome = command("zero_shot.py", *FEW, *arguments)
+    outcome = command("zero-shot", *FEW, *arguments)
     assert outcome.code == 2
     assert message in outcome.error_line
 
 
 def test_the_small_experiment_is_a_matrix_of_known_data_sets(command):
-    outcome = command("zero_shot.py", "experiment=zero_shot_small", "stage=report")
+    outcome = command("zero-shot", "experiment=zero_shot_small", "stage=report")
     assert outcome.code == 2
     assert "runs/zero_shot_small/results holds no cell of this matrix" in outcome.error_line
 
 
 def test_finished_cells_are_kept_when_a_later_stage_is_refused(command, tmp_path):
-    outcome = command("zero_shot.py", *FEW, "clusterers=[kmeans]", "test=[]")
+    outcome = command("zero-shot", *FEW, "clusterers=[kmeans]", "test=[]")
     assert outcome.code == 2
     assert "test is empty" in outcome.error_line
     assert len(list((tmp_path / "run" / "cells").glob("*.npz"))) == 2
@@ -73,11 +73,11 @@ def test_finished_cells_are_kept_when_a_later_stage_is_refused(command, tmp_path
 
 def test_a_sweep_over_encoders_or_data_sets_fills_one_matrix(command, tmp_path):
     few = [argument for argument in FEW if not argument.startswith("test=")]
-    assert command("zero_shot.py", *few, "stage=search", "clusterers=[kmeans]").code == 0
+    assert command("zero-shot", *few, "stage=search", "clusterers=[kmeans]").code == 0
     tests = "test=[digits_first],[digits_second]"
-    assert command("zero_shot.py", "-m", *few, "stage=apply", "clusterers=[kmeans]", tests).code == 0
+    assert command("zero-shot", "-m", *few, "stage=apply", "clusterers=[kmeans]", tests).code == 0
     both = "test=[digits_first,digits_second]"
-    assert command("zero_shot.py", *few, "stage=report", "clusterers=[kmeans]", both).code == 0
+    assert command("zero-shot", *few, "stage=report", "clusterers=[kmeans]", both).code == 0
     table = (tmp_path / "run" / "report" / "ami.md").read_text()
     assert "| Digits 1* | Digits 2 |" in table
     assert "–" not in table

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from deepclust.extraction.datasets import DATASETS, load_dataset
 from deepclust.extraction.sources import open_sources
@@ -17,11 +16,6 @@ from deepclust.features.idx import DEBIAN_FOLDER
 from deepclust.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf" / "data"
-KEYS = {
-    "name", "n_clusters", "encoder", "batch_size", "micro_batch_size", "in_memory", "train", "train_labels",
-    "test", "test_labels", "path", "labels", "on_error",
-}  # fmt: skip
 
 
 def features(n: int = 6, dim: int = 4, **manifest: object) -> FeatureSet:
@@ -80,7 +74,7 @@ def test_missing_features_name_folder_shape_and_command(tmp_path: Path) -> None:
     message = str(caught.value)
     assert str(tmp_path / "imagenet21k" / "ibot_vitl16" / "train") in message
     assert "manifest.json and features-*.npy (11 060 223 × 1024 float16 rows)" in message
-    assert "`python extract.py data=imagenet21k encoder=ibot_vitl16 data.path=IMAGES`" in message
+    assert "`deepclust extract data=imagenet21k encoder=ibot_vitl16 data.path=IMAGES`" in message
     assert "\n" not in message
 
 
@@ -88,7 +82,7 @@ def test_an_unfinished_extraction_is_no_split(tmp_path: Path) -> None:
     root = tmp_path / "cifar10" / "dino_vitb16"
     features().save(root / "train")
     (root / "test").mkdir()
-    with pytest.raises(InputError, match=r"test is unfinished.*`python extract.py data=cifar10 encoder=dino_vitb16`"):
+    with pytest.raises(InputError, match=r"test is unfinished.*`deepclust extract data=cifar10 encoder=dino_vitb16`"):
         load_dataset("cifar10", features_dir=tmp_path)
 
 
@@ -135,7 +129,7 @@ def test_own_features_are_checked(tmp_path: Path) -> None:
     [
         ("features", {}, "data=features needs data.train"),
         ("folder", {}, "data=folder needs data.path"),
-        ("digits", {"encoder": "dino_vitb16"}, "make them with `python extract.py data=digits encoder=dino_vitb16`"),
+        ("digits", {"encoder": "dino_vitb16"}, "make them with `deepclust extract data=digits encoder=dino_vitb16`"),
         ("digits", {"train": "x.npy"}, "are for data=features"),
         ("features", {"train": "x.npy", "test_labels": "y.npy"}, "without data.test"),
         ("nothing", {}, "unknown data set 'nothing': one of .*cifar10"),
@@ -157,17 +151,7 @@ def test_own_photos_are_embedded_on_demand(tmp_path: Path, photos: Path, tiny_op
     assert labeled.train.class_names == ["cats", "dogs"]
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_configs_agree_with_the_code(path: Path) -> None:
-    config = yaml.safe_load(path.read_text())
-    assert set(config) - {"recipe"} == KEYS  # large data bring settings for their size
-    assert config["name"] == path.stem
-    facts = DATASETS[path.stem]
-    assert (config["n_clusters"], config["encoder"], config["labels"]) == (facts.n_classes, facts.encoder, facts.labels)
-
-
-def test_the_table_knows_every_data_set_that_has_a_config() -> None:
-    assert sorted(DATASETS) == sorted(path.stem for path in CONF.glob("*.yaml"))
+def test_every_recipe_of_torchvision_is_a_data_set() -> None:
     assert RECIPES.keys() < DATASETS.keys()
 
 

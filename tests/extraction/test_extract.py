@@ -140,7 +140,8 @@ def test_a_shard_damaged_between_runs_is_made_again(tmp_path: Path, tiny_encoder
 def test_two_ranks_of_torchrun_write_the_bytes_of_one(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     (photos / "cats" / "broken.jpg").write_text("no image")
     arguments = [
-        "extract.py", "data=folder", f"data.path={photos}", "data.labels=folders", "encoder=timm", "encoder.name=tiny",
+        "-m", "deepclust", "extract",
+        "data=folder", f"data.path={photos}", "data.labels=folders", "encoder=timm", "encoder.name=tiny",
         "encoder.model=test_resnet", f"encoder.checkpoint={tiny_weights}", "encoder.image_size=32",
         "images_per_shard=3", "device=cpu", "batch_size=4",
     ]  # fmt: skip

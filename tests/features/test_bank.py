@@ -6,6 +6,7 @@ Shape suffixes: N samples, D dimensions.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from deepclust.training.fit import fit_heads
 from deepclust.training.pairs import PairBatches, shuffled
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
+from deepclust.training.trainer import TrainerSettings
+
+HERE = TrainerSettings(accelerator="cpu", precision="32")
 
 
 @pytest.fixture
@@ -89,11 +93,8 @@ def test_training_from_the_file_is_training_from_memory(loss, init, mapped, monk
     monkeypatch.setattr(bank_module, "STAGE_ROWS", 100)
     head = "linear" if loss == "tsp" else "mlp"
     sizes = {"n_heads": 2, "hidden_dim": 16, "embedding_dim": 8, "n_neighbors": 10, "max_epochs": 2, "batch_size": 70}
-    recipe = Recipe(n_clusters=5, loss=loss, head=head, init=init, micro_batch_size=40, **sizes)
-    held, staged = (
-        fit_heads(mapped, recipe, accelerator="cpu", precision="32", in_memory=in_memory).trained
-        for in_memory in (True, False)
-    )
+    recipe = Recipe.of(loss, n_clusters=5, head=head, init=init, micro_batch_size=40, **sizes)
+    held, staged = (fit_heads(mapped, recipe, trainer=HERE, in_memory=in_memory).trained for in_memory in (True, False))
     for name, value in held.heads.state_dict().items():
         torch.testing.assert_close(staged.heads.state_dict()[name], value, rtol=0, atol=1e-6)
 
@@ -152,16 +153,15 @@ class KillAt(pl.Callback):
 def test_a_resumed_run_keeps_to_its_order(mapped, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs_module, "WINDOW_ROWS", 64)
     sizes = {"n_heads": 1, "hidden_dim": 8, "embedding_dim": 4, "n_neighbors": 5, "max_epochs": 2, "batch_size": 100}
-    recipe = Recipe(n_clusters=5, init="random", **sizes)
-    options = {"accelerator": "cpu", "precision": "32"}
+    recipe = Recipe.of("temi", n_clusters=5, init="random", **sizes)
     held, expected = (
-        fit_heads(mapped, recipe, in_memory=in_memory, **options).trained.losses_H for in_memory in (True, False)
+        fit_heads(mapped, recipe, trainer=HERE, in_memory=in_memory).trained.losses_H for in_memory in (True, False)
     )
     assert abs(held - expected).max() > 1e-6
-    kept = {"checkpoint": tmp_path / "one.ckpt", "checkpoint_seconds": 0}
+    kept = {"checkpoint": tmp_path / "one.ckpt", "trainer": replace(HERE, checkpoint_seconds=0)}
     with pytest.raises(Killed):
-        fit_heads(mapped, recipe, in_memory=False, callbacks=[KillAt()], **kept, **options)
-    resumed = fit_heads(mapped, recipe, resume=True, **kept, **options)  # by free memory it would be held
+        fit_heads(mapped, recipe, in_memory=False, callbacks=[KillAt()], **kept)
+    resumed = fit_heads(mapped, recipe, resume=True, **kept)  # by free memory it would be held
     np.testing.assert_allclose(resumed.trained.losses_H, expected, rtol=1e-6)
 
 
@@ -171,9 +171,9 @@ def test_free_memory_decides(mapped, monkeypatch):
     assert not fits_in_memory(301, 16, torch.float32)
     assert not fits_in_memory(300, 16, torch.float32, sharers=2)
     assert fits_in_memory(300, 16, torch.bfloat16, sharers=2)
-    assert FeatureBank(mapped, FeatureTransform(16)).held is not None
+    assert FeatureBank(mapped, FeatureTransform(16)).in_memory
     monkeypatch.setattr(bank_module, "free_bytes", lambda device: 2 * 300 * 16 * 4 - 1)
-    assert FeatureBank(mapped, FeatureTransform(16)).held is None
+    assert not FeatureBank(mapped, FeatureTransform(16)).in_memory
 
 
 def test_a_control_group_limits_free_memory(tmp_path, monkeypatch):
@@ -195,8 +195,8 @@ def test_a_control_group_limits_free_memory(tmp_path, monkeypatch):
 
 
 def test_assigning_holds_no_copy_of_the_features(mapped, monkeypatch):
-    recipe = Recipe(n_clusters=5, n_heads=1, hidden_dim=8, embedding_dim=4, n_neighbors=5, max_epochs=1)
-    trained: TrainedHeads = fit_heads(mapped, recipe, accelerator="cpu", precision="32").trained
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, hidden_dim=8, embedding_dim=4, n_neighbors=5, max_epochs=1)
+    trained: TrainedHeads = fit_heads(mapped, recipe, trainer=HERE).trained
     expected = trained.assign(mapped).labels
     monkeypatch.setattr(bank_module, "fits_in_memory", lambda *_: pytest.fail("asked whether a copy would fit"))
     np.testing.assert_array_equal(trained.assign(mapped).labels, expected)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.losses import TSP, gaussian_neighbor_weights, make_objective, tsp_loss
+from deepclust.losses import TSP, LogProbs, gaussian_neighbor_weights, make_loss, tsp_loss
 from deepclust.runtime.errors import InputError
 
 H, B, C = 2, 4, 5
@@ -54,20 +54,17 @@ def paper_weights(squared_distances):
 @pytest.mark.parametrize("entropy_weight", [0.0, 3.0])
 def test_value_and_gradient_are_the_papers(entropy_weight, dtype, numerical_gradient):
     logits = np.random.default_rng(3).normal(scale=2, size=(2, H, B, C))
-    views = [torch.tensor(part, dtype=dtype, requires_grad=True) for part in logits]
-    log_probs = tuple(torch.log_softmax(view, dim=2) for view in views)
-    loss_H = tsp_loss(*log_probs, entropy_weight=entropy_weight)
-    np.testing.assert_allclose(loss_H.detach(), paper_tsp(*logits, entropy_weight), atol=1e-5)
-    objective = TSP(entropy_weight=entropy_weight)
-    state_HC = objective.next_state(
-        torch.full((H, C), 1 / C), objective.statistic(tuple(view.exp() for view in log_probs), None).detach()
-    )
-    np.testing.assert_allclose(objective.loss(log_probs, None, state_HC).detach(), loss_H.detach(), atol=1e-6)
-    loss_H.sum().backward()
+    log_probs = LogProbs(*(torch.log_softmax(torch.tensor(part, dtype=dtype), dim=2) for part in logits))
+    mean_HC = log_probs.anchors.exp().mean(dim=1)
+    loss_H, gradients = tsp_loss(*log_probs, mean_HC, entropy_weight=entropy_weight)
+    np.testing.assert_allclose(loss_H, paper_tsp(*logits, entropy_weight), atol=1e-5)
+    loss = TSP(entropy_weight=entropy_weight)
+    same_H, _ = loss.gradient(log_probs, log_probs, loss.look(log_probs.exp()))
+    np.testing.assert_allclose(same_H, loss_H, atol=1e-6)
     first = numerical_gradient(lambda at: sum(paper_tsp(at, logits[1], entropy_weight)), logits[0])
     second = numerical_gradient(lambda at: sum(paper_tsp(logits[0], at, entropy_weight)), logits[1])
-    np.testing.assert_allclose(views[0].grad, first, atol=1e-5)
-    np.testing.assert_allclose(views[1].grad, second, atol=1e-5)
+    np.testing.assert_allclose(gradients.anchors, first, atol=1e-5)
+    np.testing.assert_allclose(gradients.neighbors, second, atol=1e-5)
 
 
 def test_neighbor_weights_are_the_papers():
@@ -101,4 +98,4 @@ def test_neighbor_weights_of_unusual_rows(squared, expected):
 
 def test_a_negative_entropy_weight_is_refused():
     with pytest.raises(InputError, match="entropy_weight is -2"):
-        make_objective("tsp", entropy_weight=-2)
+        make_loss("tsp", entropy_weight=-2)

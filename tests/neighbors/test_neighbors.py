@@ -182,7 +182,7 @@ def test_another_method_does_not_meet_the_cache(reopened, mined):
 
 
 def test_the_default_recall_meets_the_cache_whether_it_is_named_or_not(reopened, mined):
-    for options in ({}, {"recall": 0.99}):  # evaluate.py names none, train.py the one of its config
+    for options in ({}, {"recall": 0.99}):  # `deepclust evaluate` names none, `deepclust train` the one of its config
         features, place = reopened()
         cached_neighbors(features, 4, **options, **place)
     assert mined == [4]

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from deepclust.runs import choosing as module
 from deepclust.clustering import Clustering
-from deepclust.runtime.errors import InputError
+from deepclust.runs import choosing as module
 from deepclust.runs.choosing import Candidate, judge, more_candidates, select_by_silhouette
+from deepclust.runtime.errors import InputError
 
 
 def candidate(method, silhouette, ami=None, **more):

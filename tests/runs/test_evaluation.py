@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepclust.runtime.errors import InputError
-from deepclust.runs.evaluation import accuracies_by_class, merged_rows, read_rows
 from deepclust.metrics.linear_probe import Probe
+from deepclust.runs.evaluation import accuracies_by_class, merged_rows, read_rows
+from deepclust.runtime.errors import InputError
 
 
 def probe_of(classes, accuracies):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from deepclust.clustering import Clustering
 from deepclust.features.dataset import Dataset
@@ -15,12 +14,12 @@ from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import RowView
 from deepclust.runtime.errors import InputError
+from deepclust.subsets.benchmarks import BENCHMARKS
 from deepclust.subsets.counts import PAPER_COUNTS, benchmark_counts
 from deepclust.subsets.select import classes_of, make_benchmark, read_accuracies, select_benchmark
 from deepclust.subsets.selectors import Classes
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "benchmark"
-SETTINGS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("*.yaml"))}
+SETTINGS = {name: dict(BENCHMARKS[name]) for name in sorted(BENCHMARKS)}
 NAMES = ["animal", "dog", "terrier", "poodle", "cat", "chair"]
 TREE = "dog,animal\nterrier,dog\npoodle,dog\ncat,animal\nchair,\n"
 SIZES = [20, 21, 22, 23, 24, 25]
@@ -179,7 +178,7 @@ def test_the_folder_of_a_run_names_the_benchmark(command, tmp_path):
         ("coarse_1", "no class hierarchy is known for data=digits: give one by benchmark.hierarchy=FILE"),
         ("random_1k", "keeps 1000 classes, but there are 10: set benchmark.n_classes between 2 and 10"),
         ("clip_1k", "needs the accuracy of a linear probe on each class"),
-        ("p_hzr", "which `python relabel.py` makes: benchmark.relabels.train=FILE"),
+        ("p_hzr", "which `deepclust relabel` makes: benchmark.relabels.train=FILE"),
     ],
 )
 def test_a_benchmark_that_digits_do_not_allow_is_refused_in_one_line(benchmark, words, command, tmp_path):
@@ -190,7 +189,7 @@ def test_a_benchmark_that_digits_do_not_allow_is_refused_in_one_line(benchmark, 
 
 
 def test_the_table_of_counts_needs_no_features(command):
-    outcome = command("benchmark_table.py", "--data", "digits", "--json", "counts.json")
+    outcome = command("subsets", "--data", "digits", "--json", "counts.json")
     assert (outcome.code, outcome.err) == (0, "")
     content = json.loads(Path("counts.json").read_text())
     assert {row["benchmark"] for row in content["benchmarks"]} >= {"odd", "imbalanced_2k", "tiny"}
@@ -211,7 +210,7 @@ def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder,
     text[1] = text[2] + text[3]
     np.save("text.npy", text)
     clip = ("--data", "own", "--clip", "clip_vitb16", "--features-dir", folder.parent / "features")
-    outcome = command("relabel.py", *clip, "--hierarchy", folder.parent / "tree.csv", "--text", "text.npy")
+    outcome = command("relabel", *clip, "--hierarchy", folder.parent / "tree.csv", "--text", "text.npy")
     assert (outcome.code, outcome.err) == (0, "")
     labels = np.asarray(load_features(root).labels)
     assert (np.load(root / "benchmarks" / "leaf_hzr_train.npy") == np.where(labels < 2, 3, labels)).all()

@@ -20,8 +20,8 @@ from deepclust.training import initialization
 from deepclust.training.heads import make_heads
 from deepclust.training.initialization import (
     SAMPLE_ITERATIONS,
+    HeadStart,
     cluster_means,
-    initialize_heads,
     pair_information,
     spectral_partitions,
     warm_start,
@@ -45,12 +45,12 @@ def rings() -> FeatureSet:
 def started(features: FeatureSet, kind: str, init: str, n_clusters: int = C, seed: int = 0, **settings):
     """Heads as `init` leaves them, and the same heads as they were drawn."""
     settings = {"head": kind, "hidden_dim": 32, "embedding_dim": 16, "preprocess": "none", **settings}
-    recipe = Recipe(n_clusters=n_clusters, n_heads=H, init=init, seed=seed, **settings)
+    recipe = Recipe.of("temi", n_clusters=n_clusters, n_heads=H, init=init, seed=seed, **settings)
     bank = FeatureBank(features, FeatureTransform(features.dim, "none"))
     heads, drawn = (
         make_heads(kind, features.dim, n_clusters, H, hidden_dim=32, embedding_dim=16, seed=seed) for _ in range(2)
     )
-    initialize_heads(heads, bank, recipe, mine_neighbors(features, recipe.mined_neighbors(len(features))))
+    HeadStart(recipe, mine_neighbors(features, recipe.mined_neighbors(len(features)))).set(heads, bank)
     return heads, drawn, bank
 
 
@@ -163,7 +163,7 @@ def test_without_a_warm_start_only_the_prototypes_are_set(planted):
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
-    recipe = Recipe(n_clusters=C, n_heads=H, head=kind, hidden_dim=32, embedding_dim=16, warm_start_epochs=2)
+    recipe = Recipe.of("temi", n_clusters=C, n_heads=H, head=kind, hidden_dim=32, embedding_dim=16, warm_start_epochs=2)
     bank = FeatureBank(planted, FeatureTransform(planted.dim, "none"))
     together = make_heads(kind, planted.dim, C, H, hidden_dim=32, embedding_dim=16, seed=3)
     alone = together.single(1)

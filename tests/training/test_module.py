@@ -5,8 +5,10 @@ Shape suffixes: H heads, N samples.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,16 @@ from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import adjusted_rand_score
 
 from deepclust.features.feature_set import FeatureSet
-from deepclust.losses import OBJECTIVES
+from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.training.fit import fit_heads
 from deepclust.training.heads import make_heads
-from deepclust.training.module import ClusteringModule, schedule_factor
+from deepclust.training.module import head_groups, schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
+from deepclust.training.trainer import TrainerSettings
 
-every_loss = pytest.mark.parametrize("loss", OBJECTIVES)
+every_loss = pytest.mark.parametrize("loss", LOSSES)
 
 
 def recipe_of(loss: str, **settings: Any) -> Recipe:
@@ -44,11 +47,16 @@ def recipe_of(loss: str, **settings: Any) -> Recipe:
         "init": "kmeans",
         "preprocess": "standardize",
     }
-    return Recipe(**{**small, "loss": loss, **settings})
+    # The optimizer of every loss alike, so that the tests below differ in the loss alone.
+    alike = {"optimizer": "adamw", "weight_decay": 1e-4, "freeze_prototypes_epochs": 1}
+    return Recipe.of(loss, **{**small, **alike, **settings})
 
 
 def fit(features: FeatureSet, recipe: Recipe, **options: Any) -> TrainedHeads:
-    return fit_heads(features, recipe, **{"accelerator": "cpu", "precision": "32", **options}).trained
+    names = {member.name for member in dataclasses.fields(TrainerSettings)}
+    settings = {name: options.pop(name) for name in list(options) if name in names}
+    trainer = TrainerSettings(**{"accelerator": "cpu", "precision": "32", **settings})
+    return fit_heads(features, recipe, trainer=trainer, **options).trained
 
 
 def assert_same_heads(first: TrainedHeads, second: TrainedHeads, atol: float = 0.0) -> None:
@@ -90,15 +98,10 @@ def test_prototypes_stay_while_they_are_frozen(loss, planted):
         assert (frozen.hidden_weight - drawn.hidden_weight).abs().max() > 1e-5
 
 
-def test_weight_decay_spares_biases_and_gains():
-    module = ClusteringModule(recipe_of("temi", weight_decay=0.3), in_dim=16)
-    decay = {
-        name: group["weight_decay"]
-        for group in module.configure_optimizers().param_groups
-        for name, parameter in module.student.named_parameters()
-        if any(parameter is member for member in group["params"])
-    }
-    assert decay == {
+def test_weight_decay_spares_biases_and_gains(planted):
+    recorder = Recorder()
+    fit(planted, recipe_of("temi", weight_decay=0.3, max_epochs=1), callbacks=[recorder])
+    assert recorder.decay == {
         "hidden_weight": 0.3,
         "embedding_weight": 0.3,
         "prototypes": 0.3,
@@ -123,10 +126,14 @@ class Recorder(pl.Callback):
 
     def __init__(self) -> None:
         self.rates: list[float] = []
-        self.losses_H: list[np.ndarray] = []
+        self.decay: dict[str, float] = {}
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.rates.append(pl_module.optimizers().param_groups[0]["lr"])
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        for group in optimizer.param_groups:
+            for name, parameter in pl_module.student.named_parameters():
+                if any(parameter is member for member in group["params"]):
+                    self.decay[name] = group["weight_decay"]
 
 
 def test_the_learning_rate_is_that_of_a_batch_of_256_scaled(planted):
@@ -135,6 +142,19 @@ def test_the_learning_rate_is_that_of_a_batch_of_256_scaled(planted):
     fit(planted, recipe, callbacks=[recorder])
     expected = 0.01 * 100 / 256 * np.array([1 / 3, 2 / 3, 1, 1, 1, 1])
     np.testing.assert_allclose(recorder.rates, expected)
+
+
+@pytest.mark.parametrize("of_old", [False, True], ids=["", "from before the scheduler was saved"])
+def test_a_resumed_run_keeps_to_the_learning_rates(of_old, planted, tmp_path):
+    recipe, checkpoint = recipe_of("temi", warmup_fraction=0.4), tmp_path / "one.ckpt"
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    fit(planted, recipe, callbacks=[whole])
+    with pytest.raises(Stop):
+        fit(planted, recipe, checkpoint=checkpoint, checkpoint_seconds=0, callbacks=[first, StopAt(4)])
+    if of_old:
+        as_of_old(checkpoint)
+    fit(planted, recipe, checkpoint=checkpoint, resume=True, callbacks=[second])
+    assert [*first.rates[:3], *second.rates] == whole.rates
 
 
 def test_a_clipped_gradient_moves_the_heads_otherwise(planted):
@@ -212,6 +232,34 @@ def test_resuming_with_other_settings_or_features_is_refused(planted, tmp_path):
         fit(narrow, recipe_of("temi", max_epochs=1), checkpoint=checkpoint, resume=True)
 
 
+def as_of_old(checkpoint: Path) -> None:
+    """Rewrite a checkpoint as those were that held one mean of the batch per head and the number of steps, no more."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["state_HC"] = content["state_dict"].pop("mean_VHC")[0]
+    content["deepclust"]["steps_done"] = content["lr_schedulers"][0]["last_epoch"]
+    content["lr_schedulers"] = []
+    content["PairDataModule"] = {"in_memory": content["deepclust"].pop("in_memory")}
+    for group in content["optimizer_states"][0]["param_groups"]:
+        del group["initial_lr"]
+        group["lr"] = math.nan  # it held the rate of the step before
+    torch.save(content, checkpoint)
+
+
+@every_loss
+def test_older_checkpoints_resume_but_for_scan(loss, planted, tmp_path):
+    recipe, checkpoint = recipe_of(loss), tmp_path / "one.ckpt"
+    expected = fit(planted, recipe)
+    with pytest.raises(Stop):
+        fit(planted, recipe, checkpoint=checkpoint, checkpoint_seconds=0, callbacks=[StopAt(5)])
+    as_of_old(checkpoint)
+    assert TrainedHeads.load(checkpoint).assign(planted).n_clusters == 5
+    if loss == "scan":
+        with pytest.raises(InputError, match="trained with the entropy of both views pooled: start a new run"):
+            fit(planted, recipe, checkpoint=checkpoint, resume=True)
+    else:
+        assert_same_heads(fit(planted, recipe, checkpoint=checkpoint, resume=True), expected)
+
+
 @every_loss
 @pytest.mark.parametrize("preprocess", ["standardize", "none"])
 def test_planted_clusters_are_recovered(loss, preprocess, planted):
@@ -240,7 +288,7 @@ def test_clusterings_hold_the_five_most_probable_clusters(loss, planted):
 )
 def test_a_collapse_is_named_with_head_number_and_remedy(loss, loss_options, remedy, planted):
     # More clusters than the data has, at random, and nothing that spreads them: most stay empty.
-    recipe = recipe_of(loss, loss_options=loss_options, n_clusters=40, init="random", n_heads=2, max_epochs=20)
+    recipe = recipe_of(loss, **loss_options, n_clusters=40, init="random", n_heads=2, max_epochs=20)
     trained = fit(planted, recipe)
     with pytest.warns(UserWarning, match="of its 40 clusters") as caught:
         messages = trained.warn_of_collapse(planted)
@@ -278,7 +326,7 @@ def test_heads_that_use_their_clusters_raise_no_warning(planted):
         ({"warmup_fraction": 1.5}, "warmup_fraction is 1.5: it must be between 0 and 1"),
         ({"teacher_momentum": -0.1}, "teacher_momentum is -0.1"),
         ({"pca_dim": 17}, "PCA to 17 dimensions, but the features have 16"),
-        ({"loss_options": {"beta": 2}}, "beta is 2"),
+        ({"beta": 2}, "beta is 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, planted):
@@ -303,16 +351,60 @@ def test_patience_ends_training_once_the_loss_is_flat(planted, tmp_path):
         "temi", max_epochs=40, patience=2, lr_schedule="constant", learning_rate=1e-9, warmup_fraction=0.0
     )
     recorder = Recorder()
-    stopped = fit_heads(planted, recipe, precision="32", callbacks=[recorder], checkpoint=tmp_path / "x.ckpt")
+    stopped = fit(planted, recipe, callbacks=[recorder], checkpoint=tmp_path / "x.ckpt")
     steps_per_epoch = -(-len(planted) // recipe.batch_size)
     # TEMI's running marginal settles within a few epochs; nothing else moves.
     assert 3 * steps_per_epoch <= len(recorder.rates) < 40 * steps_per_epoch
     saved = TrainedHeads.load(tmp_path / "x.ckpt")
-    np.testing.assert_allclose(saved.losses_H, stopped.trained.losses_H)
+    np.testing.assert_allclose(saved.losses_H, stopped.losses_H)
 
 
 def test_training_that_makes_progress_is_not_ended(planted):
     recorder = Recorder()
     recipe = recipe_of("temi", init="random", max_epochs=6, patience=1, lr_schedule="constant")
-    fit_heads(planted, recipe, precision="32", callbacks=[recorder])
+    fit(planted, recipe, callbacks=[recorder])
     assert len(recorder.rates) == 6 * -(-len(planted) // recipe.batch_size)
+
+
+def test_what_validates_is_asked_every_few_epochs_and_logged(planted, tmp_path):
+    logger, seen = CSVLogger(tmp_path, name="logs", version=""), []
+
+    def validate(trained: TrainedHeads) -> dict[str, float]:
+        seen.append(trained.losses_H)
+        return {"acc": float(len(seen))}
+
+    recipe = recipe_of("temi", max_epochs=4)
+    fit(planted, recipe, logger=logger, log_prefix="temi/", validate=validate, val_every_n_epochs=2)
+    logger.save()
+    lines = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("temi/val/acc")
+    assert [line.split(",")[column] for line in lines[1:] if line.split(",")[column]] == ["1.0", "2.0"]
+    fit(planted, recipe, validate=lambda trained: pytest.fail("asked without a logger"), val_every_n_epochs=1)
+
+
+def test_a_run_resumes_by_one_read_of_its_checkpoint(planted, tmp_path, monkeypatch):
+    recipe, checkpoint = recipe_of("temi"), tmp_path / "one.ckpt"
+    expected = fit(planted, recipe)
+    with pytest.raises(Stop):
+        fit(planted, recipe, checkpoint=checkpoint, checkpoint_seconds=0, callbacks=[StopAt(4)])
+    reads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: (reads.append(options), load(*args, **options))[1])
+    resumed = fit(planted, recipe, checkpoint=checkpoint, resume=True)
+    assert [options["weights_only"] for options in reads] == [True]
+    assert_same_heads(resumed, expected)
+
+
+def test_an_export_is_nothing_to_resume_from(planted, tmp_path):
+    recipe = recipe_of("temi", max_epochs=1)
+    exported = fit(planted, recipe).save(tmp_path / "export.pt")
+    with pytest.raises(InputError, match="no training state to resume from"):
+        fit(planted, recipe, checkpoint=exported, resume=True)
+
+
+@pytest.mark.parametrize("n_heads", [1, 5, 16])
+@pytest.mark.parametrize(("rows", "clusters"), [(4, 3), (1024, 10_450), (1 << 12, 1 << 7)])
+def test_groups_take_every_head_once_and_stay_small(n_heads, rows, clusters):
+    groups = head_groups(n_heads, rows, clusters)
+    assert [head for group in groups for head in range(n_heads)[group]] == list(range(n_heads))
+    sizes = [group.stop - group.start for group in groups]
+    assert all(size == 1 or size * rows * clusters <= 1 << 20 for size in sizes)

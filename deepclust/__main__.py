@@ -1,0 +1,5 @@
+"""`python -m deepclust`: the same as `deepclust`."""
+
+from deepclust.cli.main import main
+
+main()

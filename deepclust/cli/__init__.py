@@ -1,0 +1,1 @@
+"""The commands: one file each. Hydra is known here and nowhere else."""

@@ -1,0 +1,275 @@
+"""From a command line to plain settings: the one place that knows Hydra.
+
+Precedence is Hydra's, for every setting: what the code declares < `sized/<loss>_<data set>.yaml` < the experiment < the
+command line. `loss/<name>.yaml` shows the order. Settings at the top level (`n_heads=4`) are for every loss of the run,
+and are written into each of them here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deepclust.runtime.errors import InputError, one_line_errors
+from deepclust.runtime.settings import nearest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel conf/ lies inside the package, in a clone beside it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+# What Hydra raises where a command line names what there is not.
+MISTAKES = (HydraException, OmegaConfBaseException)
+# Settings at the top level that are for every loss of the run, and those of data= that are, too.
+SHARED = (
+    "head",
+    "init",
+    "n_heads",
+    "n_neighbors",
+    "max_epochs",
+    "patience",
+    "learning_rate",
+    "preprocess",
+    "pca_dim",
+)
+SHARED_OF_DATA = ("batch_size", "micro_batch_size")
+ENCODER_OPTIONS = (
+    "name",
+    "library",
+    "model",
+    "pretrained",
+    "checkpoint",
+    "image_size",
+    "crop_pct",
+    "pooling",
+    "layer",
+)
+# Encoders that the catalog does not hold, and what must be said of them.
+OPEN_ENCODERS = {
+    "default": (),
+    "timm": ("name", "model"),
+    "open_clip": ("name", "model", "pretrained"),
+    "hub": ("name", "model", "pretrained"),
+}
+
+
+def register_choices() -> None:
+    """Tell Hydra the choices that tables of the code hold: losses, data sets, encoders, benchmarks, baselines."""
+    from deepclust.clusterers import CLUSTERERS
+    from deepclust.extraction.datasets import DATASETS
+    from deepclust.extraction.encoder_catalog import ENCODERS
+    from deepclust.losses import LOSSES
+    from deepclust.subsets.benchmarks import BENCHMARKS
+    from deepclust.training.recipe import default_settings
+
+    OmegaConf.register_new_resolver("choices", _listing, replace=True)
+    store = ConfigStore.instance().store
+    for loss in LOSSES:
+        store(group="recipe", name=loss, node=default_settings(loss))
+    for name, facts in DATASETS.items():
+        store(
+            group="data",
+            name=name,
+            node={
+                "name": name,
+                "n_clusters": facts.n_classes,
+                "encoder": facts.encoder,
+                **dict.fromkeys((*SHARED_OF_DATA, "in_memory", "train", "train_labels", "test", "test_labels", "path")),
+                "labels": facts.labels,
+                "on_error": "skip",
+            },
+        )
+    for name in ENCODERS:
+        store(group="encoder", name=name, node={**dict.fromkeys(ENCODER_OPTIONS), "name": name})
+    for name, required in OPEN_ENCODERS.items():
+        options = {**dict.fromkeys(ENCODER_OPTIONS), **dict.fromkeys(required, "???")}
+        store(group="encoder", name=name, node={**options, "library": name if required else None})
+    for name, rule in BENCHMARKS.items():
+        store(group="benchmark", name=name, node=dict(rule))
+    for name in CLUSTERERS:
+        store(group="baselines", name=name, node={name: {}})
+    store(group="baselines", name="all", node={name: {} for name in CLUSTERERS})
+    store(group="baselines", name="none", node={})
+
+
+def _listing(what: str) -> str:
+    """Names for a help text, each line indented as the templates in conf/ are."""
+    from deepclust.extraction.datasets import DATASETS
+    from deepclust.extraction.encoder_catalog import ENCODERS
+    from deepclust.subsets.benchmarks import BENCHMARKS
+
+    if what == "encoders":
+        return _table({name: spec.title for name, spec in ENCODERS.items()}, 21)
+    if what == "datasets":
+        return _table({name: facts.about for name, facts in sorted(DATASETS.items())}, 17)
+    if what == "experiments":
+        return ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*_paper.yaml")))
+    return "\n  ".join(textwrap.wrap(", ".join(BENCHMARKS), 98))
+
+
+def _table(about: Mapping[str, str], width: int) -> str:
+    lines = [
+        line
+        for name, text in about.items()
+        for line in textwrap.wrap(f"{name:{width}}{text}", 98, subsequent_indent=" " * width)
+    ]
+    return "\n  ".join(lines)
+
+
+def composed(command: str, overrides: Iterable[str]) -> dict[str, Any]:
+    """The settings that a command line gives, without running anything.
+
+    Args:
+        command: the name of a file in conf/.
+        overrides: as on the command line.
+
+    Raises:
+        InputError: if they name what there is not.
+
+    Example:
+        >>> composed("train", ["data=imagenet", "loss=temi", "n_heads=4"])["loss"]["temi"]["n_heads"]
+        4
+    """
+    overrides = list(overrides)
+    try:
+        config = _composed(command, overrides)
+    except MISTAKES as error:
+        raise InputError(told_in_one_line(error, command)) from None
+    return settled(config, overrides)
+
+
+def _composed(command: str, overrides: list[str]) -> DictConfig:
+    register_choices()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, overrides)
+
+
+def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain settings; those that are for every loss of the run stand in each of them.
+
+    A setting of one loss on the command line (`loss.temi.n_heads=16`) wins over one for all (`n_heads=4`).
+
+    Args:
+        config: as composed.
+        overrides: of the command line.
+    """
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    if "loss" not in settings:
+        return settings
+    own = {override.lstrip("+").split("=")[0] for override in overrides}
+    shared = {key: settings[key] for key in SHARED} | {key: settings["data"][key] for key in SHARED_OF_DATA}
+    losses = {}
+    for name, loss in settings["loss"].items():
+        # An experiment may hold settings of a loss that this run does not train: they are no loss of their own.
+        if "n_heads" in loss and "batch_size" in loss:
+            given = {key: value for key, value in shared.items() if value is not None}
+            given = {key: value for key, value in given.items() if f"loss.{name}.{key}" not in own}
+            losses[name] = {**loss, **given}
+    return {**settings, "loss": losses}
+
+
+def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
+    """Compose this process's command line, or each job of its sweep, and run the task on it.
+
+    Mistakes end in one line and exit code 2.
+
+    Args:
+        command: the name of a file in conf/.
+        task: gets the settings.
+    """
+    register_choices()
+
+    def job(config: DictConfig) -> None:
+        with one_line_errors(), no_note_of_a_refused_sweep():
+            task(settled(config, HydraConfig.get().overrides.task))
+
+    # Hydra then raises what it would print in several lines.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with one_line_errors():
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
+        except MISTAKES as error:
+            raise InputError(told_in_one_line(error, command)) from None
+
+
+class no_note_of_a_refused_sweep:
+    """What Hydra noted down of a sweep goes where its first job is refused, which ends it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, InputError):
+            return
+        settings = HydraConfig.get()
+        in_series = settings.runtime.choices["hydra/launcher"] == "basic"
+        if settings.mode == RunMode.MULTIRUN and in_series and settings.job.num == 0:
+            folder = Path(settings.sweep.dir)
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            with suppress(OSError):  # there is more in it
+                folder.rmdir()
+
+
+def told_in_one_line(error: Exception, command: str) -> str:
+    """What is wrong with a command line, with the nearest name that there is."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = [choice for choice in error.options or () if choice != "default"]
+        if group:
+            return f"{group}={name} is unknown{nearest(name, known)}: choose from {', '.join(sorted(known))}"
+    unknown = _unknown_key(error)
+    if unknown is not None:
+        return (
+            f"no setting is called '{unknown}'{nearest(unknown, _known_keys(command))}: "
+            f"`deepclust {command.replace('_', '-')} --help` lists them"
+        )
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(said[:2])
+
+
+def _unknown_key(error: Exception) -> str | None:
+    first = str(error).splitlines()[0]
+    for start in ("Could not override '", "Could not append to config. An item is already at '"):
+        if first.startswith(start) and "is not in struct" in str(error.__cause__ or error):
+            return first.removeprefix(start).split("'")[0]
+    if first.startswith("In '") or "No match in the defaults list" in str(error):
+        words = [part for part in str(error).split("'") if part]
+        return words[1] if len(words) > 1 else None
+    return None
+
+
+def _known_keys(command: str) -> set[str]:
+    """Every setting of a command as it comes, and below the choices of this command line."""
+    known: set[str] = set()
+    for overrides in ([], *([word] for word in sys.argv[1:] if _is_setting(word))):
+        with suppress(*MISTAKES):  # the mistake that is being told of, perhaps
+            known |= set(_flat(OmegaConf.to_container(_composed(command, overrides))))  # type: ignore[arg-type]
+    return known
+
+
+def _is_setting(word: str) -> bool:
+    return "=" in word and not word.startswith(("+", "-", "~"))
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[str]:
+    for key, value in settings.items():
+        yield f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")

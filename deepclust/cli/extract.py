@@ -1,0 +1,55 @@
+"""`deepclust extract …`: turn images into features, once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from deepclust.cli.configure import run_hydra
+from deepclust.runtime.errors import InputError
+
+
+def main() -> None:
+    run_hydra("extract", extract)
+
+
+def extract(config: dict[str, Any]) -> None:
+    """Extract every split of the data set that the settings name."""
+    # Imported here: `--help` needs neither torch nor timm.
+    from deepclust.extraction.encoders import encoder_spec, load_encoder
+    from deepclust.extraction.extract import extract as extract_split
+    from deepclust.extraction.extract import rank_device
+    from deepclust.extraction.sources import open_sources
+    from deepclust.runtime.ranks import is_first_process
+
+    data = config["data"]
+    if data["name"] == "features":
+        raise InputError("data=features comes as features: there are no images to extract them from")
+    # Fashion-MNIST's default for training is raw pixels.
+    name = config["encoder"]["name"] or data["encoder"] or "efficientnet_lite0"
+    spec = encoder_spec({**config["encoder"], "name": name})
+    root = Path(config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features")
+    out = Path(config["out"]) if config["out"] else root / data["name"] / spec.name
+    sources = open_sources(data["name"], data["path"], labels=data["labels"])
+    encoder = load_encoder(
+        spec, device=rank_device(config["device"]), precision=config["precision"], compile=config["compile"]
+    )
+    for split, source in sources.items():
+        features = extract_split(
+            source,
+            encoder,
+            out / split,
+            on_error=data["on_error"],
+            batch_size=config["batch_size"],
+            workers=config["workers"],
+            images_per_shard=config["images_per_shard"],
+            dtype=config["dtype"],
+            overwrite=config["overwrite"],
+        )
+        if is_first_process():
+            print(f"{out / split}: {len(features)} × {features.dim} {config['dtype']}, by {spec.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`deepclust <command> …`: finds the command and hands the rest of the line to it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from deepclust import __version__
+from deepclust.runtime.errors import InputError, one_line_errors
+from deepclust.runtime.settings import nearest
+
+# Name of the command: (module in this folder, what it does).
+COMMANDS = {
+    "train": ("train", "train clustering heads, run the baselines beside them, score everything"),
+    "extract": ("extract", "turn images into features, once"),
+    "evaluate": ("evaluate", "score a finished run again and measure it further"),
+    "summarize": ("summarize", "finished runs side by side: seeds, sweeps, benchmarks"),
+    "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),
+    "subsets": ("subsets", "classes and samples of the ImageNet-21K benchmarks"),
+    "relabel": ("relabel", "relabel samples down a class tree with CLIP"),
+}
+# Lightning starts the other ranks with this process's arguments, in which the command is missing by then.
+COMMAND_VARIABLE = "DEEPCLUST_COMMAND"
+HELP = f"""\
+deepclust {__version__}: cluster images or embeddings without labels, on frozen features.
+
+Usage: deepclust COMMAND [setting=value …]
+
+{{commands}}
+
+First steps:
+  deepclust train                                                  scikit-learn's digits, every loss and baseline
+  deepclust train data=folder data.path=photos/ n_clusters=20      your photos
+  deepclust train data=features data.train=X.npy n_clusters=100    your N × D matrix
+  deepclust COMMAND --help                                         the settings of a command
+
+Options: --help, --version
+"""
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        words: the command line without the program's name; None takes this process's.
+    """
+    if words is None:
+        words = sys.argv[1:]
+        if {"LOCAL_RANK", COMMAND_VARIABLE} <= set(os.environ) and not {*words[:1]} & set(COMMANDS):
+            words = [os.environ[COMMAND_VARIABLE], *words]
+    if not words or words[0] in ("-h", "--help", "help"):
+        shown = "\n".join(f"  {name:11}{about}" for name, (_, about) in COMMANDS.items())
+        print(HELP.format(commands=shown), end="")
+        return
+    if words[0] == "--version":
+        print(f"deepclust {__version__}")
+        return
+    with one_line_errors():
+        run_command(words[0], words[1:])
+
+
+def run_command(name: str, arguments: list[str]) -> None:
+    """Run one command with its arguments.
+
+    Raises:
+        InputError: if there is no such command, or the arguments do not suit it.
+    """
+    if name not in COMMANDS:
+        raise InputError(f"no command is called '{name}'{nearest(name, COMMANDS)}: choose from {', '.join(COMMANDS)}")
+    os.environ[COMMAND_VARIABLE] = name
+    sys.argv = [sys.argv[0], *arguments]  # where Hydra, argparse and Lightning's launcher look
+    importlib.import_module(f"deepclust.cli.{COMMANDS[name][0]}").main()

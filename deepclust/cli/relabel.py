@@ -1,0 +1,86 @@
+"""Relabel a data set's samples down its class tree with CLIP: what benchmark=leaf_hzr and benchmark=p_hzr start from.
+
+deepclust relabel --data imagenet21k --clip openclip_vitg14              image features made already, text by the model
+deepclust relabel --data imagenet21k --clip openclip_vitg14 --text T.npy text features made elsewhere, one row per class
+deepclust relabel … --out features/imagenet21k/ibot_vitl16/benchmarks    where training finds them for iBOT's features
+
+Written are leaf_hzr_<split>.npy and p_hzr_<split>.npy: the new class of each sample, and zero_shot.json: CLIP's
+accuracy among all classes, those of the same level, and siblings.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from deepclust.runtime.errors import InputError, one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="deepclust relabel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="a data set whose features by a CLIP model lie ready")
+    parser.add_argument("--clip", required=True, help="that model, as `deepclust extract --help` names it")
+    parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
+    parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
+    parser.add_argument("--text", type=Path, help=".npy of text features, one row per class; else the model makes them")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/ beside the image features")
+    options = parser.parse_args()
+    with one_line_errors():
+        relabel_data(options)
+
+
+def relabel_data(options: argparse.Namespace) -> None:
+    from deepclust.extraction.datasets import load_dataset
+    from deepclust.runtime.files import write_json, written_whole
+    from deepclust.subsets.clip_labels import choose_lemmas, classify_by_clip, relabel
+    from deepclust.subsets.select import classes_of
+
+    dataset = load_dataset(options.data, encoder=options.clip, features_dir=options.features_dir)
+    classes = classes_of(dataset, hierarchy=options.hierarchy)
+    hierarchy = classes.find_hierarchy()
+    nodes_K = hierarchy.nodes_of(classes.names)
+    if len(np.unique(nodes_K)) != len(hierarchy):
+        raise InputError(
+            f"{len(hierarchy) - len(nodes_K)} nodes of {hierarchy.source} are no classes of data={options.data}: "
+            "samples can only be relabeled to classes, give a hierarchy of these alone"
+        )
+    class_of_M = np.argsort(nodes_K)
+    train = dataset.train
+    assert train.labels is not None
+    if options.text is not None:
+        if not options.text.is_file():
+            raise InputError(f"no such file: {options.text}")
+        text_MD = np.load(options.text, allow_pickle=False)[class_of_M]
+    else:
+        from deepclust.extraction.encoders import load_encoder
+
+        lemmas = hierarchy.lemmas or tuple((name,) for name in hierarchy.names)
+        encode_text = load_encoder(options.clip).encode_text
+        _, text_MD = choose_lemmas(train.features, nodes_K[train.labels], lemmas, encode_text)
+    out = options.out or (Path("benchmarks") if train.root is None else train.root.parent / "benchmarks")
+    accuracies = {}
+    for split, features in dataset.splits().items():
+        assert features.labels is not None
+        nodes_N = nodes_K[features.labels]
+        for name, with_parent in (("leaf_hzr", False), ("p_hzr", True)):
+            new_N = class_of_M[relabel(features.features, nodes_N, hierarchy, text_MD, with_parent=with_parent)]
+            with written_whole(out / f"{name}_{split}.npy") as temporary:
+                np.save(temporary, new_N.astype(np.int32))
+            changed = float((new_N != features.labels).mean())
+            print(f"{split}: {name} relabels {100 * changed:.1f} % of {len(new_N)} samples")
+        accuracies[split] = {
+            among: classify_by_clip(features.features, nodes_N, hierarchy, text_MD, among=among).accuracy
+            for among in ("all", "level", "siblings")
+        }
+        shown = ", ".join(f"{among} {100 * accuracy:.2f} %" for among, accuracy in accuracies[split].items())
+        print(f"{split}: zero-shot among {shown}")
+    write_json(out / "zero_shot.json", accuracies)
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Finished runs side by side: mean ± standard deviation over seeds, or one metric over a setting that varied.
+
+deepclust summarize runs/my_seeds            a folder of run folders, or any number of run folders
+deepclust summarize runs/my_seeds --split test --markdown docs/table.md
+deepclust summarize runs/sweep --by n_clusters --metric nmi --figure nmi_over_c
+deepclust summarize runs/sweep --by encoder --difference temi scan --figure difference
+deepclust summarize runs/sweep --by benchmark --separability --figure separability
+deepclust summarize runs/rehearsal --benchmarks --figure docs/images/accuracy     benchmarks × methods, and figure 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deepclust.metrics import ROW_KEYS
+from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
+from deepclust.report.tables import (
+    ABSENT,
+    mean_std_markdown,
+    mean_std_table,
+    plain_markdown,
+    plain_table,
+    report_console,
+)
+from deepclust.runs.folder import RunFolder
+from deepclust.runtime.errors import InputError, one_line_errors
+from deepclust.runtime.files import written_whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="deepclust summarize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--split", help="only this split")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
+    parser.add_argument("--svg", type=Path, help="draw the table into this file, too")
+    parser.add_argument("--by", metavar="KEY", help="one metric over this key of config.yaml, a column per method")
+    parser.add_argument("--metric", default="acc", help="with --by: acc, nmi, top1_to_L, ece, … (default: acc)")
+    parser.add_argument("--difference", nargs=2, metavar="METHOD", help="with --by: draw the first minus the second")
+    parser.add_argument("--separability", action="store_true", help="separability over linear-probe accuracy, with R²")
+    parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
+    parser.add_argument("--figure", type=Path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
+    options = parser.parse_args()
+    with one_line_errors():
+        if options.benchmarks:
+            show_benchmarks(options)
+        elif options.separability:
+            show_separability(options)
+        elif options.by:
+            show_sweep(options)
+        elif options.figure or options.difference:
+            raise InputError("--figure and --difference need --by KEY: the setting that varied, such as n_clusters")
+        else:
+            show_seeds(options)
+
+
+def show_seeds(options: argparse.Namespace) -> None:
+    """Mean ± standard deviation over the seeds."""
+    rows = collect(options.folders, options.split)
+    report_console().print(mean_std_table(rows))
+    if options.svg:
+        picture = Console(record=True, width=94, file=io.StringIO())
+        picture.print(mean_std_table(rows))
+        with written_whole(options.svg) as temporary:
+            # Without its font rules the picture fetches nothing; the viewer's own monospace font does.
+            svg = re.sub(r"@font-face {.*?}", "", picture.export_svg(title="deepclust summarize"), flags=re.DOTALL)
+            temporary.write_text(svg, encoding="utf-8")
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(mean_std_markdown(rows), encoding="utf-8")
+
+
+def show_sweep(options: argparse.Namespace) -> None:
+    """One metric of every method over a setting."""
+    # What `deepclust evaluate metrics=[…]` measured stands in its own file.
+    file = "results.json" if options.metric in ROW_KEYS else "evaluation.json"
+    found = sweep(collect_runs(options.folders, file), options.by, options.metric, options.split)
+    header, cells = sweep_cells(found)
+    notes = [f"{options.metric} on split {found.split}, in percent"]
+    console = report_console()
+    console.print(plain_table(header, cells))
+    console.print(notes[0], style="italic dim", markup=False)
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(plain_markdown(header, cells, notes), encoding="utf-8")
+    if options.figure:
+        # Imported here: matplotlib takes a second.
+        from deepclust.report.figures import save_figure
+        from deepclust.report.sweep_figures import difference_figure, sweep_figure
+
+        figure = difference_figure(found, *options.difference) if options.difference else sweep_figure(found)
+        save_figure(figure, options.figure)
+
+
+def show_separability(options: argparse.Namespace) -> None:
+    """Separability scores of every run over the accuracy of its linear probe."""
+    from deepclust.metrics.separability import r_squared
+    from deepclust.report.figures import save_figure
+    from deepclust.report.sweep_figures import separability_figure
+
+    points = separability_points(options.folders, options.by)
+    figure = separability_figure(points)  # refuses to draw nothing
+    scores = ("alignment", "davies_bouldin", "silhouette")
+    header = ["Run", "Probe (%)", "Alignment", "Davies–Bouldin", "Silhouette"]
+    cells = [
+        [point["name"], f"{100 * point['probe']:.1f}", *(_three(point[score]) for score in scores)] for point in points
+    ]
+    known = {score: [point for point in points if point[score] is not None] for score in scores}
+    determined = [
+        r_squared([point["probe"] for point in known[score]], [point[score] for point in known[score]])
+        for score in scores
+    ]
+    cells.append(["R²", "", *map(_three, determined)])
+    report_console().print(plain_table(header, cells))
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(plain_markdown(header, cells), encoding="utf-8")
+    if options.figure:
+        save_figure(figure, options.figure)
+
+
+def _three(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def run_folders(folders: list[Path], file: str) -> list[Path]:
+    """The folders that hold a file, among those given and those directly below them."""
+    return [place for folder in folders for place in (folder, *sorted(folder.glob("*"))) if (place / file).is_file()]
+
+
+def show_benchmarks(options: argparse.Namespace) -> None:
+    """A row per benchmark, a column per method."""
+    from deepclust.report.benchmark_figures import accuracy_figure, benchmark_markdown, benchmark_rows, benchmark_tables
+
+    found = run_folders(options.folders, "results.json")
+    configs = {folder: RunFolder(folder).read_config() for folder in found}
+    rows = benchmark_rows(found, {run: (config.get("benchmark") or {}).get("name") for run, config in configs.items()})
+    if not rows:
+        raise InputError(f"no results in {', '.join(map(str, options.folders))}: name run folders of `deepclust train`")
+    split = options.split or ("test" if any(row["split"] == "test" for row in rows) else "train")
+    for table in benchmark_tables(rows, split):
+        report_console().print(table, "")
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(benchmark_markdown(rows, split), encoding="utf-8")
+    if options.figure:
+        print(*accuracy_figure(rows, options.figure, split))
+
+
+def collect(folders: list[Path], split: str | None) -> list[dict]:
+    """Rows of every results.json in the folders or directly below them.
+
+    Raises:
+        InputError: if there are none.
+    """
+    places = run_folders(folders, "results.json")
+    rows = [row for place in places for row in json.loads((place / "results.json").read_text(encoding="utf-8"))]
+    rows = [row for row in rows if split is None or row["split"] == split]
+    if not rows:
+        where = ", ".join(map(str, folders))
+        raise InputError(
+            f"no results{f' of split {split}' if split else ''} in {where}: name run folders of `deepclust train`"
+        )
+    return rows
+
+
+def collect_runs(folders: list[Path], file: str) -> list[Run]:
+    """Every run with such a file of rows and a config.yaml, in the folders or directly below them.
+
+    Raises:
+        InputError: if there is none.
+    """
+    places = [place for place in run_folders(folders, file) if (place / "config.yaml").is_file()]
+    if not places:
+        made_by = "`deepclust train`" if file == "results.json" else "deepclust evaluate metrics=[…]"
+        raise InputError(f"no {file} beside a config.yaml in {', '.join(map(str, folders))}: run {made_by} first")
+    return [
+        Run(RunFolder(place).read_config(), json.loads((place / file).read_text(encoding="utf-8")), place.name)
+        for place in places
+    ]
+
+
+def separability_points(folders: list[Path], key: str | None) -> list[dict[str, Any]]:
+    """Of every run with both measurements: its scores on the split that the probe was judged on, and its name."""
+    points = []
+    for place in run_folders(folders, "evaluation/separability.json"):
+        if not (place / "evaluation" / "probe.json").is_file():
+            continue
+        scores = json.loads((place / "evaluation" / "separability.json").read_text(encoding="utf-8"))
+        probe = json.loads((place / "evaluation" / "probe.json").read_text(encoding="utf-8"))
+        value = setting(RunFolder(place).read_config(), key, {"method": ""}) if key else None
+        points.append(
+            {"name": str(value or place.name), "probe": probe["accuracy"], **scores.get("test", scores["train"])}
+        )
+    return points
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""`deepclust train …`: train clustering heads on frozen features and score them beside classical clustering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepclust.cli.configure import run_hydra
+
+
+def main() -> None:
+    run_hydra("train", train)
+
+
+def train(config: dict[str, Any]) -> None:
+    """Run the experiment that the settings ask for, in a run folder of its own."""
+    # Imported here: `--help` and a mistyped option answer at once.
+    from deepclust.cli.run_folder import in_a_sweep, run_folder
+    from deepclust.report.tables import report_console, results_table
+    from deepclust.runs.config import read_experiment
+    from deepclust.training.trainer import leave_processes
+
+    folder, resume = run_folder(config)
+    if resume and config["resume"] is None and folder.results.is_file():  # a job of a sweep that is run again
+        print(f"{folder.path} is finished already: {folder.results}")
+        return
+    experiment = read_experiment(config)
+    experiment.check(alone=in_a_sweep())
+    try:
+        results = experiment.run(folder, resume=resume, progress=True)
+    finally:
+        leave_processes()
+    if results is not None:
+        console = report_console()
+        console.print(results_table(results.rows, notes=results.notes))
+        console.print(f"run folder: {folder.path}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""From plain settings, as config.yaml holds them, to the experiment that they ask for.
+
+Nothing here knows the command line: a notebook or a test may read an old run's config.yaml the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from deepclust.clusterers import clusterer_class
+from deepclust.features.dataset import Dataset
+from deepclust.neighbors.mining import MiningSettings
+from deepclust.reduction.reduction import Reduction
+from deepclust.reduction.splits import reduced_dataset
+from deepclust.runs.choosing import Choosing
+from deepclust.runs.experiment import Experiment
+from deepclust.runs.source import DataSource
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import check_names
+from deepclust.training.loggers import LoggerSettings
+from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import TrainerSettings
+
+Settings = Mapping[str, Any]
+
+
+def read_experiment(config: Settings) -> Experiment:
+    """The experiment of `deepclust train`'s settings, its data read.
+
+    Args:
+        config: as `deepclust.cli.configure.composed("train", …)` gives them: the settings of each loss are complete.
+
+    Raises:
+        InputError: if the data cannot be read, or a setting is unknown or out of range.
+    """
+    choosing = read_choosing(config)
+    reduction = read_reduction(config)
+    neighbors_dir, reductions_dir = cache_folders(config)
+    source = DataSource.of(config)
+    dataset = source.load()
+    n_clusters = source.known_classes(dataset) if config["n_clusters"] is None else config["n_clusters"]
+    if n_clusters is None and config["loss"]:
+        raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        recipes=[
+            Recipe.of(name, **settings, n_clusters=n_clusters, seed=config["seed"])
+            for name, settings in config["loss"].items()
+        ],
+        baselines=runnable(config["baselines"], n_clusters, choosing),
+        n_clusters=n_clusters,
+        seed=config["seed"],
+        reduction=reduction,
+        choosing=choosing,
+        trainer=TrainerSettings.of(config["trainer"]),
+        mining=read_mining(config),
+        logger=LoggerSettings.of(config["logger"]),
+        neighbors_dir=neighbors_dir,
+        reductions_dir=reductions_dir,
+        in_memory=config["data"]["in_memory"],
+        silhouette=config["silhouette"],
+    )
+
+
+def runnable(baselines: Settings, n_clusters: int | None, choosing: Choosing | None) -> dict[str, Any]:
+    """The baselines of the run itself. Without a known C, those that need one are left to select=."""
+    if n_clusters is not None or choosing is None or not choosing.n_clusters:
+        return dict(baselines)
+    return {name: options for name, options in baselines.items() if not clusterer_class(name).needs_n_clusters}
+
+
+def read_choosing(config: Settings) -> Choosing | None:
+    """What `select=` asks for, or None."""
+    select = config["select"]
+    if select["by"] is None:
+        return None
+    return Choosing(
+        baselines=config["baselines"],
+        reductions=[Reduction(kind, select["dims"], seed=config["seed"]) for kind in select["reductions"] or ()],
+        n_clusters=select["n_clusters"] or (),
+    )
+
+
+def read_mining(config: Settings) -> MiningSettings:
+    """How neighbors are searched."""
+    settings = {key: value for key, value in config["neighbors"].items() if key != "cache_dir"}
+    check_names(settings, [one.name for one in fields(MiningSettings)], "neighbors")
+    return MiningSettings(**settings)
+
+
+def read_reduction(config: Settings) -> Reduction:
+    """What the features are reduced by, with the run's seed unless it has its own."""
+    asked = config.get("reduction") or {"kind": "none"}
+    settings = {key: value for key, value in asked.items() if key != "cache_dir"}
+    if settings.get("seed") is None:
+        settings["seed"] = config.get("seed", 0)
+    return Reduction(**settings)
+
+
+def cache_folders(config: Settings) -> tuple[Path | None, Path | None]:
+    """Where mined neighbors and reduced features are kept; None: beside their features.
+
+    Reduced features lie beside the neighbors, unless `reduction.cache_dir` says otherwise.
+    """
+    mined = config.get("neighbors", {}).get("cache_dir")
+    reduced = (config.get("reduction") or {}).get("cache_dir")
+    source = DataSource.of(config)
+    neighbors_dir = Path(mined) if mined else source.folder_of("neighbors")
+    beside = None if neighbors_dir is None else neighbors_dir.with_name("reductions")
+    return neighbors_dir, Path(reduced) if reduced else beside
+
+
+def reduced_as_trained(dataset: Dataset, trained_on: Settings, *, record: Path, own: bool) -> Dataset:
+    """Splits in the space that a run clustered, which was fitted to its own training split.
+
+    Args:
+        dataset: the run's own data, or other features of the same encoder.
+        trained_on: the run's settings.
+        record: its note of the reduction.
+        own: whether the data are its own.
+
+    Raises:
+        InputError: if the features do not allow the reduction.
+    """
+    reduction = read_reduction(trained_on)
+    if reduction.kind == "none":
+        return dataset
+    neighbors_dir, reductions_dir = cache_folders(trained_on)
+    return reduced_dataset(
+        reduction,
+        dataset,
+        fitted_on=None if own else DataSource.of(trained_on).load().train,
+        neighbors_dir=neighbors_dir,
+        mining=read_mining(trained_on),
+        cache_dir=reductions_dir,
+        record=record,
+    )

@@ -1,0 +1,84 @@
+"""The run folder: where the artefacts of one run lie.
+
+config.yaml                 what was asked for
+reduction.json              what the features were reduced by, where they were
+checkpoints/<method>.ckpt   newest training state of each loss
+clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
+results.json, results.md    one row per (method, split)
+clusters.csv                path, cluster and confidence by the first method, where features know their images
+contact_sheets/             the most confident images of each of its clusters
+selection.json, selection/  which clustering was chosen without labels, with select=
+evaluation.json, evaluation/, other_data/, overclustering/      by `deepclust evaluate`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import written_whole
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run's artefacts."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def reduction(self) -> Path:
+        return self.path / "reduction.json"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def checkpoint(self, method: str) -> Path:
+        return self.path / "checkpoints" / f"{method}.ckpt"
+
+    def clustering(self, method: str, split: str = "train") -> Path:
+        return self.path / "clusterings" / (f"{method}.npz" if split == "train" else f"{method}_{split}.npz")
+
+    def has_finished(self, method: str, splits: Iterable[str]) -> bool:
+        """Whether a method left a clustering of every split; that of the training split is written last."""
+        return all(self.clustering(method, split).is_file() for split in splits)
+
+    def trained_methods(self) -> list[str]:
+        """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""
+        left = (self.path / "checkpoints").glob("*.ckpt")
+        return sorted(path.stem for path in left if not path.name.startswith("."))
+
+    def saved_methods(self) -> list[str]:
+        """The methods that left a clustering of the training split, in alphabetical order."""
+        left = [path for path in (self.path / "clusterings").glob("*.npz") if not path.name.startswith(".")]
+        return sorted(path.stem for path in left if not path.stem.endswith("_test"))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Note down what was asked for."""
+        with written_whole(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def read_config(self) -> dict[str, Any]:
+        """What the run was asked for.
+
+        Raises:
+            InputError: if it left no note of it, or one that cannot be read.
+        """
+        if not self.config.is_file():
+            raise InputError(f"{self.path} holds no config.yaml, so its data are not known: name them with data=")
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.config} is no readable YAML ({str(error).splitlines()[0]})") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{self.config} holds no settings: name a run folder of `deepclust train`")
+        return {str(name): value for name, value in config.items()}

@@ -1,0 +1,223 @@
+"""The steps of a run: reduce, train heads, run the baselines beside them, score everything the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepclust.clusterers import make_clusterer
+from deepclust.clustering import Clustering, display_name
+from deepclust.features.dataset import Dataset
+from deepclust.features.feature_set import FeatureSet
+from deepclust.metrics import score
+from deepclust.metrics.intrinsic import Metric
+from deepclust.neighbors import Neighbors
+from deepclust.neighbors.spectral import Partitions
+from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
+from deepclust.report.tables import write_results
+from deepclust.runs.folder import RunFolder
+from deepclust.runtime.ranks import Ranks
+from deepclust.training.fit import fit_heads
+from deepclust.training.loggers import log_final
+from deepclust.training.recipe import Recipe
+from deepclust.training.trained import TrainedHeads
+
+if TYPE_CHECKING:
+    from deepclust.runs.experiment import Experiment
+
+VALIDATED = ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
+
+
+@dataclass
+class Results:
+    """Rows of results, and the sentences that belong under their table."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
+class Steps:
+    """A run under way: its steps, and what they share. Every step is taken on every rank.
+
+    Args:
+        experiment: what is asked for.
+        data: its data set in the space that is clustered.
+        folder: where everything goes.
+        ranks: the processes of the run.
+        logger: a Lightning logger, or False.
+        resume: continue a killed run.
+        progress: show progress bars where stdout is a terminal.
+
+    Attributes:
+        neighbors: of the training split, once they are mined.
+        partitions: of these neighbors, shared by the losses that start from them.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Dataset,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        logger: Any = False,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.experiment = experiment
+        self.data = data
+        self.folder = folder
+        self.ranks = ranks
+        self.logger = logger
+        self.resume = resume
+        self.progress = progress
+        self.neighbors: Neighbors | None = None
+        self.partitions = Partitions()
+
+    def by_neighbors(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        """The recipes, that of the largest neighborhood first: it is mined once and serves the smaller ones."""
+        return sorted(recipes, key=lambda recipe: -recipe.mined_neighbors(len(self.data.train)))
+
+    def is_finished(self, method: str) -> bool:
+        """Whether the method has left its clusterings already, in the eyes of the first rank."""
+        return self.ranks.decide(self.folder.has_finished(method, self.data.splits()))
+
+    def train(self, recipe: Recipe) -> None:
+        """Train one recipe and save its clusterings, the training split's last: it marks the method as finished."""
+        method, run = recipe.loss.name, self.experiment
+        if self.is_finished(method):
+            return
+        result = fit_heads(
+            self.data.train,
+            recipe,
+            run.trainer,
+            neighbors=self.neighbors,
+            partitions=self.partitions,
+            cache_dir=run.neighbors_dir,
+            mining=run.mining,
+            checkpoint=self.folder.checkpoint(method),
+            resume=self.resume,
+            logger=self.logger,
+            log_prefix=f"{method}/" if len(run.recipes) > 1 else "",
+            validate=validation(self.data.test or self.data.train),
+            progress=self.progress,
+            in_memory=run.in_memory,
+        )
+        self.neighbors = result.neighbors
+        if self.ranks.rank == 0:
+            self.save_assignments(result.trained, result.seconds)
+
+    def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
+        """Assign every split, and save the clusterings with what is to be said of them."""
+        notes = trained.warn_of_collapse(self.data.train)
+        if trained.recipe.pca_dim is not None:
+            kept = 100 * float(trained.transform.explained_variance)
+            notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
+        for split, features in reversed(self.data.splits().items()):
+            clustering = replace(trained.assign(features), seconds=seconds, notes=notes)
+            clustering.save(self.folder.clustering(trained.recipe.loss.name, split))
+
+    def cluster(self, name: str, options: Mapping[str, Any]) -> None:
+        """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
+        if self.is_finished(name):
+            return
+        run, train = self.experiment, self.data.train
+        # Directions of features that were reduced have no meaning.
+        normalize = {} if train.reduction is None else {"normalize": "none"}
+        settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
+        clusterer = make_clusterer(name, run.linkages, **settings)
+        if self.ranks.rank > 0 and not clusterer.over_ranks:
+            return
+        fitted = clusterer.fit(train.features, self.ranks if clusterer.over_ranks else Ranks())
+        if self.ranks.rank > 0:
+            return
+        for split, features in reversed(self.data.splits().items()):
+            clustering = fitted if split == "train" else clusterer.predict(features.features)
+            replace(clustering, seconds=fitted.seconds).save(self.folder.clustering(name, split))
+
+    def score(self) -> Results | None:
+        """Score what every method left; write the tables, the choice and the pictures. None but on the first rank."""
+        if self.ranks.rank > 0:
+            return None
+        run, reduction = self.experiment, self.data.train.reduction
+        notes: list[str] = [] if reduction is None else [reduction["note"]]
+        rows = []
+        for method in run.methods():
+            for split, features in self.data.splits().items():
+                clustering = Clustering.load(self.folder.clustering(method, split))
+                rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
+                notes.extend(note for note in clustering.notes if note not in notes)
+        if run.choosing is not None:
+            notes.append(self.choose())
+        write_results(self.folder.path, rows, notes)
+        if rows:
+            show_images(self.folder, self.data.train, run.methods()[0])
+        log_final(rows, self.logger, len(run.recipes) > 1)
+        return Results(rows, notes)
+
+    def choose(self) -> str:
+        """Choose among this run's clusterings and further ones; returns the sentence for the table."""
+        run = self.experiment
+        assert run.choosing is not None
+        selection = run.choosing.choose(
+            self.folder,
+            self.data,
+            run.dataset,
+            reduction=run.reduction,
+            methods=run.methods(),
+            n_clusters=run.n_clusters,
+            seed=run.seed,
+            cache_dir=run.reductions_dir,
+        )
+        return selection.note
+
+
+def scored(
+    clustering: Clustering,
+    features: FeatureSet,
+    split: str,
+    seed: int | None,
+    notes: list[str],
+    *,
+    silhouette: bool = True,
+) -> dict[str, Any]:
+    """A row of results; where it has no silhouette though it was wanted the notes say why."""
+    rows_ND = features.features if silhouette else None
+    row = score(clustering, rows_ND, features.labels, split=split, seed=seed, silhouette_metric=distance_of(features))
+    if silhouette and row["silhouette"] is None:
+        notes.append(
+            f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
+            f"{len(clustering)} samples were found, and it compares at least 2 with members."
+        )
+    return row
+
+
+def distance_of(features: FeatureSet) -> Metric:
+    """The silhouette's: by direction for features as they came, Euclidean for reduced ones."""
+    return "cosine" if features.reduction is None else "euclidean"
+
+
+def validation(features: FeatureSet) -> Callable[[TrainedHeads], dict[str, float]]:
+    """What is logged of a split along the way: without labels the silhouette and the number of clusters found.
+
+    Training never looks at these numbers.
+    """
+
+    def validate(trained: TrainedHeads) -> dict[str, float]:
+        clustering = trained.assign(features)
+        row = score(clustering, features.features, features.labels, silhouette_metric=distance_of(features))
+        return {key: float(row[key]) for key in VALIDATED if row[key] is not None}
+
+    return validate
+
+
+def show_images(folder: RunFolder, features: FeatureSet, method: str) -> None:
+    """For features that know their images: `clusters.csv`, and a contact sheet per cluster, of one method."""
+    if features.paths is None:
+        return
+    clustering = Clustering.load(folder.clustering(method))
+    write_clusters_csv(folder.path / "clusters.csv", features.files or features.paths, clustering)
+    if features.files is not None and all(Path(file).is_file() for file in features.files[:1]):
+        write_contact_sheets(folder.path / "contact_sheets", features.files, clustering)

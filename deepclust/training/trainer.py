@@ -1,0 +1,195 @@
+"""Where and how training runs: Lightning's Trainer as heads need it, and the processes that train together."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import distributed as dist
+
+from deepclust.runtime.devices import native_bfloat16
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import Ranks
+
+# k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
+# Options of Lightning's Trainer that training sets itself.
+OURS: Mapping[str, Any] = MappingProxyType(
+    {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+    }
+)
+SET_BY_TRAINING = (*OURS, "max_epochs", "callbacks", "logger", "plugins")
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's hints about workers, devices and its own newer features say nothing about this run."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for pattern in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+                warnings.filterwarnings("ignore", pattern)
+            warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Where and how training runs. What it computes is the recipe's.
+
+    Attributes:
+        accelerator: `auto`, `cpu` or `gpu`, as in `pytorch_lightning.Trainer`.
+        devices: how many on each node, which, or `auto` for all.
+        num_nodes: machines.
+        strategy: `auto`, or `ddp` for several processes.
+        precision: `32`, `bf16-mixed`, or `auto`: bf16-mixed where the device multiplies bfloat16 natively.
+        checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.
+        log_every_n_steps: how often `train/loss` is logged, with a logger.
+        val_every_n_epochs: how often `val/…` is logged, with a logger; 0 never.
+        more: further options of `pytorch_lightning.Trainer`.
+
+    Raises:
+        InputError: for a precision that training does not support, and for names in `more` that the Trainer does not
+            know or that training sets itself.
+
+    Example:
+        >>> TrainerSettings.of({"devices": 2, "strategy": "ddp", "max_steps": 10}).more
+        {'max_steps': 10}
+    """
+
+    accelerator: str = "auto"
+    devices: int | str | Sequence[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | int = "auto"
+    checkpoint_seconds: float = 60.0
+    log_every_n_steps: int = 10
+    val_every_n_epochs: int = 5
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if str(self.precision) not in PRECISIONS:
+            raise InputError(f"precision {self.precision} is not supported: choose one of {', '.join(PRECISIONS)}")
+        own = [member.name for member in fields(self) if member.name != "more"]
+        known = [name for name in inspect.signature(pl.Trainer).parameters if name not in (*own, *SET_BY_TRAINING)]
+        for name in self.more:
+            if name in own:
+                raise InputError(f"trainer option '{name}' has a field of its own: give it there, not in more")
+            if name in SET_BY_TRAINING:
+                raise InputError(f"trainer option '{name}' is set by training itself: leave it out")
+            if name not in known:
+                near = difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.0)
+                raise InputError(f"unknown trainer option '{name}': did you mean '{near[0]}'?")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TrainerSettings:
+        """The settings of a flat mapping: names that are no field go to `more`."""
+        own = {member.name for member in fields(cls)} - {"more"}
+        return cls(
+            **{name: value for name, value in options.items() if name in own},
+            more={name: value for name, value in options.items() if name not in own},
+        )
+
+
+DEFAULT_TRAINER = TrainerSettings()
+
+
+def make_trainer(
+    settings: TrainerSettings,
+    *,
+    max_epochs: int = 1,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = False,
+    checkpoint_io: CheckpointIO | None = None,
+) -> pl.Trainer:
+    """Lightning's Trainer as heads need it: no checkpoints, bars or samplers of its own.
+
+    Raises:
+        InputError: for settings that do not work on this machine, such as `accelerator=gpu` without a GPU.
+    """
+    strategy: Any = settings.strategy
+    precision: Any = resolve_precision(str(settings.precision), settings.accelerator)
+    devices: Any = settings.devices
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=settings.num_nodes,
+            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,
+            precision=precision,
+            log_every_n_steps=settings.log_every_n_steps,
+            max_epochs=max_epochs,
+            callbacks=list(callbacks),
+            logger=logger,
+            plugins=None if checkpoint_io is None else [checkpoint_io],
+            **OURS,
+            **settings.more,
+        )
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
+
+
+@quiet_lightning()
+def n_processes(settings: TrainerSettings) -> int:
+    """How many processes these settings train in; refuses as `make_trainer`."""
+    return make_trainer(settings).world_size
+
+
+def join_processes(trainer: pl.Trainer) -> Ranks:
+    """Start the other processes of a distributed run, where nobody else has, and join them.
+
+    Lightning would do so inside `fit`. Here it is done before, as neighbors are mined over all ranks. A second call and
+    the one inside `fit`, find them there.
+
+    Raises:
+        InputError: for a strategy whose processes live inside `fit` alone.
+    """
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        if not isinstance(launcher, _SubprocessScriptLauncher):
+            raise InputError("this strategy starts its processes for training alone, not for mining: use strategy=ddp")
+        launcher.launch(lambda: None, trainer=trainer)
+    trainer.strategy.setup_environment()
+    return Ranks.of_run()
+
+
+def leave_processes() -> None:
+    """Leave the process group, if there is one: one of its threads may end a process that ends in it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def joined_ranks(settings: TrainerSettings) -> Ranks:
+    """Start and join the processes that these settings train in: every later call on them finds them there."""
+    with quiet_lightning():
+        return join_processes(make_trainer(settings))
+
+
+def resolve_precision(precision: str, accelerator: str = "auto") -> str:
+    """`auto` as bf16-mixed on GPUs and CPUs with bfloat16 matrix instructions, else 32; other names as they are."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if native_bfloat16(accelerator) else "32"

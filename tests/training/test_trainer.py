@@ -1,0 +1,90 @@
+"""The trainer's settings: names that are checked, defaults that the command line shares, and the processes of a run."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from deepclust.features.bank import FeatureBank
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import Ranks
+from deepclust.training.fit import fit_heads
+from deepclust.training.heads import Heads
+from deepclust.training.initialization import HeadStart
+from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import TrainerSettings, join_processes, make_trainer, n_processes
+
+
+def test_a_flat_mapping_is_split_into_fields_and_further_options():
+    settings = TrainerSettings.of({"devices": 2, "strategy": "ddp", "max_steps": 7, "deterministic": True})
+    assert settings == TrainerSettings(devices=2, strategy="ddp", more={"max_steps": 7, "deterministic": True})
+    assert make_trainer(TrainerSettings("cpu", more={"max_steps": 7})).max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": 2}, "unknown trainer option 'device': did you mean 'devices'"),
+        ({"max_step": 2}, "unknown trainer option 'max_step': did you mean 'max_steps'"),
+        ({"val_every_n_epoch": 2}, "unknown trainer option 'val_every_n_epoch': did you mean 'val_every_n_epochs'"),
+        ({"callbacks": []}, "trainer option 'callbacks' is set by training itself"),
+        ({"enable_checkpointing": True}, "trainer option 'enable_checkpointing' is set by training itself"),
+        ({"max_epochs": 3}, "trainer option 'max_epochs' is set by training itself"),
+        ({"precision": 16}, "precision 16 is not supported: choose one of auto, 32"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainerSettings.of(options)
+
+
+def test_a_field_is_not_given_twice():
+    with pytest.raises(InputError, match="trainer option 'devices' has a field of its own"):
+        TrainerSettings(more={"devices": 2})
+
+
+def test_the_command_line_has_the_same_defaults():
+    conf = OmegaConf.load(Path(__file__).resolve().parents[2] / "conf" / "trainer" / "default.yaml")
+    assert TrainerSettings(**conf) == TrainerSettings()
+    assert set(conf) == {member.name for member in fields(TrainerSettings)} - {"more"}
+
+
+def test_the_number_of_processes_is_that_of_the_devices():
+    assert n_processes(TrainerSettings("cpu")) == 1
+    assert n_processes(TrainerSettings("cpu", devices=3)) == 3
+
+
+def test_a_process_alone_joins_nobody():
+    trainer = make_trainer(TrainerSettings("cpu"))
+    assert join_processes(trainer) == join_processes(trainer) == Ranks()
+
+
+def test_processes_that_live_inside_fit_alone_are_refused(planted):
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, n_neighbors=5)
+    with pytest.raises(InputError, match="use strategy=ddp"):
+        fit_heads(planted, recipe, trainer=TrainerSettings("cpu", devices=2, strategy="ddp_spawn"))
+
+
+@pytest.mark.parametrize("init", ["random", "kmeans", "spectral"])
+def test_heads_are_initialized_where_their_inputs_are_and_before_training(init, planted, monkeypatch):
+    recipe = Recipe.of(
+        "temi", n_clusters=5, n_heads=2, hidden_dim=8, embedding_dim=4, n_neighbors=5, max_epochs=1, init=init
+    )
+    seen: list[np.ndarray] = []
+
+    def watched(start: HeadStart, heads: Heads, bank: FeatureBank) -> None:
+        assert {parameter.device for parameter in heads.parameters()} == {bank.device}
+        real(start, heads, bank)
+        seen.append(next(heads.parameters()).detach().numpy().copy())
+
+    real = HeadStart.set
+    monkeypatch.setattr(HeadStart, "set", watched)
+    fit = fit_heads(planted, recipe, trainer=TrainerSettings("cpu", precision="32", more={"max_steps": 1}))
+    assert len(seen) == 1
+    # One step of the teacher's moving average leads hardly away from the start.
+    torch.testing.assert_close(next(fit.trained.heads.parameters()), torch.from_numpy(seen[0]), rtol=0, atol=1e-3)

@@ -23,17 +23,17 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.fit import fit_heads
-from deepclust.training.recipe import Recipe, plain, recipe_settings
+from deepclust.training.recipe import Recipe, RecipeSetting, plain, recipe_settings
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import TrainerSettings
 
 FLOATS = (np.float32, np.float16, np.float64)
-# Where and how to train, not what: kept out of the recipe. {parameter: (default, meaning)}.
-RUN_OPTIONS: dict[str, tuple[Any, str]] = {
-    "random_state": (None, "seed, `RandomState` or None"),
-    "device": ("auto", "`auto`, `cpu` or `cuda`"),
-    "precision": ("auto", "`auto`, `32` or `bf16-mixed`"),
-    "verbose": (False, "show progress bars on a terminal"),
+# Where and how to train, not what: kept out of the recipe.
+RUN_OPTIONS = {
+    "random_state": RecipeSetting(None, "int | np.random.RandomState | None", "seed, `RandomState` or None"),
+    "device": RecipeSetting("auto", "str", "`auto`, `cpu` or `cuda`"),
+    "precision": RecipeSetting("auto", "str", "`auto`, `32` or `bf16-mixed`"),
+    "verbose": RecipeSetting(False, "bool", "show progress bars on a terminal"),
 }
 ATTRIBUTES = """
 Attributes:
@@ -53,11 +53,11 @@ def parameters_of(loss: str) -> type:
     """
     parameters = {**recipe_settings(loss), **RUN_OPTIONS}
     return dataclasses.make_dataclass(
-        f"_{loss.upper()}Parameters",
+        f"{loss.upper()}Parameters",
         [
-            ("n_clusters", int, dataclasses.field(default=10)),
+            ("n_clusters", "int", dataclasses.field(default=10)),
             ("_", dataclasses.KW_ONLY),
-            *((name, Any, dataclasses.field(default=default)) for name, (default, _) in parameters.items()),
+            *((name, one.type, dataclasses.field(default=one.default)) for name, one in parameters.items()),
         ],
         eq=False,
         repr=False,
@@ -66,9 +66,9 @@ def parameters_of(loss: str) -> type:
 
 def documented(about: str, loss: str) -> str:
     """A docstring with the meaning and the default of every parameter."""
-    lines = [about.strip(), "", "Args:", "    n_clusters: C, the number of clusters. 10."]
-    for name, (default, meaning) in {**recipe_settings(loss), **RUN_OPTIONS}.items():
-        told = f"{name}: {meaning.rstrip('.')}. {default!r}."
+    lines = [about.strip(), "", "Args:", "    n_clusters: C, the number of clusters. Default 10."]
+    for name, one in {**recipe_settings(loss), **RUN_OPTIONS}.items():
+        told = f"{name}: {one.about.rstrip('.')}. Default {one.default!r}."
         lines += textwrap.wrap(told, 110, initial_indent="    ", subsequent_indent="        ")
     return "\n".join([*lines, ATTRIBUTES])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -168,22 +168,29 @@ def loss_settings(loss: str) -> dict[str, Field]:
     return {one.name: one for one in fields(LOSSES[loss])}
 
 
-def recipe_settings(loss: str) -> dict[str, tuple[Any, str]]:
-    """{setting: (default, meaning)} of everything that decides the training of a loss, but for C and the seed."""
+class RecipeSetting(NamedTuple):
+    """A setting of a recipe, as those see it who offer it: its default for one loss, its type and its meaning."""
+
+    default: Any
+    type: str
+    about: str
+
+
+def recipe_settings(loss: str) -> dict[str, RecipeSetting]:
+    """Everything that decides the training of a loss, but for C and the seed, by name."""
     trained_with = LOSSES[loss].trained_with
-    own = {name: (one.default, one.metadata["about"]) for name, one in loss_settings(loss).items()}
-    shared = {
-        one.name: (trained_with.get(one.name, one.default), one.metadata["about"])
-        for one in fields(Recipe)
-        if one.name not in ("loss", "n_clusters", "seed")
+    shared = [one for one in fields(Recipe) if one.name not in ("loss", "n_clusters", "seed")]
+    settings = {
+        one.name: RecipeSetting(trained_with.get(one.name, one.default), str(one.type), one.metadata["about"])
+        for one in (*loss_settings(loss).values(), *shared)
     }
-    assert not any(default is MISSING for default, _ in {**own, **shared}.values())
-    return {**own, **shared}
+    assert not any(setting.default is MISSING for setting in settings.values())
+    return settings
 
 
 def default_settings(loss: str) -> dict[str, Any]:
     """{setting: default}, as the command line's configuration holds them."""
-    return {name: default for name, (default, _) in recipe_settings(loss).items()}
+    return {name: setting.default for name, setting in recipe_settings(loss).items()}
 
 
 def plain(value: Any) -> Any:

@@ -167,7 +167,12 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
     Args:
         config: as composed.
         overrides: of the command line.
+
+    Raises:
+        InputError: if a setting that must be given is missing.
     """
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise InputError(f"{key} has no value here: set {key}=")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings: dict[str, Any] = {str(key): value for key, value in plain.items()}

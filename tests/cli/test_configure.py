@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from deepclust.subsets.benchmarks import BENCHMARKS
 
 from deepclust import SCAN, TEMI, TSP
 from deepclust.cli.configure import CONF, SHARED, composed
@@ -16,6 +15,7 @@ from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
 from deepclust.reduction.reduction import KINDS, Reduction
 from deepclust.runtime.errors import InputError
+from deepclust.subsets.benchmarks import BENCHMARKS
 from deepclust.training.recipe import Recipe, default_settings
 
 ESTIMATORS = {"temi": TEMI, "scan": SCAN, "tsp": TSP}
@@ -208,6 +208,7 @@ def test_configurations_are_few():
         ("train", "data=imagnet", r"data=imagnet is unknown \(did you mean imagenet\?\): choose from .*cifar10"),
         ("train", "benchmark=tinny", r"benchmark=tinny is unknown \(did you mean tiny\?\)"),
         ("extract", "encoder=dino_vitb15", r"encoder=dino_vitb15 is unknown \(did you mean dino_vitb16\?\)"),
+        ("extract", "encoder=timm", r"encoder.model has no value here: set encoder.model="),
         ("train", "n_cluster=5", r"no setting is called 'n_cluster' \(did you mean n_clusters\?\)"),
         (
             "train",

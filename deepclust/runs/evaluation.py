@@ -171,48 +171,48 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
 
 
-def add_calibration(found: Evaluation) -> dict[str, Calibration]:
+def add_calibration(evaluation: Evaluation) -> dict[str, Calibration]:
     """`ece` and `mean_msp` as columns of the rows; the calibrations of the judged split by method, for the figures."""
     shown: dict[str, Calibration] = {}
-    for row in found.rows:
-        clustering = found.clusterings[row["method"], row["split"]]
+    for row in evaluation.rows:
+        clustering = evaluation.clusterings[row["method"], row["split"]]
         reason = why_no_calibration(clustering)
         row["ece"] = row["mean_msp"] = None
         if reason is not None:
-            found.add_note(f"{display_name(clustering.method)}{reason.removeprefix(clustering.method)}.")
+            evaluation.add_note(f"{display_name(clustering.method)}{reason.removeprefix(clustering.method)}.")
             continue
-        labels_N = labels_of(found.dataset.splits()[row["split"]], "metrics=[calibration]")
+        labels_N = labels_of(evaluation.dataset.splits()[row["split"]], "metrics=[calibration]")
         measured = calibration(clustering, labels_N)
         row["ece"], row["mean_msp"] = measured.ece, measured.mean_confidence
-        if row["split"] == found.judged[0]:
+        if row["split"] == evaluation.judged[0]:
             shown[row["method"]] = measured
-    found.write_json("calibration", {method: measured.as_dict() for method, measured in shown.items()})
+    evaluation.write_json("calibration", {method: measured.as_dict() for method, measured in shown.items()})
     return shown
 
 
-def add_separability(found: Evaluation) -> dict[str, dict[str, Any]]:
+def add_separability(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     """Alignment, Davies–Bouldin and silhouette of the classes, by split."""
     scores = {
         split: separability(features.features, labels_of(features, "metrics=[separability]")).as_dict()
-        for split, features in found.dataset.splits().items()
+        for split, features in evaluation.dataset.splits().items()
     }
-    found.write_json("separability", scores)
+    evaluation.write_json("separability", scores)
     return scores
 
 
-def add_probe(found: Evaluation, *, seed: int, progress: bool = False, **options: Any) -> dict[str, Any]:
+def add_probe(evaluation: Evaluation, *, seed: int, progress: bool = False, **options: Any) -> dict[str, Any]:
     """The linear and the kNN probe, on the test split or on a held-out fifth of each class where there is none."""
-    train, val, judged_on = found.dataset.train, found.dataset.test, "test"
+    train, val, judged_on = evaluation.dataset.train, evaluation.dataset.test, "test"
     if val is None:
         train, val = held_out_split(train, seed)
         judged_on = "a held-out fifth of each class"
     probe = linear_probe(train, val, seed=seed, progress=progress, **options)
     nearest = knn_probe(train.features, labels_of(train, "knn"), val.features, labels_of(val, "knn"))
     result = {"judged_on": judged_on, **probe.as_dict(), "knn": {str(k): share for k, share in nearest.items()}}
-    found.probed = ("held-out" if found.dataset.test is None else "test", val, probe)
-    found.write_json("probe", result)
+    evaluation.probed = ("held-out" if evaluation.dataset.test is None else "test", val, probe)
+    evaluation.write_json("probe", result)
     n_labels = 1 + int(max(labels_of(train, "probe").max(), labels_of(val, "probe").max()))
-    found.write_json("probe_class_accuracy", accuracies_by_class(probe, train.class_names, n_labels))
+    evaluation.write_json("probe_class_accuracy", accuracies_by_class(probe, train.class_names, n_labels))
     return result
 
 

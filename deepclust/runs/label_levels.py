@@ -21,11 +21,11 @@ from deepclust.runtime.errors import InputError
 from deepclust.subsets.hierarchy import Hierarchy
 
 
-def add_levels(found: Evaluation, hierarchy: Hierarchy, class_names: Sequence[str]) -> Sweep:
+def add_levels(evaluation: Evaluation, hierarchy: Hierarchy, class_names: Sequence[str]) -> Sweep:
     """The one-sided AMI at every depth, down to the classes themselves: columns `one_sided_ami_d1`, `…_d2` … of rows.
 
     Args:
-        found: is added to; `levels.json` holds how many classes each depth has.
+        evaluation: is added to; `levels.json` holds how many classes each depth has.
         hierarchy: of the classes.
         class_names: of the labels.
 
@@ -39,15 +39,17 @@ def add_levels(found: Evaluation, hierarchy: Hierarchy, class_names: Sequence[st
     nodes_K = hierarchy.nodes_of(class_names)
     depths = range(1, int(hierarchy.depths_M[nodes_K].max()) + 1)
     coarse = {depth: hierarchy.coarse(depth)[nodes_K] for depth in depths}
-    for row in found.rows:
-        labels_N = labels_of(found.dataset.splits()[row["split"]], "metrics=[levels]")
-        clusters_N = found.clusterings[row["method"], row["split"]].labels
+    for row in evaluation.rows:
+        labels_N = labels_of(evaluation.dataset.splits()[row["split"]], "metrics=[levels]")
+        clusters_N = evaluation.clusterings[row["method"], row["split"]].labels
         for depth, class_K in coarse.items():
             coarse_N = class_K[labels_N]
             several = (coarse_N != coarse_N[0]).any()
             row[f"{LEVEL}{depth}"] = one_sided_ami(coarse_N, clusters_N) if several else None
-    found.write_json("levels", {"classes": {str(depth): len(np.unique(class_K)) for depth, class_K in coarse.items()}})
-    judged = [row for row in found.rows if row["split"] == found.judged[0]]
+    evaluation.write_json(
+        "levels", {"classes": {str(depth): len(np.unique(class_K)) for depth, class_K in coarse.items()}}
+    )
+    judged = [row for row in evaluation.rows if row["split"] == evaluation.judged[0]]
     cells: dict[tuple[Value, str], tuple[float, float | None, int]] = {
         (depth, row["method"]): (row[f"{LEVEL}{depth}"], None, 1)
         for depth in depths
@@ -60,4 +62,4 @@ def add_levels(found: Evaluation, hierarchy: Hierarchy, class_names: Sequence[st
             "metrics=[levels] compares classes, but all samples are of one: give data with several classes"
         )
     methods = sorted({row["method"] for row in judged}, key=method_order)
-    return Sweep("depth", "one_sided_ami", found.judged[0], values, methods, cells)
+    return Sweep("depth", "one_sided_ami", evaluation.judged[0], values, methods, cells)

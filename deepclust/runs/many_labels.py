@@ -98,37 +98,39 @@ class ManyLabels:
         return multilabel_accuracy(clustering, labels_N, sets, mapping=mapping)
 
 
-def add_multilabel(found: Evaluation, many: ManyLabels) -> None:
+def add_multilabel(evaluation: Evaluation, many: ManyLabels) -> None:
     """The four accuracies of every method as columns of its rows.
 
     Raises:
         InputError: as `ManyLabels.scores`, or if the sets are of no split at all.
     """
-    for row in found.rows:
-        features = found.dataset.splits()[row["split"]]
-        scores = many.scores(found.clusterings[row["method"], row["split"]], features)
-        _add_scores(found, row, scores, features)
-    if found.rows and all("top1_to_1" not in row for row in found.rows):
+    for row in evaluation.rows:
+        features = evaluation.dataset.splits()[row["split"]]
+        scores = many.scores(evaluation.clusterings[row["method"], row["split"]], features)
+        _add_scores(evaluation, row, scores, features)
+    if evaluation.rows and all("top1_to_1" not in row for row in evaluation.rows):
         raise InputError(f"label_sets={many.name} is of another number of samples than any split: give one per sample")
 
 
-def add_probe_row(found: Evaluation, many: ManyLabels, *, seed: int) -> None:
+def add_probe_row(evaluation: Evaluation, many: ManyLabels, *, seed: int) -> None:
     """A row for the linear probe, whose classes need no map, after `add_probe`."""
-    assert found.probed is not None
-    split, features, probe = found.probed
+    assert evaluation.probed is not None
+    split, features, probe = evaluation.probed
     predicted = Clustering(probe.top_ids_NT[:, 0], PROBE, top_ids=probe.top_ids_NT, seconds=probe.seconds)
     row: dict[str, Any] = dict.fromkeys(ROW_KEYS)
     row |= {"method": PROBE, "split": split, "acc": probe.accuracy, "seconds": round(probe.seconds, 3), "seed": seed}
     itself = {int(class_id): int(class_id) for class_id in probe.classes_C}
-    _add_scores(found, row, many.scores(predicted, features, itself), features)
-    found.rows.append(row)
+    _add_scores(evaluation, row, many.scores(predicted, features, itself), features)
+    evaluation.rows.append(row)
 
 
-def _add_scores(found: Evaluation, row: dict[str, Any], scores: MultiLabelScores | None, features: FeatureSet) -> None:
+def _add_scores(
+    evaluation: Evaluation, row: dict[str, Any], scores: MultiLabelScores | None, features: FeatureSet
+) -> None:
     if scores is None:
-        found.add_note(f"Multi-label accuracy: the label sets are not those of the {row['split']} split.")
+        evaluation.add_note(f"Multi-label accuracy: the label sets are not those of the {row['split']} split.")
         return
     row.update(scores.as_dict())
     row.update({f"{name}_std": value for name, value in scores.std.items()})
     if scores.n_used < len(features):
-        found.add_note(f"Multi-label accuracy of {row['split']}: {scores.n_used} of {len(features)} have a label.")
+        evaluation.add_note(f"Multi-label accuracy of {row['split']}: {scores.n_used} of {len(features)} have a label.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -254,6 +255,34 @@ def test_a_sweep_writes_one_folder_per_job(command, workplace):
     found = {(row["method"], row["seed"]) for path in results for row in json.loads(path.read_text())}
     assert len(results) == 4
     assert found == {("temi", 0), ("temi", 1), ("tsp", 0), ("tsp", 1)}
+
+
+def test_jobs_that_differ_in_the_data_alone_have_folders_of_their_own(command, workplace):
+    os.makedirs("a/b")
+    for name in ("a/b/G.npy", "a_b_G.npy", "H.npy"):
+        np.save(name, np.load("X.npy")[:, ::-1] if name == "H.npy" else np.load("X.npy"))
+    sweep = ("-m", "data=features", "loss=none", "baselines=kmeans", "n_clusters=5", "run_dir=sweep")
+    outcome = command("train.py", *sweep, "data.train=a/b/G.npy,a_b_G.npy,H.npy")
+    assert (outcome.code, outcome.err) == (0, "")
+    folders = sorted(path.parent.name for path in (workplace / "sweep").rglob("results.json"))
+    assert len(folders) == 3
+    assert "baselines=kmeans,data.train=H.npy,data=features,loss=none,n_clusters=5" in folders
+
+
+def test_jobs_that_differ_in_the_experiment_alone_have_folders_of_their_own(command, workplace):
+    sweep = ("-m", *OWN, "experiment=temi_paper,tsp_paper", "baselines=none", "run_dir=sweep")
+    outcome = command("train.py", *sweep)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = [json.loads(path.read_text())[0]["method"] for path in (workplace / "sweep").rglob("results.json")]
+    assert sorted(found) == ["temi", "tsp"]
+
+
+def test_evaluations_of_a_sweep_over_data_have_folders_of_their_own(command, workplace):
+    np.save("H.npy", np.load("X.npy")[:, :4])
+    data = ("data=features", "data.train=X.npy,H.npy", "data.train_labels=y.npy", "metrics=separability")
+    outcome = command("evaluate.py", "-m", *data, "run_dir=sweep")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(list((workplace / "sweep").rglob("separability.json"))) == 2
 
 
 # --- loggers -------------------------------------------------------------------------------------------------------

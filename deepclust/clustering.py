@@ -52,6 +52,7 @@ class Clustering:
         settings: what the method was run with.
         seconds: wall-clock time of fitting, or of assigning for a split that was not fitted on.
         notes: sentences that belong under any table this clustering appears in.
+        identity: digest of the data and settings of the run that made it (`deepclust.runs.identity`), or None.
     """
 
     labels: np.ndarray
@@ -62,6 +63,7 @@ class Clustering:
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     notes: Sequence[str] = ()
+    identity: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +88,7 @@ class Clustering:
             "settings": self.settings,
             "seconds": self.seconds,
             "notes": list(self.notes),
+            "identity": self.identity,
         }
         with written_whole(path) as temporary:
             np.savez_compressed(temporary, meta=np.array(json.dumps(meta, default=str)), **arrays)
@@ -109,6 +112,12 @@ class Clustering:
                 top_probs=archive.get("top_probs"),
                 **meta,
             )
+
+
+def identity_of(path: Path) -> str | None:
+    """The identity that a saved clustering names, without reading its arrays."""
+    with np.load(path, allow_pickle=False) as archive:
+        return json.loads(str(archive["meta"])).get("identity")
 
 
 def display_name(method: str) -> str:

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -209,9 +210,34 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
+            sys.argv += names_of_jobs(command, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
             raise InputError(told_in_one_line(error, command)) from None
+
+
+def names_of_jobs(command: str, words: list[str]) -> list[str]:
+    """An override for Hydra itself: keys that a sweep varies get into its jobs' names, also those that conf/ excludes.
+
+    A job knows its own overrides alone, and may run on another machine. Hydra hands this one to every job.
+
+    Args:
+        command: the name of a file in conf/.
+        words: the command line.
+    """
+    parser = OverridesParser.create()
+    varied = set()
+    for word in words:
+        with suppress(HydraException):  # options such as -m, and mistakes that Hydra tells of
+            override = parser.parse_override(word)
+            if override.is_sweep_override():
+                varied.add(override.key_or_group)
+    config = OmegaConf.load(CONF / f"{command}.yaml")
+    excluded = list(map(str, OmegaConf.select(config, "hydra.job.config.override_dirname.exclude_keys") or ()))
+    if not varied & set(excluded):
+        return []
+    kept = ",".join(key for key in excluded if key not in varied)
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{kept}]"]
 
 
 class no_note_of_a_refused_sweep:

@@ -66,11 +66,17 @@ def new_folder(given: str | None, name: str) -> Path:
 
 
 def job_name(overrides: str, number: int) -> str:
-    """The folder of one job of a sweep: what was varied, shortened where no file system would take it, or a number."""
-    name = overrides.replace("/", "_") or str(number)
-    if len(name.encode()) <= MAX_NAME_BYTES:
+    """The folder of one job of a sweep: what was varied, or a number.
+
+    A name that no file system takes is shortened. It ends in a digest then, and where slashes are replaced: two jobs
+    never have one name.
+    """
+    if not overrides:
+        return str(number)
+    name = overrides.replace("/", "_")
+    if name == overrides and len(name.encode()) <= MAX_NAME_BYTES:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
     return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 

@@ -20,11 +20,11 @@ def train(config: dict[str, Any]) -> None:
     from deepclust.training.trainer import leave_processes
 
     folder, resume = run_folder(config)
-    if resume and config["resume"] is None and folder.results.is_file():  # a job of a sweep that is run again
-        print(f"{folder.path} is finished already: {folder.results}")
-        return
     experiment = read_experiment(config)
     experiment.check(alone=in_a_sweep())
+    if resume and config["resume"] is None and experiment.is_finished(folder):  # a job of a sweep that is run again
+        print(f"{folder.path} is finished already: {folder.results}")
+        return
     try:
         results = experiment.run(folder, resume=resume, progress=True)
     finally:

@@ -169,19 +169,22 @@ class FeatureSet:
             )
         return self
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, times: bool = True) -> str:
         """Digest of the content: equal features give equal digests, whatever file they came from.
 
         A folder is fingerprinted by its manifest's checksums with the size and modification time of each shard,
         so that 20 GB need not be read again; everything else by its bytes. A view is its base and its rows.
+
+        Args:
+            times: whether the times count, which a copy of the folder does not keep.
         """
         if isinstance(self.features, RowView):
             whole = FeatureSet(self.features.base, manifest=self.manifest, root=self.root)
-            return fingerprint(whole.fingerprint(), self.features.ids_S)
+            return fingerprint(whole.fingerprint(times=times), self.features.ids_S)
         shards = self.manifest.get("shards")
         if self.root is not None and shards:
             stats = [(self.root / shard["file"]).stat() for shard in shards]
-            return fingerprint(shards, [(stat.st_size, stat.st_mtime_ns) for stat in stats])
+            return fingerprint(shards, [(stat.st_size, *([stat.st_mtime_ns] if times else [])) for stat in stats])
         return fingerprint(np.asarray(self.features))
 
     def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:

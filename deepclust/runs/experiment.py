@@ -15,6 +15,7 @@ from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.choosing import Choosing
 from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
@@ -120,11 +121,15 @@ class Experiment:
             The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
 
         Raises:
-            InputError: if a checkpoint to resume from does not fit.
+            InputError: if the folder is a run on other data or with other settings, or a checkpoint does not fit.
         """
+        identity = self.identity(folder, resume=resume)
         ranks = joined_ranks(self.trainer) if self.recipes else Ranks()
-        if ranks.rank == 0 and self.config and not resume:
-            folder.write_config(self.config)
+        if ranks.rank == 0:
+            if identity is not None:
+                identity.write(folder.identity)
+            if self.config and not resume:  # last, as it makes the folder one that can be resumed
+                folder.write_config(self.config)
         data = reduced_dataset(
             self.reduction,
             self.dataset,
@@ -134,12 +139,36 @@ class Experiment:
             record=folder.reduction if ranks.rank == 0 else None,
         )
         with logging_to(self.logger, folder.path, self.config) as logger:
-            steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress)
+            steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
             for recipe in steps.by_neighbors(self.recipes):
                 steps.train(recipe)
             for name, options in self.baselines.items():
                 steps.cluster(name, options)
             return steps.score()
+
+    def identity(self, folder: RunFolder, *, resume: bool) -> Identity | None:
+        """What this run is, with the methods that the folder of a resumed run holds beside its own.
+
+        Returns:
+            None for the folder of a version that noted down no identities: only its checkpoints are checked.
+
+        Raises:
+            InputError: if the folder is a run on other data or with other settings.
+        """
+        before = Identity.read(folder.identity) if resume else None
+        if before is not None:
+            return Identity.of(self).continued(before, folder.path)
+        of_old = resume and (folder.trained_methods() or folder.saved_methods())
+        return None if of_old else Identity.of(self)
+
+    def is_finished(self, folder: RunFolder) -> bool:
+        """Whether the folder holds the results of this very run.
+
+        Raises:
+            InputError: if it is a run on other data or with other settings.
+        """
+        identity = self.identity(folder, resume=True)
+        return folder.results.is_file() and (identity is None or identity.results_of == identity.asked)
 
     def methods(self) -> list[str]:
         """The names of the losses, then of the baselines."""

@@ -1,6 +1,7 @@
 """The run folder: where the artefacts of one run lie.
 
 config.yaml                 what was asked for
+identity.json               the settings that decide the results, and digests of the data
 reduction.json              what the features were reduced by, where they were
 checkpoints/<method>.ckpt   newest training state of each loss
 clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
@@ -20,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from deepclust.clustering import identity_of
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 
@@ -35,6 +37,10 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def identity(self) -> Path:
+        return self.path / "identity.json"
+
+    @property
     def reduction(self) -> Path:
         return self.path / "reduction.json"
 
@@ -48,9 +54,14 @@ class RunFolder:
     def clustering(self, method: str, split: str = "train") -> Path:
         return self.path / "clusterings" / (f"{method}.npz" if split == "train" else f"{method}_{split}.npz")
 
-    def has_finished(self, method: str, splits: Iterable[str]) -> bool:
-        """Whether a method left a clustering of every split; that of the training split is written last."""
-        return all(self.clustering(method, split).is_file() for split in splits)
+    def has_finished(self, method: str, splits: Iterable[str], identity: str | None = None) -> bool:
+        """Whether a method left a clustering of every split; that of the training split is written last.
+
+        Args:
+            identity: the digest that the clusterings must name; None: any, as those of old runs name none.
+        """
+        left = [self.clustering(method, split) for split in splits]
+        return all(path.is_file() and identity in (None, identity_of(path)) for path in left)
 
     def trained_methods(self) -> list[str]:
         """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""

@@ -18,6 +18,7 @@ from deepclust.neighbors.spectral import Partitions
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
 from deepclust.report.tables import write_results
 from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
@@ -49,6 +50,7 @@ class Steps:
         logger: a Lightning logger, or False.
         resume: continue a killed run.
         progress: show progress bars where stdout is a terminal.
+        identity: of the run; None for one of a version without identities.
 
     Attributes:
         neighbors: of the training split, once they are mined.
@@ -65,6 +67,7 @@ class Steps:
         logger: Any = False,
         resume: bool = False,
         progress: bool = False,
+        identity: Identity | None = None,
     ) -> None:
         self.experiment = experiment
         self.data = data
@@ -74,6 +77,7 @@ class Steps:
         self.resume = resume
         self.progress = progress
         self.neighbors: Neighbors | None = None
+        self.identity = identity
         self.partitions = Partitions()
 
     def by_neighbors(self, recipes: Sequence[Recipe]) -> list[Recipe]:
@@ -82,7 +86,11 @@ class Steps:
 
     def is_finished(self, method: str) -> bool:
         """Whether the method has left its clusterings already, in the eyes of the first rank."""
-        return self.ranks.decide(self.folder.has_finished(method, self.data.splits()))
+        return self.ranks.decide(self.folder.has_finished(method, self.data.splits(), self.digest(method)))
+
+    def digest(self, method: str) -> str | None:
+        """What the method's checkpoint and clusterings name as their identity."""
+        return None if self.identity is None else self.identity.digest(method)
 
     def train(self, recipe: Recipe) -> None:
         """Train one recipe and save its clusterings, the training split's last: it marks the method as finished."""
@@ -104,6 +112,7 @@ class Steps:
             validate=validation(self.data.test or self.data.train),
             progress=self.progress,
             in_memory=run.in_memory,
+            identity=self.digest(method),
         )
         self.neighbors = result.neighbors
         if self.ranks.rank == 0:
@@ -115,9 +124,10 @@ class Steps:
         if trained.recipe.pca_dim is not None:
             kept = 100 * float(trained.transform.explained_variance)
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
+        method = trained.recipe.loss.name
         for split, features in reversed(self.data.splits().items()):
-            clustering = replace(trained.assign(features), seconds=seconds, notes=notes)
-            clustering.save(self.folder.clustering(trained.recipe.loss.name, split))
+            clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
+            clustering.save(self.folder.clustering(method, split))
 
     def cluster(self, name: str, options: Mapping[str, Any]) -> None:
         """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
@@ -135,7 +145,8 @@ class Steps:
             return
         for split, features in reversed(self.data.splits().items()):
             clustering = fitted if split == "train" else clusterer.predict(features.features)
-            replace(clustering, seconds=fitted.seconds).save(self.folder.clustering(name, split))
+            clustering = replace(clustering, seconds=fitted.seconds, identity=self.digest(name))
+            clustering.save(self.folder.clustering(name, split))
 
     def score(self) -> Results | None:
         """Score what every method left; write the tables, the choice and the pictures. None but on the first rank."""
@@ -152,6 +163,8 @@ class Steps:
         if run.choosing is not None:
             notes.append(self.choose())
         write_results(self.folder.path, rows, notes)
+        if self.identity is not None:
+            replace(self.identity, results_of=self.identity.asked).write(self.folder.identity)
         if rows:
             show_images(self.folder, self.data.train, run.methods()[0])
         log_final(rows, self.logger, len(run.recipes) > 1)

@@ -19,8 +19,11 @@ from deepclust.training.trained import check_dimension, read_saved
 Content = dict[str, Any]
 
 
-def read_checkpoint(path: Path, recipe: Recipe, features: FeatureSet) -> Content:
+def read_checkpoint(path: Path, recipe: Recipe, features: FeatureSet, identity: str | None = None) -> Content:
     """The training state of a run that goes on with this recipe and these features.
+
+    Args:
+        identity: the digest of data and settings that it must name; None takes any.
 
     Raises:
         InputError: if the file is no training state, was trained with other settings or on features of another
@@ -37,6 +40,8 @@ def read_checkpoint(path: Path, recipe: Recipe, features: FeatureSet) -> Content
             f"{path} was trained with other settings ({', '.join(changed)}): "
             "resume with the run's own, or start a new run"
         )
+    if identity is not None and content["deepclust"].get("identity") != identity:
+        raise InputError(f"{path} is of other data or another run than its folder: remove it, or start a new run")
     if recipe.loss.name == "scan" and "state_HC" in content["state_dict"]:
         raise InputError(f"{path} was trained with the entropy of both views pooled: start a new run")
     return content

@@ -70,6 +70,7 @@ def fit_heads(
     validate: Callable[[TrainedHeads], Mapping[str, float]] | None = None,
     progress: bool = False,
     in_memory: bool | None = None,
+    identity: str | None = None,
 ) -> FitResult:
     """Train the heads of a recipe.
 
@@ -92,6 +93,7 @@ def fit_heads(
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
             and stage the rows of coming batches; None holds them if they take less than half of the free memory of
             every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it began with.
+        identity: digest of the data and settings of the run, which the checkpoint names; None compares none.
 
     Raises:
         InputError: if the recipe does not fit the features, the checkpoint does not fit either, or the trainer's
@@ -108,7 +110,9 @@ def fit_heads(
     started = time.perf_counter()
     path = None if checkpoint is None else Path(checkpoint)
     # Before anything that takes long: a run that cannot be resumed is refused at once.
-    saved = read_checkpoint(path, recipe, features) if path is not None and resume and path.is_file() else None
+    saved = (
+        read_checkpoint(path, recipe, features, identity) if path is not None and resume and path.is_file() else None
+    )
     watchers = list(callbacks)
     if validate is not None and logger:
         watchers.append(LogValidation(validate, trainer.val_every_n_epochs))
@@ -149,7 +153,7 @@ def fit_heads(
     with freed_memory_kept() if largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
         if resume_from is None and ranks.rank == 0:  # DDP hands them to the other ranks when it wraps the module
             start.set(heads, bank)
-        module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix)
+        module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
         pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
         runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
     return FitResult(module.trained(), time.perf_counter() - started, neighbors)

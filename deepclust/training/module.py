@@ -42,16 +42,20 @@ class ClusteringModule(pl.LightningModule):
         student: the heads as they start; the teacher, where the loss has one, starts equal to them.
         bank: the heads' inputs, and the transform that they went through.
         log_prefix: put before the name of every logged metric.
+        identity: digest of the data and settings of the run, kept in the checkpoint.
     """
 
     mean_VHC: Tensor
     loss_sum_H: Tensor
     last_loss_H: Tensor
 
-    def __init__(self, recipe: Recipe, student: Heads, bank: FeatureBank, *, log_prefix: str = "") -> None:
+    def __init__(
+        self, recipe: Recipe, student: Heads, bank: FeatureBank, *, log_prefix: str = "", identity: str | None = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.bank, self.log_prefix = recipe, bank, log_prefix
+        self.identity = identity
         self.loss = recipe.loss
         self.transform = bank.transform  # kept in the checkpoint with the heads
         self.student = student
@@ -152,6 +156,7 @@ class ClusteringModule(pl.LightningModule):
             "recipe": self.recipe.as_dict(),
             "in_dim": self.transform.in_dim,
             "in_memory": self.bank.in_memory,
+            "identity": self.identity,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -254,6 +255,34 @@ def test_a_sweep_writes_one_folder_per_job(command, workplace):
     found = {(row["method"], row["seed"]) for path in results for row in json.loads(path.read_text())}
     assert len(results) == 4
     assert found == {("temi", 0), ("temi", 1), ("tsp", 0), ("tsp", 1)}
+
+
+def test_jobs_that_differ_in_the_data_alone_have_folders_of_their_own(command, workplace):
+    os.makedirs("a/b")
+    for name in ("a/b/G.npy", "a_b_G.npy", "H.npy"):
+        np.save(name, np.load("X.npy")[:, ::-1] if name == "H.npy" else np.load("X.npy"))
+    sweep = ("-m", "data=features", "loss=none", "baselines=kmeans", "n_clusters=5", "run_dir=sweep")
+    outcome = command("train.py", *sweep, "data.train=a/b/G.npy,a_b_G.npy,H.npy")
+    assert (outcome.code, outcome.err) == (0, "")
+    folders = sorted(path.parent.name for path in (workplace / "sweep").rglob("results.json"))
+    assert len(folders) == 3
+    assert "baselines=kmeans,data.train=H.npy,data=features,loss=none,n_clusters=5" in folders
+
+
+def test_jobs_that_differ_in_the_experiment_alone_have_folders_of_their_own(command, workplace):
+    sweep = ("-m", *OWN, "experiment=temi_paper,tsp_paper", "baselines=none", "run_dir=sweep")
+    outcome = command("train.py", *sweep)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = [json.loads(path.read_text())[0]["method"] for path in (workplace / "sweep").rglob("results.json")]
+    assert sorted(found) == ["temi", "tsp"]
+
+
+def test_evaluations_of_a_sweep_over_data_have_folders_of_their_own(command, workplace):
+    np.save("H.npy", np.load("X.npy")[:, :4])
+    data = ("data=features", "data.train=X.npy,H.npy", "data.train_labels=y.npy", "metrics=separability")
+    outcome = command("evaluate.py", "-m", *data, "run_dir=sweep")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(list((workplace / "sweep").rglob("separability.json"))) == 2
 
 
 # --- loggers -------------------------------------------------------------------------------------------------------
@@ -579,8 +608,102 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(command, wo
     before = {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)}
     outcome = command("train.py", *OWN, "loss=temi", "baselines=none", "resume=run", "max_epochs=3")
     assert outcome.code == 2
-    assert "was trained with other settings (max_epochs)" in outcome.error_line
+    assert "run was run with max_epochs=2 for temi, not 3: resume it with its own settings" in outcome.error_line
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
+
+
+LABELED = (*OWN, "data.train_labels=y.npy")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("seed=1",), "was run with seed=0, not 1"),
+        (("n_clusters=4",), "was run with n_clusters=5, not 4"),
+        (("learning_rate=0.1",), "was run with learning_rate=0.001 for temi, not 0.1"),
+        (("loss.temi.beta=0.7",), "was run with beta=0.6 for temi, not 0.7"),
+        (("trainer.precision=bf16-mixed",), "was run with trainer.precision=auto for temi, not bf16-mixed"),
+        (("+trainer.max_steps=3",), "was run with trainer.max_steps=null for temi, not 3"),
+        (("neighbors.method=exact",), "was run with neighbors.method=auto for temi, not exact"),
+        (("reduction=pca", "reduction.dims=4"), "was run with reduction.kind=none, not pca"),
+        (("+baselines.kmeans.n_init=7",), "was run with n_init=5 for kmeans, not 7"),
+        (("data.train=other.npy",), "is a run on other data (the features of the train split differ)"),
+        (("data.train_labels=other_y.npy",), "is a run on other data (the labels of the train split differ)"),
+        (("data.test=X_test.npy",), "is a run on other data (the features of the test split differ)"),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_is_continued_by_itself_alone(words, told, finished, command, workplace):
+    settings = ("loss=temi", "baselines=kmeans")
+    assert command("train.py", *LABELED, *settings, "run_dir=run").code == 0
+    if not finished:
+        (workplace / "run" / "clusterings" / "temi.npz").unlink()
+        (workplace / "run" / "results.json").unlink()
+    np.save("other.npy", np.load("X.npy")[::-1])
+    np.save("other_y.npy", np.load("y.npy")[::-1])
+    before = {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)}
+    outcome = command("train.py", *LABELED, *settings, *words, "resume=run")
+    assert outcome.code == 2
+    assert told in outcome.error_line
+    assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
+
+
+def test_a_method_is_added_to_a_finished_run(command, workplace):
+    assert command("train.py", *LABELED, "loss=temi", "baselines=none", "run_dir=run").code == 0
+    first = workplace / "run" / "clusterings" / "temi.npz"
+    written = first.stat().st_mtime_ns
+    # The data lie elsewhere now, which changes nothing.
+    os.rename("X.npy", "moved.npy")
+    added = ("loss=[temi,tsp]", "baselines=kmeans", "data.train=moved.npy", "resume=run")
+    outcome = command("train.py", *LABELED, *added)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [row["method"] for row in rows_of(workplace / "run")] == ["temi", "tsp", "kmeans"]
+    assert first.stat().st_mtime_ns == written
+    # What was added is compared from then on, also where a run does not name it.
+    outcome = command("train.py", *LABELED, *added, "loss.tsp.entropy_weight=9")
+    assert "was run with entropy_weight=3.0 for tsp, not 9" in outcome.error_line
+
+
+def test_a_clustering_of_another_run_is_not_taken_for_finished(command, workplace):
+    settings = (*LABELED, "loss=none", "baselines=kmeans")
+    for seed in (0, 1):
+        assert command("train.py", *settings, f"seed={seed}", f"run_dir=run{seed}").code == 0
+    own = Clustering.load("run0/clusterings/kmeans.npz")
+    foreign = Clustering.load("run1/clusterings/kmeans.npz")
+    assert own.identity != foreign.identity
+    foreign.save("run0/clusterings/kmeans.npz")
+    assert command("train.py", *settings, "resume=run0").code == 0
+    assert Clustering.load("run0/clusterings/kmeans.npz").identity == own.identity
+
+
+def test_a_checkpoint_of_another_run_is_refused(command, workplace):
+    settings = ("data=features", "n_clusters=5", *TINY, "loss=tsp", "baselines=none")
+    for name in ("X", "X_test"):
+        assert command("train.py", *settings, f"data.train={name}.npy", f"run_dir=of_{name}").code == 0
+    os.replace("of_X_test/checkpoints/tsp.ckpt", "of_X/checkpoints/tsp.ckpt")
+    os.remove("of_X/clusterings/tsp.npz")
+    outcome = command("train.py", *settings, "data.train=X.npy", "resume=of_X")
+    assert outcome.code == 2
+    assert "tsp.ckpt is of other data or another run than its folder" in outcome.error_line
+
+
+def test_a_sweep_that_is_run_again_on_other_data_is_no_finished_one(command, workplace):
+    sweep = ("-m", "data=features", "data.train=X.npy", "loss=none", "baselines=kmeans", "n_clusters=4,5")
+    assert command("train.py", *sweep, "run_dir=sweep").code == 0
+    outcome = command("train.py", *sweep, "run_dir=sweep")
+    assert (outcome.code, outcome.out.count("is finished already")) == (0, 2)
+    # Without silhouettes the same clusterings have other rows.
+    outcome = command("train.py", *sweep, "run_dir=other")
+    folder = next((workplace / "other").iterdir())
+    identity = json.loads((folder / "identity.json").read_text())
+    identity["results_of"]["silhouette"] = False
+    (folder / "identity.json").write_text(json.dumps(identity))
+    assert command("train.py", *sweep, "run_dir=other").out.count("is finished already") == 1
+    os.replace("X_test.npy", "X.npy")
+    outcome = command("train.py", *sweep, "run_dir=sweep")
+    assert outcome.code == 2
+    assert "is a run on other data (the features of the train split differ)" in outcome.error_line
 
 
 def test_a_process_of_its_own_says_one_line_too(in_process_of_its_own, workplace):

@@ -44,7 +44,9 @@ def test_folders_are_named_after_data_and_benchmark():
 
 
 def test_a_jobs_folder_has_a_name_that_file_systems_take_and_no_other_job_has(tmp_path):
-    assert job_name("benchmark=odd,data.path=a/b", 3) == "benchmark=odd,data.path=a_b"
+    assert job_name("loss=temi,seed=0", 3) == "loss=temi,seed=0"
+    assert job_name("benchmark=odd,data.path=a/b", 3).startswith("benchmark=odd,data.path=a_b-")
+    assert job_name("data.path=a/b", 3) != job_name("data.path=a_b", 3)
     assert job_name("", 3) == "3"
     one, other = (job_name(f"accuracies=ü{'é' * 200},seed={seed}", 0) for seed in (0, 1))
     assert one != other

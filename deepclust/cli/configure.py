@@ -188,7 +188,8 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
             given = {key: value for key, value in shared.items() if value is not None}
             given = {key: value for key, value in given.items() if f"loss.{name}.{key}" not in own}
             losses[name] = {**loss, **given}
-    return {**settings, "loss": losses}
+    named = any(key.split(".")[0].lstrip("~") == "baselines" for key in own)
+    return {**settings, "loss": losses, "baselines_named": named}
 
 
 def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:

@@ -103,11 +103,20 @@ def mine_neighbors(
     if metric == "euclidean" and method not in ("auto", "exact"):
         raise InputError(f"neighbors by Euclidean distance are searched exactly, not by '{method}': set method=exact")
     started = time.perf_counter()
-    chosen = "exact" if metric == "euclidean" else choose_method(n_rows) if method == "auto" else method
+    # The first rank's machine decides for all: a search of lists on one and of all pairs on another would not add up.
+    on_gpus = ranks.decide(faiss_gpu_works())
+    auto = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows))]))[0])]
+    chosen = "exact" if metric == "euclidean" else auto if method == "auto" else method
+    ranks.raise_any(
+        f"the first rank mines neighbors on its GPU, but rank {ranks.rank} has none that faiss can use: give every "
+        "rank one, or set neighbors.method=screened"
+        if on_gpus and not faiss_gpu_works()
+        else None
+    )
     # Rows that other ranks mine stay zero, so that the sum over ranks holds all of them.
     ids_NK = np.zeros((n_rows, k), np.int32)
     similarities_NK = np.zeros((n_rows, k), np.float32)
-    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not faiss_gpu_works() else None
+    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpus else None
     order_N = np.arange(n_rows) if lists is None else lists.order_N
     search: Search | None = None
     starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)

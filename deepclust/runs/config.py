@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deepclust.clusterers import clusterer_class
+from deepclust.clusterers import clusterer_class, make_clusterer
+from deepclust.clustering import display_name
 from deepclust.features.dataset import Dataset
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import Reduction
@@ -44,14 +45,19 @@ def read_experiment(config: Settings) -> Experiment:
     n_clusters = source.known_classes(dataset) if config["n_clusters"] is None else config["n_clusters"]
     if n_clusters is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
+    baselines = runnable(config["baselines"], n_clusters, choosing)
+    notes: list[str] = []
+    if n_clusters is not None and not config.get("baselines_named", True):
+        baselines, notes = possible(baselines, n_clusters, len(dataset.train))
     return Experiment(
         config=config,
+        notes=notes,
         dataset=dataset,
         recipes=[
             Recipe.of(name, **settings, n_clusters=n_clusters, seed=config["seed"])
             for name, settings in config["loss"].items()
         ],
-        baselines=runnable(config["baselines"], n_clusters, choosing),
+        baselines=baselines,
         n_clusters=n_clusters,
         seed=config["seed"],
         reduction=reduction,
@@ -71,6 +77,21 @@ def runnable(baselines: Settings, n_clusters: int | None, choosing: Choosing | N
     if n_clusters is not None or choosing is None or not choosing.n_clusters:
         return dict(baselines)
     return {name: options for name, options in baselines.items() if not clusterer_class(name).needs_n_clusters}
+
+
+def possible(baselines: Settings, n_clusters: int | None, n_samples: int) -> tuple[dict[str, Any], list[str]]:
+    """The baselines that data of this size can have, and a sentence for each of the others.
+
+    For baselines that nobody named, such as the defaults: what is asked for by name is refused where it cannot be had.
+    """
+    kept, notes = {}, []
+    for name, options in baselines.items():
+        try:
+            make_clusterer(name, n_clusters=n_clusters, seed=0, **options).check(n_samples)
+            kept[name] = options
+        except InputError as error:
+            notes.append(f"{display_name(name)} is left out, as nobody asked for it by name: {error}.")
+    return kept, notes
 
 
 def read_choosing(config: Settings) -> Choosing | None:

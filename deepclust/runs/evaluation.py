@@ -26,6 +26,7 @@ from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.separability import separability
 from deepclust.runs.steps import RunFolder, scored
+from deepclust.runtime.devices import fastest_device
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import write_json
 from deepclust.training.trained import TrainedHeads
@@ -150,7 +151,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
             f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of `deepclust train`"
         )
     for method in trained_methods:
-        trained = TrainedHeads.load(run.checkpoint(method))
+        trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)

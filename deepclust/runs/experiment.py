@@ -18,7 +18,6 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.ranks import Ranks
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import TrainerSettings, joined_ranks, n_processes
@@ -33,6 +32,7 @@ class Experiment:
         dataset: features of the splits, as they came.
         recipes: one per loss, at most one of each.
         baselines: options by name of clusterer.
+        notes: sentences for the table that are known before the run.
         n_clusters: C of the baselines; None where nobody knows it.
         seed: of the baselines, and in the rows of results.
         reduction: what the features are reduced by before anything is clustered.
@@ -50,6 +50,7 @@ class Experiment:
     config: Mapping[str, Any] = field(default_factory=dict)
     recipes: Sequence[Recipe] = ()
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     n_clusters: int | None = None
     seed: int = 0
     reduction: Reduction = field(default_factory=lambda: Reduction("none"))
@@ -124,7 +125,7 @@ class Experiment:
             InputError: if the folder is a run on other data or with other settings, or a checkpoint does not fit.
         """
         identity = self.identity(folder, resume=resume)
-        ranks = joined_ranks(self.trainer) if self.recipes else Ranks()
+        ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
         if ranks.rank == 0:
             if identity is not None:
                 identity.write(folder.identity)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepclust.clusterers import make_clusterer
+from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
@@ -115,8 +115,9 @@ class Steps:
             identity=self.digest(method),
         )
         self.neighbors = result.neighbors
-        if self.ranks.rank == 0:
-            self.save_assignments(result.trained, result.seconds)
+        with self.ranks.all_or_none():
+            if self.ranks.rank == 0:
+                self.save_assignments(result.trained, result.seconds)
 
     def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
         """Assign every split, and save the clusterings with what is to be said of them."""
@@ -138,22 +139,27 @@ class Steps:
         normalize = {} if train.reduction is None else {"normalize": "none"}
         settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
         clusterer = make_clusterer(name, run.linkages, **settings)
-        if self.ranks.rank > 0 and not clusterer.over_ranks:
-            return
-        fitted = clusterer.fit(train.features, self.ranks if clusterer.over_ranks else Ranks())
-        if self.ranks.rank > 0:
-            return
+        fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
+        with self.ranks.all_or_none():
+            if self.ranks.rank == 0:
+                self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+
+    def save_clusterings(self, clusterer: Clusterer, fitted: Clustering) -> None:
+        """Assign the other splits, and save all, the training split last."""
         for split, features in reversed(self.data.splits().items()):
             clustering = fitted if split == "train" else clusterer.predict(features.features)
-            clustering = replace(clustering, seconds=fitted.seconds, identity=self.digest(name))
-            clustering.save(self.folder.clustering(name, split))
+            clustering = replace(clustering, seconds=fitted.seconds, identity=self.digest(clusterer.name))
+            clustering.save(self.folder.clustering(clusterer.name, split))
 
     def score(self) -> Results | None:
         """Score what every method left; write the tables, the choice and the pictures. None but on the first rank."""
-        if self.ranks.rank > 0:
-            return None
+        with self.ranks.all_or_none():
+            return self.scored_methods() if self.ranks.rank == 0 else None
+
+    def scored_methods(self) -> Results:
+        """The rows of every method, written and shown."""
         run, reduction = self.experiment, self.data.train.reduction
-        notes: list[str] = [] if reduction is None else [reduction["note"]]
+        notes = [*run.notes, *([] if reduction is None else [reduction["note"]])]
         rows = []
         for method in run.methods():
             for split, features in self.data.splits().items():

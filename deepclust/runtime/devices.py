@@ -29,6 +29,11 @@ def native_bfloat16(accelerator: str = "auto") -> bool:
     return False
 
 
+def fastest_device() -> str:
+    """A GPU where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Inside this context, memory that is freed stays with the process, ready for the next tensor of its size.

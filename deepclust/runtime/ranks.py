@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,6 +150,36 @@ class Ranks:
         first = next((text for text in messages if text is not None), None)
         if first is not None:
             raise InputError(first)
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """A section at whose end all ranks know whether it went well on each of them.
+
+        Every rank enters it, also where only the first has something to do inside. A failure of one rank ends all of
+        them: an exception on one alone would leave the others waiting until the next collective times out.
+
+        Raises:
+            InputError: on every rank, with the message of the one that raised it. Other exceptions pass through where
+                they were raised, and the other ranks are told in one line.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+            if self.world_size == 1:
+                raise
+        told = None
+        if isinstance(failure, InputError):
+            told = str(failure)
+        elif failure is not None:
+            told = f"rank {self.rank} failed: {type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+        try:
+            self.raise_any(told)
+        except InputError:
+            if failure is not None and not isinstance(failure, InputError):
+                raise failure from None
+            raise
 
     def _device(self) -> torch.device:
         if dist.get_backend(self.group) == "nccl":

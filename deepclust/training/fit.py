@@ -21,6 +21,7 @@ from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
 from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.devices import freed_memory_kept
+from deepclust.runtime.ranks import Ranks
 from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
 from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
 from deepclust.training.heads import Heads, make_heads
@@ -109,10 +110,12 @@ def fit_heads(
     recipe.check_features(len(features))
     started = time.perf_counter()
     path = None if checkpoint is None else Path(checkpoint)
-    # Before anything that takes long: a run that cannot be resumed is refused at once.
-    saved = (
-        read_checkpoint(path, recipe, features, identity) if path is not None and resume and path.is_file() else None
-    )
+    # Before anything that takes long: a run that cannot be resumed is refused at once, by all ranks or by none.
+    joined = Ranks.of_run()
+    saved = None
+    if path is not None and joined.decide(resume and path.is_file()):
+        with joined.all_or_none():
+            saved = read_checkpoint(path, recipe, features, identity)
     watchers = list(callbacks)
     if validate is not None and logger:
         watchers.append(LogValidation(validate, trainer.val_every_n_epochs))
@@ -151,12 +154,15 @@ def fit_heads(
     del saved  # the trainer has it, and frees it once all is restored
     # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
     with freed_memory_kept() if largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
-        if resume_from is None and ranks.rank == 0:  # DDP hands them to the other ranks when it wraps the module
-            start.set(heads, bank)
+        with ranks.all_or_none():
+            if resume_from is None and ranks.rank == 0:  # DDP hands them to the others when it wraps the module
+                start.set(heads, bank)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
         pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
         runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
-    return FitResult(module.trained(), time.perf_counter() - started, neighbors)
+    trained = module.trained()
+    trained.to(device)  # Lightning has moved them to the CPU, where assigning all samples would take long
+    return FitResult(trained, time.perf_counter() - started, neighbors)
 
 
 def all_fit_in_memory(trainer: pl.Trainer, n_rows: int, dim: int, dtype: torch.dtype) -> bool:

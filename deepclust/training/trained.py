@@ -48,6 +48,12 @@ class TrainedHeads:
     def in_dim(self) -> int:
         return self.transform.in_dim
 
+    def to(self, device: torch.device | str) -> TrainedHeads:
+        """Move heads and transform to where samples are to be assigned; returns itself."""
+        self.heads.to(device)
+        self.transform.to(device)
+        return self
+
     def check_features(self, features: FeatureSet) -> None:
         """Raises InputError unless the features have the dimension that the heads were trained on."""
         check_dimension(features, self.in_dim)

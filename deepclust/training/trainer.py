@@ -22,7 +22,7 @@ from torch import distributed as dist
 
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.ranks import Ranks
+from deepclust.runtime.ranks import Launch, Ranks
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -134,11 +134,11 @@ def make_trainer(
     precision: Any = resolve_precision(str(settings.precision), settings.accelerator)
     devices: Any = settings.devices
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=settings.num_nodes,
-            strategy=DDPStrategy(timeout=COLLECTIVE_TIMEOUT) if strategy == "ddp" else strategy,
+            strategy=strategy,
             precision=precision,
             log_every_n_steps=settings.log_every_n_steps,
             max_epochs=max_epochs,
@@ -150,6 +150,10 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
+    if isinstance(trainer.strategy, DDPStrategy):
+        # Set here, as `auto` chooses this strategy, too; it is read when the processes join.
+        trainer.strategy._timeout = COLLECTIVE_TIMEOUT
+    return trainer
 
 
 @quiet_lightning()
@@ -182,8 +186,16 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def joined_ranks(settings: TrainerSettings) -> Ranks:
-    """Start and join the processes that these settings train in: every later call on them finds them there."""
+def joined_ranks(settings: TrainerSettings, *, trains: bool = True) -> Ranks:
+    """Start and join the processes that these settings train in: every later call on them finds them there.
+
+    Args:
+        settings: where training runs.
+        trains: whether anything is trained. If not, no further process is started, but those that torchrun or srun
+            has started are joined, as each of them would otherwise do everything.
+    """
+    if not trains and not Launch.from_environment().starts_every_rank:
+        return Ranks()
     with quiet_lightning():
         return join_processes(make_trainer(settings))
 

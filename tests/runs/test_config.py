@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from deepclust.cli.configure import composed
@@ -67,3 +68,16 @@ def test_a_hierarchy_is_of_all_classes_and_may_be_the_benchmarks(place, tmp_path
     classes = DataSource.of(config).all_classes(hierarchy=str(file) if place == "hierarchy" else None)
     assert len(classes) == 10
     assert set(classes.find_hierarchy().names) >= {"even", "odd", "9"}
+
+
+def test_default_baselines_that_the_data_cannot_have_are_left_out_with_a_sentence(tmp_path):
+    # Agglomerative clustering looks at 10 000 rows at most, and so cannot give ImageNet-21K's 10 450 clusters.
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(11_000, 2)).astype(np.float32))
+    words = ("data=features", f"data.train={tmp_path / 'X.npy'}", "n_clusters=10450", "loss=none")
+    experiment = read_experiment(settings(*words))
+    experiment.check()
+    assert list(experiment.baselines) == ["kmeans"]
+    (note,) = experiment.notes
+    assert note.startswith("Agglomerative is left out, as nobody asked for it by name: n_clusters is 10450")
+    with pytest.raises(InputError, match="agglomerative clustering of 10000 samples"):
+        read_experiment(settings(*words, "baselines=[kmeans,agglomerative]")).check()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
+import torch
 from torch import distributed as dist
 
-from deepclust.runtime.ranks import Launch, is_first_process, launched_rank
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import Launch, Ranks, is_first_process, launched_rank
 
 VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID"),
@@ -60,3 +65,41 @@ def test_a_process_group_knows_better_than_the_environment(environment, tmp_path
     finally:
         dist.destroy_process_group()
     assert not is_first_process()
+
+
+def _told_on_a_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    ranks = Ranks.of_run()
+    heard = []
+    for failure in (None, InputError("the disk is full: make room"), OSError("no space")):
+        try:
+            with ranks.all_or_none():
+                if rank == 0 and failure is not None:
+                    raise failure
+            heard.append("went well")
+        except (InputError, OSError) as error:
+            heard.append(f"{type(error).__name__}: {error}")
+    # One rank alone cannot use its GPU, or finds another method: the first one decides, or all refuse.
+    heard.append(str(ranks.decide(rank == 0)))
+    Path(folder, f"{rank}.txt").write_text("\n".join(heard))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_rank_ends_all_in_one_line_and_at_once(tmp_path):
+    started = time.monotonic()
+    torch.multiprocessing.spawn(_told_on_a_rank, (str(tmp_path),), nprocs=2)
+    assert time.monotonic() - started < 60
+    first, second = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert first == ["went well", "InputError: the disk is full: make room", "OSError: no space", "True"]
+    assert second == [
+        "went well",
+        "InputError: the disk is full: make room",
+        "InputError: rank 0 failed: OSError: no space",
+        "True",
+    ]
+
+
+def test_a_process_alone_raises_what_was_raised():
+    with pytest.raises(OSError, match="no space"), Ranks().all_or_none():
+        raise OSError("no space")

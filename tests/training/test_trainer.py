@@ -17,7 +17,13 @@ from deepclust.training.fit import fit_heads
 from deepclust.training.heads import Heads
 from deepclust.training.initialization import HeadStart
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings, join_processes, make_trainer, n_processes
+from deepclust.training.trainer import (
+    COLLECTIVE_TIMEOUT,
+    TrainerSettings,
+    join_processes,
+    make_trainer,
+    n_processes,
+)
 
 
 def test_a_flat_mapping_is_split_into_fields_and_further_options():
@@ -88,3 +94,9 @@ def test_heads_are_initialized_where_their_inputs_are_and_before_training(init, 
     assert len(seen) == 1
     # One step of the teacher's moving average leads hardly away from the start.
     torch.testing.assert_close(next(fit.trained.heads.parameters()), torch.from_numpy(seen[0]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_processes_wait_for_each_other_as_long_as_mining_may_take(strategy):
+    trainer = make_trainer(TrainerSettings("cpu", devices=2, strategy=strategy))
+    assert trainer.strategy._timeout == COLLECTIVE_TIMEOUT

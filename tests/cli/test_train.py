@@ -612,6 +612,34 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(command, wo
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
 
 
+def test_a_folder_that_another_run_writes_to_is_refused(command, workplace, locked_elsewhere):
+    settings = (*OWN, "loss=none", "baselines=kmeans")
+    assert command("train.py", *settings, "run_dir=run").code == 0
+    (workplace / "run" / "results.json").unlink()
+    other = locked_elsewhere(workplace / "run" / "run.lock")
+    before = {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)}
+    outcome = command("train.py", *settings, "resume=run")
+    assert outcome.code == 2
+    assert "another run is writing to run: wait for its end, or choose another run_dir" in outcome.error_line
+    assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
+    # The claim ends with its process, however that ends.
+    other.kill()
+    other.wait()
+    assert command("train.py", *settings, "resume=run").code == 0
+
+
+def test_of_two_runs_into_one_folder_one_is_refused(start_process, workplace):
+    settings = (*OWN, "loss=tsp", "baselines=none", "max_epochs=300", "run_dir=run")
+    runs = [start_process("train.py", *settings, f"seed={seed}") for seed in (0, 1)]
+    ended = [(*process.communicate(timeout=200), process.returncode) for process in runs]
+    assert sorted(code for *_, code in ended) == [0, 2]
+    (refused,) = [err for _, err, code in ended if code == 2]
+    assert re.fullmatch("error: (another run is writing to run|run holds a run already): .*\n", refused)
+    (seed,) = [seed for seed, (*_, code) in enumerate(ended) if code == 0]
+    assert [row["seed"] for row in rows_of(workplace / "run")] == [seed]
+    assert Clustering.load("run/clusterings/tsp.npz").settings["seed"] == seed
+
+
 LABELED = (*OWN, "data.train_labels=y.npy")
 
 

@@ -49,9 +49,7 @@ def run_folder(config: dict[str, Any]) -> tuple[RunFolder, bool]:
     if folder.config.exists() and not rank:  # rank 0 of this very run may have written it already
         if sweep:
             return folder, True
-        raise InputError(
-            f"{folder.path} holds a run already: continue it with resume={folder.path}, or choose another run_dir"
-        )
+        folder.check_free()
     os.environ[RUN_DIR_VARIABLE] = str(folder.path.resolve())
     return folder, False
 

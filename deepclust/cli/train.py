@@ -17,6 +17,7 @@ def train(config: dict[str, Any]) -> None:
     from deepclust.cli.run_folder import in_a_sweep, run_folder
     from deepclust.report.tables import report_console, results_table
     from deepclust.runs.config import read_experiment
+    from deepclust.training.termination import ended_by_sigterm
     from deepclust.training.trainer import leave_processes
 
     folder, resume = run_folder(config)
@@ -25,8 +26,17 @@ def train(config: dict[str, Any]) -> None:
     if resume and config["resume"] is None and experiment.is_finished(folder):  # a job of a sweep that is run again
         print(f"{folder.path} is finished already: {folder.results}")
         return
+
+    def continued_by() -> str:
+        if in_a_sweep() and config["run_dir"] is not None:
+            return "the same command continues the sweep"
+        if folder.config.is_file():
+            return f"continue with the same settings and resume={folder.path}"
+        return "nothing was saved yet, so start the run again"
+
     try:
-        results = experiment.run(folder, resume=resume, progress=True)
+        with ended_by_sigterm(continued_by):
+            results = experiment.run(folder, resume=resume, progress=True)
     finally:
         leave_processes()
     if results is not None:

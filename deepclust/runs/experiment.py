@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import is_first_process
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import TrainerSettings, joined_ranks, n_processes
@@ -122,14 +124,18 @@ class Experiment:
             The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
 
         Raises:
-            InputError: if the folder is a run on other data or with other settings, or a checkpoint does not fit.
+            InputError: if another run writes to the folder, it is a run on other data or with other settings, or a
+                checkpoint does not fit.
         """
-        identity = self.identity(folder, resume=resume)
+        with folder.claimed(resume=resume) if is_first_process() else nullcontext():
+            return self._run(folder, self.identity(folder, resume=resume), resume, progress)
+
+    def _run(self, folder: RunFolder, identity: Identity | None, resume: bool, progress: bool) -> Results | None:
         ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
         if ranks.rank == 0:
             if identity is not None:
                 identity.write(folder.identity)
-            if self.config and not resume:  # last, as it makes the folder one that can be resumed
+            if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
                 folder.write_config(self.config)
         data = reduced_dataset(
             self.reduction,

@@ -1,6 +1,7 @@
 """The run folder: where the artefacts of one run lie.
 
 config.yaml                 what was asked for
+run.lock                    locked while a run writes here
 identity.json               the settings that decide the results, and digests of the data
 reduction.json              what the features were reduced by, where they were
 checkpoints/<method>.ckpt   newest training state of each loss
@@ -14,7 +15,8 @@ evaluation.json, evaluation/, other_data/, overclustering/      by `deepclust ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import yaml
 from deepclust.clustering import identity_of
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
+from deepclust.runtime.locks import claimed
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,30 @@ class RunFolder:
         """The methods that left a clustering of the training split, in alphabetical order."""
         left = [path for path in (self.path / "clusterings").glob("*.npz") if not path.name.startswith(".")]
         return sorted(path.stem for path in left if not path.stem.endswith("_test"))
+
+    @contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Keep every other run out of the folder. One process of a run claims it for all.
+
+        Args:
+            resume: whether a run may be there already.
+
+        Raises:
+            InputError: if another run writes here, or a run is there that is not to be continued.
+        """
+        taken = f"another run is writing to {self.path}: wait for its end, or choose another run_dir"
+        with claimed(self.path / "run.lock", taken):
+            # Asked again under the lock: another run may have begun and ended since it was asked first.
+            if not resume:
+                self.check_free()
+            yield
+
+    def check_free(self) -> None:
+        """Raises InputError if the folder holds a run."""
+        if self.config.exists():
+            raise InputError(
+                f"{self.path} holds a run already: continue it with resume={self.path}, or choose another run_dir"
+            )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Note down what was asked for."""

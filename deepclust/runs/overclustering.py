@@ -52,7 +52,11 @@ def overcluster(
     ]
     planned = {
         count: replace(
-            as_run, n_clusters=count, recipes=[replace(recipe, n_clusters=count) for recipe in recipes], choosing=None
+            as_run,
+            config={**config, "n_clusters": count},
+            n_clusters=count,
+            recipes=[replace(recipe, n_clusters=count) for recipe in recipes],
+            choosing=None,
         )
         for count in sorted(set(counts))
     }
@@ -61,9 +65,7 @@ def overcluster(
     results = {}
     for count, experiment in planned.items():
         folder = RunFolder(run.path / "overclustering" / str(count))
-        resume = folder.path.is_dir()
-        folder.write_config({**config, "n_clusters": count})
-        made = experiment.run(folder, resume=resume, progress=True)
+        made = experiment.run(folder, resume=folder.path.is_dir(), progress=True)
         assert made is not None  # one process: `deepclust evaluate` is not distributed
         results[count] = made
     return results

@@ -1,4 +1,4 @@
-"""A lock between processes: one makes what several want, the others wait for it."""
+"""A lock between processes: one makes what several want, the others wait for it or are refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
+
+from deepclust.runtime.errors import InputError
 
 # How often a waiting process asks; each is a call to the file server where the folder lies on one.
 POLL_SECONDS = 0.5
@@ -41,8 +43,38 @@ def one_at_a_time(path: Path, work: str) -> Iterator[bool]:
         lock.release()
 
 
-def _trouble(lock: FileLock, path: Path, work: str) -> str:
-    """Acquire the lock; return the reason where that is impossible, else an empty string."""
+@contextmanager
+def claimed(path: Path, taken: str) -> Iterator[None]:
+    """Hold the lock of a file, or refuse where another process holds it. Its folder is made.
+
+    A file system without locks keeps nobody out; a line on the console says so.
+
+    Args:
+        path: of the lock file, which stays, empty.
+        taken: what the refusal says.
+
+    Raises:
+        InputError: if another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    trouble = _trouble(lock, path, taken=taken)
+    if trouble:
+        print(f"{path} cannot be locked ({trouble}), so nothing keeps a second run out of this folder", flush=True)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _trouble(lock: FileLock, path: Path, work: str = "", *, taken: str = "") -> str:
+    """Acquire the lock; return the reason where that is impossible, else an empty string.
+
+    Raises:
+        InputError: saying `taken`, if it is given and another process holds the lock; without it, this one waits.
+    """
     try:
         try:
             with warnings.catch_warnings():
@@ -50,6 +82,8 @@ def _trouble(lock: FileLock, path: Path, work: str) -> str:
                 lock.acquire(timeout=0)
         except Timeout:
             if not isinstance(lock, SoftFileLock):
+                if taken:
+                    raise InputError(taken) from None
                 print(f"{work}: another process is doing this already, waiting for its result ({path})", flush=True)
                 lock.acquire(timeout=-1, poll_interval=POLL_SECONDS)
     except (OSError, NotImplementedError) as error:

@@ -7,6 +7,7 @@ command line's configuration and the estimators' signatures are derived from the
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from numbers import Integral, Real
@@ -68,6 +69,8 @@ def _check(one: Field, value: Any) -> None:
         raise InputError(f"{one.name} is {value!r}: it must be a whole number{_range(limits, ', ')}")
     if not isinstance(value, Real) or isinstance(value, bool):
         raise InputError(f"{one.name} is {value!r}: it must be a number{_range(limits, ', ')}")
+    if not math.isfinite(value):
+        raise InputError(f"{one.name} is {value}: it must be a finite number{_range(limits, ', ')}")
     if not (
         (limits["at_least"] is None or value >= limits["at_least"])
         and (limits["above"] is None or value > limits["above"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from deepclust.features.bank import FeatureBank, fits_in_memory, stored_dtype
@@ -160,6 +161,8 @@ def fit_heads(
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
         pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
         runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
+        if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
+            raise SIGTERMException
     trained = module.trained()
     trained.to(device)  # Lightning has moved them to the CPU, where assigning all samples would take long
     return FitResult(trained, time.perf_counter() - started, neighbors)

@@ -19,10 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from deepclust.features.bank import FeatureBank
 from deepclust.losses import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.runtime.errors import InputError
 from deepclust.training.heads import Heads, make_teacher, update_teacher
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
-from deepclust.training.trained import TrainedHeads
+from deepclust.training.trained import TrainedHeads, finite_remedy
 
 # The lowest head's loss over an epoch, logged under this name.
 EPOCH_LOSS = "train/lowest_loss"
@@ -63,11 +64,12 @@ class ClusteringModule(pl.LightningModule):
         self.register_buffer("mean_VHC", self.loss.first_mean(recipe.n_heads, recipe.n_clusters))
         self.register_buffer("loss_sum_H", torch.zeros(recipe.n_heads))
         self.register_buffer("last_loss_H", torch.full((recipe.n_heads,), math.inf))
+        self.failed_at: dict[int, int] = {}  # {head: first epoch after which it was not finite}
 
     def trained(self) -> TrainedHeads:
         """What has been trained so far. The teacher assigns clusters where there is one."""
         heads = self.student if self.teacher is None else self.teacher
-        return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy())
+        return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy(), self.failed_at)
 
     # --- one step --------------------------------------------------------------------------------------------------
 
@@ -140,14 +142,33 @@ class ClusteringModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Not at the epoch's end: callbacks are called before the module there, and a checkpoint must hold this epoch's.
         if batch_idx + 1 == self.trainer.num_training_batches:
-            self.last_loss_H.copy_(self.loss_sum_H / self.trainer.num_training_batches)
+            finite_H = finite_heads(self.student)
+            if self.teacher is not None:
+                finite_H &= finite_heads(self.teacher)
+            # The last step's weights have no loss yet that would tell.
+            losses_H = torch.where(finite_H, self.loss_sum_H / self.trainer.num_training_batches, math.nan)
+            self.last_loss_H.copy_(losses_H)
             self.loss_sum_H.zero_()
+            self.note_failures()
+
+    def note_failures(self) -> None:
+        """Keep the epoch after which a head was not finite for the first time.
+
+        Raises:
+            InputError: if no head is: there is nothing to go on with. Ranks have the same losses, so each raises it.
+        """
+        failed = (~torch.isfinite(self.last_loss_H)).nonzero().flatten().tolist()
+        self.failed_at = {head: self.failed_at.get(head, self.current_epoch + 1) for head in failed}
+        if len(failed) == self.recipe.n_heads:
+            at = f"after epoch {self.current_epoch + 1}"
+            raise InputError(f"{self.loss.name}: no head is finite {at}: {finite_remedy(self.recipe)}")
 
     def on_train_epoch_end(self) -> None:
         losses = self.last_loss_H.tolist()
         name = f"{self.log_prefix}train/loss_head"
         self.log_dict({f"{name}_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
-        self.log(f"{self.log_prefix}{EPOCH_LOSS}", min(losses))  # on every rank: early stopping looks at it
+        lowest = min(loss for loss in losses if math.isfinite(loss))
+        self.log(f"{self.log_prefix}{EPOCH_LOSS}", lowest)  # on every rank: early stopping looks at it
 
     # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------
 
@@ -157,10 +178,12 @@ class ClusteringModule(pl.LightningModule):
             "in_dim": self.transform.in_dim,
             "in_memory": self.bank.in_memory,
             "identity": self.identity,
+            "failed_at": self.failed_at,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring a checkpoint of old to the form of today's: one mean per head, and no state of the learning rate."""
+        self.failed_at = dict(checkpoint["deepclust"].get("failed_at", {}))
         weights = checkpoint["state_dict"]
         if "state_HC" in weights:
             weights["mean_VHC"] = weights.pop("state_HC")[None]
@@ -172,6 +195,11 @@ class ClusteringModule(pl.LightningModule):
             ]
             for group in groups:
                 group["lr"] = base_rate(self.recipe) * self.rate_factor(step)
+
+
+def finite_heads(heads: Heads) -> Tensor:
+    """(H,) whether every weight of a head is finite."""
+    return torch.stack([torch.isfinite(one).flatten(1).all(1) for one in heads.parameters()]).all(0)
 
 
 class MicroBatch(NamedTuple):

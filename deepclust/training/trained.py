@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,15 +36,24 @@ class TrainedHeads:
         recipe: how they were trained.
         transform: fitted on the training split.
         heads: the network that assigns: the teacher where there was one.
-        losses_H: training loss of each head over the last epoch.
+        losses_H: training loss of each head over the last epoch; where it is not finite the head is never the best.
+        failed_at: {head: first epoch after which its loss or its weights were not finite}.
     """
 
-    def __init__(self, recipe: Recipe, transform: FeatureTransform, heads: Heads, losses_H: np.ndarray) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        transform: FeatureTransform,
+        heads: Heads,
+        losses_H: np.ndarray,
+        failed_at: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         self.recipe = recipe
         self.transform = transform.eval()
         self.heads = heads.eval()
         self.losses_H = np.asarray(losses_H)
-        self.best_head = int(self.losses_H.argmin())
+        self.failed_at = dict(failed_at)
+        self.best_head = int(np.where(np.isfinite(self.losses_H), self.losses_H, np.inf).argmin())
 
     @property
     def in_dim(self) -> int:
@@ -71,7 +82,11 @@ class TrainedHeads:
 
     @torch.no_grad()
     def assign(self, features: FeatureSet, head: int | None = None) -> Clustering:
-        """Clusters of one head, the best by default, with the 5 most probable of each sample."""
+        """Clusters of one head, the best by default, with the 5 most probable of each sample.
+
+        Raises:
+            InputError: if the features have another dimension, or the head's probabilities are not finite.
+        """
         self.check_features(features)
         started = time.perf_counter()
         head = self.best_head if head is None else head
@@ -85,6 +100,9 @@ class TrainedHeads:
             best = probs_BC.topk(top, dim=1)
             ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
             probs_NT[start : start + len(block)] = best.values.cpu().numpy()
+        if not np.isfinite(probs_NT).all():
+            name = self.recipe.loss.name
+            raise InputError(f"{name} head {head}: its probabilities are not finite: {finite_remedy(self.recipe)}")
         return Clustering(
             labels=ids_NT[:, 0].copy(),
             method=self.recipe.loss.name,
@@ -108,10 +126,15 @@ class TrainedHeads:
         return seen_HC.sum(dim=1).cpu().numpy()
 
     def warn_of_collapse(self, features: FeatureSet) -> list[str]:
-        """One warning for each head that uses fewer than half of its clusters."""
+        """One warning for each head that uses fewer than half of its clusters, or is not finite."""
         messages = []
         for head, used in enumerate(self.clusters_used(features)):
-            if used < self.recipe.n_clusters / 2:
+            if not np.isfinite(self.losses_H[head]):
+                since = f" since epoch {self.failed_at[head]}" if head in self.failed_at else ""
+                which = f"{self.recipe.loss.name} head {head}"
+                messages.append(f"{which} is not finite{since} and left out: {finite_remedy(self.recipe)}")
+                warnings.warn(messages[-1], stacklevel=2)
+            elif used < self.recipe.n_clusters / 2:
                 which = f"{self.recipe.loss.name} head {head}" + (" (the best)" if head == self.best_head else "")
                 messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}")
                 warnings.warn(messages[-1], stacklevel=2)
@@ -134,6 +157,7 @@ class TrainedHeads:
             "transform": {name: value.cpu() for name, value in self.transform.state_dict().items()},
             "heads": {name: value.cpu() for name, value in self.heads.state_dict().items()},
             "losses": torch.from_numpy(self.losses_H),
+            "failed_at": self.failed_at,
         }
 
     @classmethod
@@ -150,7 +174,7 @@ class TrainedHeads:
             embedding_dim=recipe.embedding_dim,
         )
         heads.load_state_dict(state["heads"])
-        return cls(recipe, transform, heads, state["losses"].numpy())
+        return cls(recipe, transform, heads, state["losses"].numpy(), state.get("failed_at", {}))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Export to a `.pt` file that needs no Lightning to load."""
@@ -209,7 +233,14 @@ def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "transform": part("transform."),
         "heads": part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
+        "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }
+
+
+def finite_remedy(recipe: Recipe) -> str:
+    """What to try where training was not finite."""
+    clip = f", or loss.{recipe.loss.name}.gradient_clip=1" if recipe.gradient_clip is None else ""
+    return f"try a learning_rate below {recipe.learning_rate:g}{clip}"
 
 
 def _remedy(recipe: Recipe) -> str:

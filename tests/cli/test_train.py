@@ -16,6 +16,7 @@ from deepclust.clusterers import CLUSTERERS, dendrogram
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
+from deepclust.training.module import ClusteringModule
 
 # Two short epochs of everything: what is computed is not looked at here.
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans")
@@ -511,6 +512,12 @@ BAD_INPUT = {
     "C < 2 without a loss": (nothing, (*OWN, "loss=none", "n_clusters=1"), "n_clusters"),
     "C = 0": (nothing, (*OWN, "n_clusters=0"), "n_clusters is 0: it must be 2 or more"),
     "C unknown": (nothing, ("data=features", "data.train=X.npy"), "no known number of clusters: set n_clusters="),
+    "infinite rate": (
+        nothing,
+        (*OWN, "learning_rate=inf"),
+        "learning_rate is inf: it must be a finite number, above 0",
+    ),
+    "NaN decay": (nothing, (*OWN, "loss.temi.weight_decay=nan"), "weight_decay is nan: it must be a finite number"),
     "beta": (nothing, (*OWN, "loss.temi.beta=0.3"), "beta is 0.3"),
     "unknown head": (nothing, (*OWN, "head=deep"), "unknown head 'deep': choose one of mlp, linear"),
     "unknown init": (nothing, (*OWN, "init=magic"), "unknown init 'magic'"),
@@ -610,6 +617,67 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(command, wo
     assert outcome.code == 2
     assert "run was run with max_epochs=2 for temi, not 3: resume it with its own settings" in outcome.error_line
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
+
+
+@pytest.mark.parametrize("word", ["learning_rate=1e30", "loss.temi.weight_decay=1e30"])
+@pytest.mark.filterwarnings("ignore:.*not finite")
+def test_training_that_is_not_finite_leaves_no_result(word, command, workplace):
+    outcome = command("train.py", *OWN, "loss=temi", "baselines=none", word, "run_dir=run")
+    assert outcome.code == 2
+    assert "temi: no head is finite after epoch" in outcome.error_line
+    assert "try a learning_rate below" in outcome.error_line
+    left = {path for path in files_in(workplace / "run") if (workplace / "run" / path).is_file()}
+    assert left <= {"run.lock", "config.yaml", "identity.json"}
+
+
+def test_a_head_that_is_not_finite_is_named_and_never_the_best(command, workplace, monkeypatch):
+    real = ClusteringModule.training_step
+
+    def broken(module, pairs, batch_idx):
+        real(module, pairs, batch_idx)
+        if module.current_epoch == 1:
+            module.student.prototypes.data[0] = np.nan
+
+    monkeypatch.setattr(ClusteringModule, "training_step", broken)
+    with pytest.warns(UserWarning, match="tsp head 0 is not finite since epoch 2"):
+        outcome = command("train.py", *LABELED, "loss=tsp", "baselines=none", "run_dir=run")
+    assert outcome.code == 0
+    told = "tsp head 0 is not finite since epoch 2 and left out: try a learning_rate below"
+    assert told in (workplace / "run" / "results.md").read_text()
+    assert Clustering.load("run/clusterings/tsp.npz").settings["best_head"] == 1
+    assert rows_of(workplace / "run")[0]["acc"] > 0.9
+    # The checkpoint says the same.
+    assert command("evaluate.py", "run=run").code == 0
+    (row,) = json.loads((workplace / "run" / "evaluation.json").read_text())
+    assert row["acc"] == rows_of(workplace / "run")[0]["acc"]
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(command, workplace, locked_elsewhere):
+    settings = (*OWN, "loss=none", "baselines=kmeans")
+    assert command("train.py", *settings, "run_dir=run").code == 0
+    (workplace / "run" / "results.json").unlink()
+    other = locked_elsewhere(workplace / "run" / "run.lock")
+    before = {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)}
+    outcome = command("train.py", *settings, "resume=run")
+    assert outcome.code == 2
+    assert "another run is writing to run: wait for its end, or choose another run_dir" in outcome.error_line
+    assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
+    # The claim ends with its process, however that ends.
+    other.kill()
+    other.wait()
+    assert command("train.py", *settings, "resume=run").code == 0
+
+
+def test_of_two_runs_into_one_folder_one_is_refused(start_process, workplace):
+    settings = (*OWN, "loss=tsp", "baselines=none", "max_epochs=300", "run_dir=run")
+    runs = [start_process("train.py", *settings, f"seed={seed}") for seed in (0, 1)]
+    ended = [(*process.communicate(timeout=200), process.returncode) for process in runs]
+    assert sorted(code for *_, code in ended) == [0, 2]
+    (refused,) = [err for _, err, code in ended if code == 2]
+    assert re.fullmatch("error: (another run is writing to run|run holds a run already): .*\n", refused)
+    (seed,) = [seed for seed, (*_, code) in enumerate(ended) if code == 0]
+    assert [row["seed"] for row in rows_of(workplace / "run")] == [seed]
+    assert Clustering.load("run/clusterings/tsp.npz").settings["seed"] == seed
 
 
 LABELED = (*OWN, "data.train_labels=y.npy")

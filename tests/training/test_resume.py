@@ -28,6 +28,41 @@ def wait_for(path: Path, process, seconds: float = 120) -> None:
         time.sleep(0.002)
 
 
+LONG = (
+    *("loss=tsp", "baselines=none", "init=kmeans", "n_heads=1", "n_neighbors=10", "max_epochs=100000"),
+    *("data.batch_size=900", "trainer.accelerator=cpu", "trainer.checkpoint_seconds=0"),
+)
+
+
+def terminated(process, checkpoint: Path) -> str:
+    """What a process says on stderr that gets SIGTERM once it has trained."""
+    wait_for(checkpoint, process)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    return err
+
+
+def test_a_run_that_gets_sigterm_says_so_and_how_to_continue(start_process, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "tsp.ckpt"
+    for words in ("run_dir=run", "resume=run"):
+        checkpoint.unlink(missing_ok=True)
+        err = terminated(start_process("train.py", *LONG, words), checkpoint)
+        assert err == "stopped by SIGTERM: continue with the same settings and resume=run\n"
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_sweep_ends_with_the_job_that_gets_sigterm(start_process, tmp_path):
+    sweep = start_process("train.py", "-m", *LONG, "seed=0,1", "run_dir=sweep")
+    started = time.monotonic()
+    while not (found := list(tmp_path.glob("sweep/*/checkpoints/tsp.ckpt"))):
+        assert sweep.poll() is None
+        assert time.monotonic() - started < 120
+        time.sleep(0.01)
+    assert terminated(sweep, found[0]) == "stopped by SIGTERM: the same command continues the sweep\n"
+    assert len(list((tmp_path / "sweep").iterdir())) == 1
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_labels_of_an_uninterrupted_one(
     command, start_process, in_process_of_its_own, tmp_path

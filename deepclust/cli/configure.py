@@ -211,6 +211,8 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
+            if nameless := [word for word in sys.argv[1:] if word.startswith("=")]:
+                raise InputError(f"'{nameless[0]}' names no setting: write setting=value")
             sys.argv += names_of_jobs(command, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
@@ -272,6 +274,17 @@ def told_in_one_line(error: Exception, command: str) -> str:
             f"no setting is called '{unknown}'{nearest(unknown, _known_keys(command))}: "
             f"`deepclust {command.replace('_', '-')} --help` lists them"
         )
+    asked = str(error)
+    if "Ambiguous value for argument" in asked:
+        key, _, value = asked.split("'", 1)[1].split("'\n")[0].rpartition("'")[0].partition("=")
+        if not key:
+            key, _, value = asked.split("'")[1].partition("=")
+        return (
+            f"{key}={value} holds a comma: put it in two kinds of quotes, \"{key}='{value}'\"; a list is "
+            f"{key}=[{value}], a sweep over several values takes -m"
+        )
+    if "missing EQUAL" in asked:
+        return f"'{asked.split(chr(39))[1]}' has no value: write setting=value"
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(said[:2])
 

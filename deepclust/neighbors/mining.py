@@ -32,6 +32,7 @@ from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.settings import check_settings, setting
 
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
@@ -49,7 +50,10 @@ class MiningSettings:
     """How a run searches neighbors; `mine_neighbors` says what the settings mean."""
 
     method: str = "auto"
-    recall: float = DEFAULT_RECALL
+    recall: float = setting(DEFAULT_RECALL, "share of true neighbors that `ivf` is to find", above=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def check(self, n_rows: int, k: int) -> None:
         """Raises InputError as `check_request`."""

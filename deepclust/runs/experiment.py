@@ -20,6 +20,7 @@ from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import is_first_process
+from deepclust.runtime.settings import check_settings, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import TrainerSettings, joined_ranks, n_processes
@@ -54,7 +55,7 @@ class Experiment:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     n_clusters: int | None = None
-    seed: int = 0
+    seed: int = setting(0, "of the baselines, and in the rows of results", at_least=0, whole=True)
     reduction: Reduction = field(default_factory=lambda: Reduction("none"))
     choosing: Choosing | None = None
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
@@ -62,8 +63,8 @@ class Experiment:
     logger: LoggerSettings = field(default_factory=LoggerSettings)
     neighbors_dir: Path | None = None
     reductions_dir: Path | None = None
-    in_memory: bool | None = None
-    silhouette: bool = True
+    in_memory: bool | None = setting(None, "of `fit_heads`", flag=True)
+    silhouette: bool = setting(True, "whether it is computed", flag=True)
     linkages: Linkages = field(default_factory=Linkages, compare=False)
 
     def check(self, *, alone: bool = False) -> None:
@@ -78,6 +79,7 @@ class Experiment:
                 dimensions, options that no baseline has, more samples than a baseline's memory reaches, a reduction
                 that the features do not allow, or a device, strategy or precision that this machine does not have.
         """
+        check_settings(self)
         train = self.dataset.train
         trainer = self.trainer
         several = bool(self.recipes) and (n_processes(trainer) > 1 or trainer.strategy == "ddp")

@@ -25,6 +25,9 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     whole: bool = False,
+    number: bool = False,
+    flag: bool = False,
+    text: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and its range.
 
@@ -34,6 +37,9 @@ def setting(
         choices: the words that it may be.
         at_least, above, at_most: the numbers that it may be.
         whole: only whole numbers.
+        number: any finite number, where no range says so.
+        flag: true or false.
+        text: words, such as a path, and not empty.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -41,7 +47,8 @@ def setting(
         ...     steps: int = setting(8, "steps per minute", at_least=1, whole=True)
     """
     limits = {"choices": tuple(choices) if choices else None, "at_least": at_least, "above": above, "at_most": at_most}
-    return field(default=default, metadata={"about": about, "whole": whole, **limits})
+    kinds = {"whole": whole, "number": number, "flag": flag, "text": text}
+    return field(default=default, metadata={"about": about, **kinds, **limits})
 
 
 def check_settings(settings: Any) -> None:
@@ -55,28 +62,56 @@ def check_settings(settings: Any) -> None:
             _check(one, getattr(settings, one.name))
 
 
-def _check(one: Field, value: Any) -> None:
-    limits = one.metadata
+def check_values(declared: Any, values: Mapping[str, Any], where: str = "") -> None:
+    """Check plain values by the settings that a dataclass declares; names that it does not declare are passed over.
+
+    Args:
+        declared: the dataclass.
+        values: by name.
+        where: put before the names in messages, such as `trainer.`.
+
+    Raises:
+        InputError: naming the first that is out of range, and what it may be.
+    """
+    for one in fields(declared):
+        if "about" in one.metadata and one.name in values:
+            _check(one, values[one.name], where)
+
+
+def _check(one: Field, value: Any, where: str = "") -> None:
+    limits, name = one.metadata, where + one.name
     if value is None and one.default is None:
         return
     if limits["choices"] is not None:
         if value not in limits["choices"]:
-            raise InputError(f"unknown {one.name} '{value}': choose one of {', '.join(limits['choices'])}")
+            raise InputError(f"unknown {name} '{value}': choose one of {', '.join(limits['choices'])}")
         return
-    if all(limits[key] is None for key in ("at_least", "above", "at_most")) and not limits["whole"]:
+    if limits["flag"]:
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}: it must be true or false")
+        return
+    if limits["text"]:
+        if not isinstance(value, str):
+            raise InputError(f"{name} is {value!r}: it must be text; quotes make text of it, {name}=\\'{value}\\'")
+        if not value.strip():
+            raise InputError(f"{name} is empty: give it a value, or leave it out")
+        return
+    if all(limits[key] is None for key in ("at_least", "above", "at_most")) and not (
+        limits["whole"] or limits["number"]
+    ):
         return
     if limits["whole"] and (not isinstance(value, Integral) or isinstance(value, bool)):
-        raise InputError(f"{one.name} is {value!r}: it must be a whole number{_range(limits, ', ')}")
+        raise InputError(f"{name} is {value!r}: it must be a whole number{_range(limits, ', ')}")
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise InputError(f"{one.name} is {value!r}: it must be a number{_range(limits, ', ')}")
-    if not math.isfinite(value):
-        raise InputError(f"{one.name} is {value}: it must be a finite number{_range(limits, ', ')}")
+        raise InputError(f"{name} is {value!r}: it must be a number{_range(limits, ', ')}")
     if not (
         (limits["at_least"] is None or value >= limits["at_least"])
         and (limits["above"] is None or value > limits["above"])
         and (limits["at_most"] is None or value <= limits["at_most"])
     ):
-        raise InputError(f"{one.name} is {value}: it must be {_range(limits)}")
+        raise InputError(f"{name} is {value}: it must be {_range(limits)}")
+    if not math.isfinite(value):
+        raise InputError(f"{name} is {value}: it must be a finite number{_range(limits, ', ')}")
 
 
 def _range(limits: Mapping[str, Any], before: str = "") -> str:

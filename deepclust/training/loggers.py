@@ -72,6 +72,13 @@ def make_logger(name: str, run_dir: Path, **options: Any) -> Any:
     Raises:
         InputError: if the name is unknown or the logger's package is missing.
     """
+    try:
+        return _logger(name, run_dir, options)
+    except TypeError as error:  # an option that the logger does not have
+        raise InputError(f"logger={name}: {str(error).splitlines()[0]}") from None
+
+
+def _logger(name: str, run_dir: Path, options: dict[str, Any]) -> Any:
     if name == "none":
         return False
     if name == "csv":

@@ -99,7 +99,7 @@ class Recipe:
         1, "the prototypes stay as they are for so many epochs", at_least=0, whole=True
     )
     gradient_clip: float | None = setting(None, "maximal gradient norm over all heads, or None", above=0)
-    seed: int = setting(0, "of the heads, the pairs and the initialization", whole=True)
+    seed: int = setting(0, "of the heads, the pairs and the initialization", at_least=0, whole=True)
 
     def __post_init__(self) -> None:
         check_settings(self)

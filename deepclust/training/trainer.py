@@ -23,6 +23,7 @@ from torch import distributed as dist
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch, Ranks
+from deepclust.runtime.settings import check_settings, setting
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -80,17 +81,18 @@ class TrainerSettings:
         {'max_steps': 10}
     """
 
-    accelerator: str = "auto"
+    accelerator: str = setting("auto", "as in `pytorch_lightning.Trainer`", text=True)
     devices: int | str | Sequence[int] = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
+    num_nodes: int = setting(1, "machines", at_least=1, whole=True)
+    strategy: str = setting("auto", "`auto`, or `ddp` for several processes", text=True)
     precision: str | int = "auto"
-    checkpoint_seconds: float = 60.0
-    log_every_n_steps: int = 10
-    val_every_n_epochs: int = 5
+    checkpoint_seconds: float = setting(60.0, "at most one checkpoint per so many seconds", at_least=0)
+    log_every_n_steps: int = setting(10, "how often `train/loss` is logged", at_least=1, whole=True)
+    val_every_n_epochs: int = setting(5, "how often `val/…` is logged; 0 never", at_least=0, whole=True)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if str(self.precision) not in PRECISIONS:
             raise InputError(f"precision {self.precision} is not supported: choose one of {', '.join(PRECISIONS)}")
         own = [member.name for member in fields(self) if member.name != "more"]

@@ -14,6 +14,7 @@ from deepclust.extraction.datasets import DATASETS
 from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
 from deepclust.reduction.reduction import KINDS, Reduction
+from deepclust.runs import checks
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.benchmarks import BENCHMARKS
 from deepclust.training.recipe import Recipe, default_settings
@@ -192,6 +193,10 @@ def test_a_reductions_settings_are_its_defaults(kind):
     assert settings.pop("seed") is None  # the run's
     assert settings.pop("cache_dir") is None
     assert {key: getattr(Reduction(kind), key) for key in settings} == settings
+
+
+def test_the_settings_for_every_loss_are_the_checked_ones():
+    assert set(checks.SHARED) == set(SHARED)
 
 
 def test_configurations_are_few():

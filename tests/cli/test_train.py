@@ -517,7 +517,7 @@ BAD_INPUT = {
         (*OWN, "learning_rate=inf"),
         "learning_rate is inf: it must be a finite number, above 0",
     ),
-    "NaN decay": (nothing, (*OWN, "loss.temi.weight_decay=nan"), "weight_decay is nan: it must be a finite number"),
+    "NaN decay": (nothing, (*OWN, "loss.temi.weight_decay=nan"), "weight_decay is nan: it must be 0 or more"),
     "beta": (nothing, (*OWN, "loss.temi.beta=0.3"), "beta is 0.3"),
     "unknown head": (nothing, (*OWN, "head=deep"), "unknown head 'deep': choose one of mlp, linear"),
     "unknown init": (nothing, (*OWN, "init=magic"), "unknown init 'magic'"),
@@ -539,6 +539,58 @@ BAD_INPUT = {
     ),
     "sweep of what is not there": (nothing, ("-m", *BAD, "seed=0,1"), "no such file: bad.npy"),
 }
+
+# Without a loss, so that no recipe looks at what is given.
+REFUSED = {
+    "silhouette=abc": "silhouette is 'abc': it must be true or false",
+    "data.in_memory=abc": "data.in_memory is 'abc': it must be true or false",
+    "+nokey=1": "deepclust train has no setting 'nokey'",
+    "+data.nokey=1": "data has no setting 'nokey'",
+    "+reduction.nokey=1": "reduction has no setting 'nokey'",
+    "+select.nokey=1": "select has no setting 'nokey'",
+    "+logger.nokey=1": "logger=none has no setting 'nokey'",
+    "learning_rate=true": "learning_rate is True: it must be a number, above 0",
+    "run_dir=": "run_dir is empty: give it a value, or leave it out",
+    "run_dir=5": "run_dir is 5: it must be text",
+    "resume=": "resume is empty",
+    "features_dir=": "features_dir is empty",
+    "neighbors.cache_dir=": "neighbors.cache_dir is empty",
+    "data.train=": "data.train is empty",
+    "seed=-1": "seed is -1: it must be 0 or more",
+    "seed=abc": "seed is 'abc': it must be a whole number, 0 or more",
+    "seed=1.5": "seed is 1.5: it must be a whole number",
+    "seed=null": "seed is None: it must be a whole number",
+    "n_clusters=five": "n_clusters is 'five': it must be a whole number",
+    "n_heads=0": "n_heads is 0: it must be 1 or more",
+    "head=5": "unknown head '5'",
+    "data.batch_size=0": "data.batch_size is 0: it must be 1 or more",
+    "data.labels=x": "unknown data.labels 'x': choose one of folders",
+    "data.on_error=x": "unknown data.on_error 'x'",
+    "trainer.checkpoint_seconds=abc": "trainer.checkpoint_seconds is 'abc': it must be a number, 0 or more",
+    "trainer.checkpoint_seconds=-1": "trainer.checkpoint_seconds is -1: it must be 0 or more",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps is 0: it must be 1 or more",
+    "trainer.val_every_n_epochs=x": "trainer.val_every_n_epochs is 'x'",
+    "trainer.num_nodes=0": "trainer.num_nodes is 0",
+    "trainer.accelerator=5": "trainer.accelerator is 5: it must be text",
+    "neighbors.recall=nan": "neighbors.recall is nan",
+    "reduction.dims=x": "reduction.dims is 'x': it must be a whole number",
+    "reduction.seed=-1": "reduction.seed is -1",
+    "data.path=a,b": "data.path=a,b holds a comma: put it in two kinds of quotes",
+    "run_dir": "'run_dir' has no value: write setting=value",
+    "=5": "'=5' names no setting",
+    "los=temi": r"no setting is called 'los' \(did you mean loss\?\)",
+}
+BAD_INPUT |= {
+    word: (nothing, ("data=features", "data.train=X.npy", "n_clusters=5", "loss=none", word), told)
+    for word, told in REFUSED.items()
+}
+BAD_INPUT["select's numbers"] = (
+    nothing,
+    (*OWN, "select=silhouette", "select.n_clusters=5"),
+    r"select.n_clusters is 5: it must be a list, such as \[5\]",
+)
+BAD_INPUT["negative decay"] = (nothing, (*OWN, "loss.temi.weight_decay=-1"), "weight_decay is -1: it must be 0 or more")
+BAD_INPUT["csv"] = (nothing, (*OWN, "logger=csv", "+logger.nokey=1"), "logger=csv has no setting 'nokey'")
 
 if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
     BAD_INPUT["no GPU"] = (

@@ -47,11 +47,12 @@ def cached_neighbors(
         key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
     with ExitStack() as until_saved:
         cached, locked = None, False
-        if folder is not None and ranks.rank == 0:
-            cached = _read_cached(folder, key, k)
-            if cached is None:
-                locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
+        with ranks.all_or_none():
+            if folder is not None and ranks.rank == 0:
                 cached = _read_cached(folder, key, k)
+                if cached is None:
+                    locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
+                    cached = _read_cached(folder, key, k)
         is_cached, keep_blocks = ranks.from_first(np.array([cached is not None, locked]))
         if is_cached:
             return _from_first_rank(cached, len(features), k, ranks)
@@ -59,10 +60,11 @@ def cached_neighbors(
         neighbors = mine_neighbors(
             features, k, method=method, recall=recall, block_dir=blocks, progress=progress, ranks=ranks
         )
-        if folder is not None and ranks.rank == 0:
-            neighbors.save(folder / f"{key}-k{k}.npz")
-            if blocks is not None:
-                shutil.rmtree(blocks, ignore_errors=True)
+        with ranks.all_or_none():
+            if folder is not None and ranks.rank == 0:
+                neighbors.save(folder / f"{key}-k{k}.npz")
+                if blocks is not None:
+                    shutil.rmtree(blocks, ignore_errors=True)
         return neighbors
 
 

@@ -18,6 +18,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
 from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
 from deepclust.neighbors.search import (
+    GPU_LIMIT,
     EuclideanSearch,
     ExactSearch,
     FaissSearch,
@@ -107,24 +108,23 @@ def mine_neighbors(
     if metric == "euclidean" and method not in ("auto", "exact"):
         raise InputError(f"neighbors by Euclidean distance are searched exactly, not by '{method}': set method=exact")
     started = time.perf_counter()
-    # The first rank's machine decides for all: a search of lists on one and of all pairs on another would not add up.
-    on_gpus = ranks.decide(faiss_gpu_works())
-    auto = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows))]))[0])]
-    chosen = "exact" if metric == "euclidean" else auto if method == "auto" else method
-    ranks.raise_any(
-        f"the first rank mines neighbors on its GPU, but rank {ranks.rank} has none that faiss can use: give every "
-        "rank one, or set neighbors.method=screened"
-        if on_gpus and not faiss_gpu_works()
-        else None
-    )
+    # The first rank's machine decides for all: a rank that searched otherwise would wait for another exchange.
+    on_gpu = ranks.decide(faiss_gpu_works())
+    euclidean = metric == "euclidean"
+    chosen = "exact" if euclidean else method
+    if chosen == "auto":
+        chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows, on_gpu=on_gpu))]))[0])]
+    on_gpu = on_gpu and not euclidean and chosen != "screened" and k < GPU_LIMIT
+    ranks.raise_any(why_no_gpu(ranks) if on_gpu and not faiss_gpu_works() else None)
     # Rows that other ranks mine stay zero, so that the sum over ranks holds all of them.
     ids_NK = np.zeros((n_rows, k), np.int32)
     similarities_NK = np.zeros((n_rows, k), np.float32)
-    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpus else None
+    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpu else None
     order_N = np.arange(n_rows) if lists is None else lists.order_N
     search: Search | None = None
     starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)
-    with _progress_bar(sum(min(QUERY_ROWS, n_rows - start) for start in starts), progress) as advance:
+    n_own = sum(min(QUERY_ROWS, n_rows - start) for start in starts)
+    with ranks.all_or_none(), _progress_bar(n_own, progress) as advance:
         for start in starts:
             own_Q = order_N[start : start + QUERY_ROWS]
             saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
@@ -132,8 +132,7 @@ def mine_neighbors(
             if block is None:
                 # Built at the first missing block: a search whose blocks are all saved needs no index.
                 if search is None:
-                    euclidean = metric == "euclidean"
-                    search = EuclideanSearch(rows) if euclidean else make_search(chosen, rows, k, recall, lists)
+                    search = make_search(metric if euclidean else chosen, rows, k, recall, lists, on_gpu=on_gpu)
                 block = nearest_others(search, own_Q, k)
                 if saved is not None:
                     with written_whole(saved) as temporary:
@@ -146,7 +145,8 @@ def mine_neighbors(
         settings["metric"] = metric
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):
-        settings["recall"] = measured_recall(rows, ids_NK)
+        with ranks.all_or_none():
+            settings["recall"] = measured_recall(rows, ids_NK)
         if isinstance(search, IVFSearch | ListSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
@@ -162,24 +162,41 @@ def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return archive["ids"], archive["similarities"]
 
 
-def choose_method(n_rows: int) -> str:
+def choose_method(n_rows: int, *, on_gpu: bool) -> str:
     """What `auto` means for so many rows on this machine."""
     if n_rows > IVF_ROWS:
         return "ivf"
-    if n_rows > SCREENED_ROWS and native_bfloat16("cpu") and not faiss_gpu_works():
+    if n_rows > SCREENED_ROWS and native_bfloat16("cpu") and not on_gpu:
         return "screened"
     return "exact"
 
 
-def make_search(method: str, rows: Rows, k: int, recall: float, lists: Lists | None = None) -> Search:
+def why_no_gpu(ranks: Ranks) -> str:
+    """What to do where the ranks differ."""
+    return (
+        f"faiss works on the GPU of the first rank, but not on that of rank {ranks.rank}: "
+        "set neighbors.method=screened, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to mine on the CPUs alone"
+    )
+
+
+def make_search(
+    method: str, rows: Rows, k: int, recall: float, lists: Lists | None = None, *, on_gpu: bool = False
+) -> Search:
+    """A search by its method, or `euclidean`.
+
+    Args:
+        on_gpu: whether faiss searches on this rank's GPU, where it can.
+    """
+    if method == "euclidean":
+        return EuclideanSearch(rows)
     if method == "exact":
-        return FaissSearch(rows) if faiss_gpu_works() else ExactSearch(rows)
+        return FaissSearch(rows, on_gpu=on_gpu) if on_gpu else ExactSearch(rows)
     if method == "screened":
         return ScreenedSearch(rows)
     if method == "faiss":
-        return FaissSearch(rows)
-    if faiss_gpu_works():
-        return IVFSearch(rows, k + 1, recall)
+        return FaissSearch(rows, on_gpu=on_gpu)
+    if on_gpu:
+        return IVFSearch(rows, k + 1, recall, on_gpu=True)
     return ListSearch(rows, lists or group_rows(rows), k + 1, recall)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.rows import Rows
+from deepclust.runtime.ranks import Launch
 
 DATABASE_ROWS = 1 << 16
 # A normalized copy of the features is kept in memory up to this size; larger ones are normalized block by block.
@@ -22,6 +23,8 @@ DATABASE_BYTES = 4 << 30
 # Candidates that the screening keeps beyond K: a true neighbor is lost only if so many others lie within bfloat16's
 # rounding of it. Recall at 60 000 × 1280 is 1.000 with half of this.
 SCREENING_MARGIN = 32
+# As many neighbors, and as many probed lists, a query may have in faiss' GPU kernels.
+GPU_LIMIT = 2048
 
 
 class Search(Protocol):
@@ -118,13 +121,13 @@ class ScreenedSearch(ExactSearch):
 
 
 class FaissSearch:
-    """faiss' flat inner-product index, on all GPUs where there are any."""
+    """faiss' flat inner-product index, on the CPU or on this process's GPU."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *, on_gpu: bool = False) -> None:
         self.rows = rows
         self.index: Any = faiss.IndexFlatIP(rows.shape[1])
-        if faiss_gpu_works():
-            self.index = faiss.index_cpu_to_all_gpus(self.index)
+        if on_gpu:
+            self.index, self._resources = on_own_gpu(self.index)
         for low in range(0, len(rows), DATABASE_ROWS):
             self.index.add(normalized(rows, slice(low, low + DATABASE_ROWS)).numpy())
 
@@ -133,13 +136,33 @@ class FaissSearch:
         return ids, similarities
 
 
-@cache
+def own_gpu() -> int:
+    """The number of this process's GPU among those that it sees: each rank of a run has one of its own."""
+    if torch.cuda.is_available():
+        return torch.cuda.current_device()  # Lightning sets it where the processes are joined
+    return Launch.from_environment().local_rank % faiss.get_num_gpus()
+
+
+def on_own_gpu(index: Any) -> tuple[Any, Any]:
+    """An index on this process's GPU alone, and the resources there, which have to live as long as it does.
+
+    An index over all GPUs would be a copy on each, by every rank, and could not be told how many lists to probe.
+    """
+    resources = faiss.StandardGpuResources()
+    return faiss.index_cpu_to_gpu(resources, own_gpu(), index), resources
+
+
 def faiss_gpu_works() -> bool:
-    """Whether faiss can run on a GPU here: one small search is tried, as a build may name a GPU it cannot use."""
+    """Whether faiss can run on this process's GPU: a small search is tried, as a build may name a GPU it cannot use."""
     if not hasattr(faiss, "get_num_gpus") or faiss.get_num_gpus() == 0:
         return False
+    return _gpu_works(own_gpu())
+
+
+@cache
+def _gpu_works(_own: int) -> bool:
     try:
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(4))
+        index, _resources = on_own_gpu(faiss.IndexFlatIP(4))
         index.add(np.eye(4, dtype=np.float32))
         index.search(np.eye(4, dtype=np.float32), 1)
     except Exception:  # faiss raises bare RuntimeErrors of many kinds for an unusable GPU

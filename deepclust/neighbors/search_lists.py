@@ -75,10 +75,11 @@ def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Li
     """The first rank's lists, on every rank; kept in `block_dir`, where a killed search finds them again."""
     path = None if block_dir is None else block_dir / "lists.npz"
     made: Lists | None = None
-    if ranks.rank == 0:
-        made = Lists.load(path) if path is not None and path.is_file() else group_rows(rows)
-        if path is not None and not path.is_file():
-            made.save(path)
+    with ranks.all_or_none():
+        if ranks.rank == 0:
+            made = Lists.load(path) if path is not None and path.is_file() else group_rows(rows)
+            if path is not None and not path.is_file():
+                made.save(path)
     if ranks.world_size == 1:
         assert made is not None
         return made

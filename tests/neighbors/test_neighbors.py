@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,7 @@ from torch import distributed as dist
 import deepclust.neighbors.cache as cache_module
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
+import deepclust.neighbors.search_ivf as ivf_module
 import deepclust.runtime.locks as locks_module
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
@@ -430,6 +435,124 @@ def test_two_ranks_mine_what_one_mines_and_share_one_cache(tmp_path):
         for ids, cosines in zip(found["ids"], found["cosines"]):
             np.testing.assert_array_equal(ids, expected.ids)
             np.testing.assert_allclose(cosines, expected.similarities, atol=1e-6)
+
+
+def _mine_with_a_rank_that_differs(rank: int, folder: str) -> None:
+    dist.init_process_group(*("gloo", f"file://{folder}/store"), timeout=timedelta(seconds=20), rank=rank, world_size=2)
+    rows = np.random.default_rng(0).standard_normal((2500, 8)).astype(np.float32)
+    said = []
+
+    def mined(method: str = "auto", **patched: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in patched.items():
+                patch.setattr(mining_module, name, value)
+            try:
+                said.append(mine_neighbors(rows, 4, method=method, ranks=Ranks.of_run()).settings["method"])
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    mined(choose_method=lambda *_, **__: ("exact", "ivf")[rank])
+    mined(choose_method=lambda *_, **__: ("ivf", "exact")[rank])
+    mined(faiss_gpu_works=lambda: rank == 1)
+    mined(faiss_gpu_works=lambda: rank == 0)
+    mined(make_search=broken if rank == 1 else mining_module.make_search)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 0:
+            patch.setattr("deepclust.neighbors.search_lists.group_rows", broken)
+        mined("ivf")
+    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_first_rank_chooses_the_search_and_what_one_rank_cannot_do_all_refuse(tmp_path):
+    torch.multiprocessing.spawn(_mine_with_a_rank_that_differs, (str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first[:3] == second[:3] == ["exact", "ivf", "exact"]
+    assert first[3] == second[3]
+    assert "works on the GPU of the first rank, but not on that of rank 1: set neighbors.method=screened" in first[3]
+    assert first[4] == "InputError: rank 1 failed: RuntimeError: no memory"
+    assert second[4] == "RuntimeError: no memory"
+    assert first[5] == "RuntimeError: no memory"
+    assert second[5] == "InputError: rank 0 failed: RuntimeError: no memory"
+
+
+class OneGPU:
+    """An index as it answers on a GPU: with so many lists and neighbors at most, and no parameters of a search."""
+
+    def __init__(self, index: Any, limit: int) -> None:
+        self.__dict__.update(index=index, limit=limit)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.index, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.index, name, value)
+
+    def search(self, queries: np.ndarray, k: int) -> Any:
+        assert k <= self.limit
+        assert getattr(self.index, "nprobe", 1) <= self.limit
+        return self.index.search(queries, k)
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """faiss sees four GPUs that can probe 16 lists; what is put on which of them is noted."""
+    placed: list[tuple[int, str]] = []
+
+    def put(resources: Any, device: int, index: Any) -> OneGPU:
+        placed.append((device, type(index).__name__))
+        return OneGPU(index, 16)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", put, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", None, raising=False)
+    for module in (mining_module, ivf_module):
+        monkeypatch.setattr(module, "GPU_LIMIT", 16)
+    search_module._gpu_works.cache_clear()
+    yield placed
+    search_module._gpu_works.cache_clear()
+
+
+@pytest.mark.parametrize(("method", "kind"), [("exact", "IndexFlatIP"), ("faiss", "IndexFlatIP"), ("ivf", "IndexIVF")])
+def test_a_rank_searches_on_its_own_gpu_alone(method, kind, four_gpus, monkeypatch):
+    rows = np.random.default_rng(1).standard_normal((1500, 6)).astype(np.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    found = mine_neighbors(rows, 5, method=method, recall=0.5)
+    assert {device for device, _ in four_gpus} == {2}
+    assert four_gpus[-1][1].startswith(kind)
+    assert share_of_same(found.ids, brute_force(rows, 5)[0]) >= (0.4 if method == "ivf" else 0.999)
+    # Where torch knows no GPU it is the number on this machine.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.delenv("RANK", raising=False)
+    mine_neighbors(rows, 5, method=method, recall=0.5)
+    assert four_gpus[-1][0] == 3
+
+
+def test_more_lists_than_a_gpu_can_probe_are_answered_exactly(four_gpus):
+    # 37 lists, of which 16 are not enough in so many dimensions.
+    rows = np.random.default_rng(1).standard_normal((1500, 24)).astype(np.float32)
+    found = mine_neighbors(rows, 5, method="ivf", recall=1.0)
+    np.testing.assert_array_equal(found.ids, brute_force(rows, 5)[0])
+    assert found.settings["index"] == "Flat"
+    assert found.settings["n_probe"] == 16
+    # The lists that reach the recall hold too few rows for some queries: these see all rows.
+    few = ivf_module.IVFSearch(rows, 2, 0.1, on_gpu=True)
+    assert few.flat is None
+    few.n_probe = 1
+    ids, _ = few.query(np.arange(300), 15)
+    assert (ids >= 0).all()
+    # No more neighbors than a GPU can sort: the products are made on the CPU.
+    four_gpus.clear()
+    many = mine_neighbors(rows, 20, method="exact")
+    np.testing.assert_array_equal(many.ids, brute_force(rows, 20)[0])
+    assert {kind for _, kind in four_gpus} <= {"IndexFlatIP"}
 
 
 def test_lists_that_are_all_looked_into_give_the_exact_neighbors(rows):

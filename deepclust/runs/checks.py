@@ -80,7 +80,9 @@ def check_train(config: Mapping[str, Any]) -> None:
     """
     data, select = config["data"], config["select"]
     places = [one.name for one in fields(Places) if one.name != "cache_dir"]
-    check_names(config, (*places, "seed", "n_clusters", "silhouette", *SHARED, *GROUPS), "deepclust train")
+    check_names(
+        config, (*places, "seed", "n_clusters", "silhouette", "baselines_named", *SHARED, *GROUPS), "deepclust train"
+    )
     check_names(data, OF_DATA, "data")
     check_names(select, OF_SELECT, "select")
     check_names(config["neighbors"], ("method", "recall", "cache_dir"), "neighbors")

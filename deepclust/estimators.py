@@ -103,7 +103,10 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
             progress=self.verbose,
         )
         result.trained.warn_of_collapse(features)
-        self._adopt(result.trained, result.trained.assign(features).labels)
+        labels = result.trained.assign(features).labels
+        # On the CPU, so that a pickle of the estimator loads on a machine without a GPU.
+        result.trained.to("cpu")
+        self._adopt(result.trained, labels)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -30,6 +30,7 @@ from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
+from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import (
     DEFAULT_TRAINER,
@@ -117,7 +118,7 @@ def fit_heads(
     if path is not None and joined.decide(resume and path.is_file()):
         with joined.all_or_none():
             saved = read_checkpoint(path, recipe, features, identity)
-    watchers = list(callbacks)
+    watchers = [*callbacks, EndTogether()]
     if validate is not None and logger:
         watchers.append(LogValidation(validate, trainer.val_every_n_epochs))
     if recipe.patience is not None:

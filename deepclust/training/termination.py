@@ -1,6 +1,7 @@
 """SIGTERM, which SLURM, container engines and `kill` send: the command ends with exit code 143 and says what to do.
 
-Lightning ends training at the next batch then, with an exit code of 0, as if it had come to its end.
+Lightning ends training at the next batch then, with an exit code of 0, as if it had come to its end. Over several ranks
+it starts a collective inside its signal handler, which meets another one of the other ranks: they crash or wait.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from deepclust.runtime.ranks import is_first_process
+from deepclust.runtime.ranks import Launch, is_first_process
 
 EXIT_CODE = 128 + signal.SIGTERM
 
@@ -35,7 +38,9 @@ def ended_by_sigterm(remedy: Callable[[], str]) -> Iterator[None]:
     except SIGTERMException:
         if is_first_process():
             print(f"stopped by SIGTERM: {remedy()}", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_CODE) from None
+        # Lightning's launcher kills the first process when one of its others ends with an error.
+        started_by_first = Launch.from_environment().started_by == "lightning" and not is_first_process()
+        raise SystemExit(0 if started_by_first else EXIT_CODE) from None
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -45,3 +50,24 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     """Where Lightning has put its own handler around this one, it ends the batch first, on every rank."""
     if signal.getsignal(signum) is _stop:
         raise SIGTERMException
+
+
+class EndTogether(pl.Callback):
+    """Ends training on every rank after the same batch once one of them got SIGTERM; a process alone is Lightning's.
+
+    The answer costs a collective of one number a step.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._receive)  # Lightning puts back what was there when training ends
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.received, all=False):
+            raise SIGTERMException
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = True

@@ -52,6 +52,14 @@ def test_a_run_that_gets_sigterm_says_so_and_how_to_continue(start_process, tmp_
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
+def test_ranks_end_together_when_the_first_gets_sigterm(start_process, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "tsp.ckpt"
+    ranks = ("trainer.strategy=ddp", "trainer.devices=2")
+    err = terminated(start_process("train.py", *LONG, *ranks, "run_dir=run"), checkpoint)
+    assert err.splitlines()[-1] == "stopped by SIGTERM: continue with the same settings and resume=run"
+
+
 def test_a_sweep_ends_with_the_job_that_gets_sigterm(start_process, tmp_path):
     sweep = start_process("train.py", "-m", *LONG, "seed=0,1", "run_dir=sweep")
     started = time.monotonic()

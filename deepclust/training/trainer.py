@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,10 @@ from deepclust.runtime.settings import check_settings, setting
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
+# How often a process that Lightning started looks whether the one that started it is still there.
+PARENT_SECONDS = 1.0
+# The id of the process that started the others, which inherit it: it may have ended before they look.
+PARENT_VARIABLE = "DEEPCLUST_PARENT"
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
 # Options of Lightning's Trainer that training sets itself.
 OURS: Mapping[str, Any] = MappingProxyType(
@@ -177,13 +183,43 @@ def join_processes(trainer: pl.Trainer) -> Ranks:
     if launcher is not None:
         if not isinstance(launcher, _SubprocessScriptLauncher):
             raise InputError("this strategy starts its processes for training alone, not for mining: use strategy=ddp")
+        if not launcher.cluster_environment.creates_processes_externally:  # this one is about to start the others
+            os.environ[PARENT_VARIABLE] = str(os.getpid())
         launcher.launch(lambda: None, trainer=trainer)
+    end_with_parent()
     trainer.strategy.setup_environment()
     return Ranks.of_run()
 
 
+def end_with_parent() -> None:
+    """In a process that Lightning started: end when the one that started it has ended, however it did.
+
+    Nobody else would tell: a process that waits in a collective of NCCL does not see that the first rank is gone.
+    """
+    launch = Launch.from_environment()
+    watched = any(thread.name == _Parent.__name__ for thread in threading.enumerate())
+    if launch.started_by == "lightning" and launch.rank > 0 and PARENT_VARIABLE in os.environ and not watched:
+        _Parent(int(os.environ[PARENT_VARIABLE])).start()
+
+
+class _Parent(threading.Thread):
+    """Watches the process that started this one."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(name=type(self).__name__, daemon=True)
+        self.pid, self.left = pid, threading.Event()
+
+    def run(self) -> None:
+        while not self.left.wait(PARENT_SECONDS):
+            if os.getppid() != self.pid:
+                os._exit(1)  # an exception in this thread would not end the one that waits
+
+
 def leave_processes() -> None:
     """Leave the process group, if there is one: one of its threads may end a process that ends in it."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _Parent):
+            thread.left.set()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

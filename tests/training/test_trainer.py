@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def test_the_number_of_processes_is_that_of_the_devices():
 def test_a_process_alone_joins_nobody():
     trainer = make_trainer(TrainerSettings("cpu"))
     assert join_processes(trainer) == join_processes(trainer) == Ranks()
+
+
+ORPHAN = """
+import os, subprocess, sys, time
+if len(sys.argv) < 3:
+    os.environ.update(LOCAL_RANK="1", WORLD_SIZE="2", DEEPCLUST_PARENT=str(os.getpid()))
+    subprocess.Popen([sys.executable, __file__, sys.argv[1], "child"])
+    time.sleep(60 if sys.argv[1] == "late" else 0)
+else:
+    from deepclust.training.trainer import end_with_parent
+    end_with_parent()
+    print("watching", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["late", "early"])  # after the other process looks for it, or before
+def test_a_process_that_lightning_started_ends_with_the_one_that_started_it(ends, start_process, tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    parent = start_process(tmp_path / "orphan.py", ends)
+    assert parent.stdout.readline() == "watching\n"
+    parent.kill()
+    started = time.monotonic()
+    parent.communicate(timeout=60)  # until the other one has closed its end of stdout
+    assert time.monotonic() - started < 30
 
 
 def test_processes_that_live_inside_fit_alone_are_refused(planted):

@@ -25,6 +25,7 @@ from deepclust.metrics.calibration import Calibration, calibration, why_no_calib
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.separability import separability
+from deepclust.runs.identity import Identity
 from deepclust.runs.steps import RunFolder, scored
 from deepclust.runtime.devices import fastest_device
 from deepclust.runtime.errors import InputError
@@ -136,13 +137,14 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         silhouette: of `run_experiment`.
 
     Raises:
-        InputError: if there is nothing to score, or the features have other dimensions.
+        InputError: if there is nothing to score, a checkpoint is of another run, or the features have other dimensions.
     """
     clusterings: dict[tuple[str, str], Clustering] = {}
     reduced = dataset.train.reduction
     rows: list[dict[str, Any]] = []
     notes: list[str] = [] if reduced is None else [reduced["note"]]
     splits = dataset.splits()
+    identity = Identity.read(run.identity)
     trained_methods = sorted(run.trained_methods(), key=method_order)
     others = sorted(set(run.saved_methods()) - set(trained_methods), key=method_order)
     if not trained_methods and not (others and saved):
@@ -152,6 +154,8 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         )
     for method in trained_methods:
         trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
+        if trained.recipe.loss.name != method or (identity is not None and trained.identity != identity.digest(method)):
+            raise InputError(f"{run.checkpoint(method)} is of another run: put this run's own file back, or remove it")
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)

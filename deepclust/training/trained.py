@@ -53,6 +53,7 @@ class TrainedHeads:
         self.heads = heads.eval()
         self.losses_H = np.asarray(losses_H)
         self.failed_at = dict(failed_at)
+        self.identity: str | None = None  # the digest of the run that a training checkpoint is of; `load` sets it
         self.best_head = int(np.where(np.isfinite(self.losses_H), self.losses_H, np.inf).argmin())
 
     @property
@@ -190,11 +191,15 @@ class TrainedHeads:
             InputError: if the file is missing or is neither.
         """
         content = read_saved(path)
+        identity = None
         if "deepclust" in content:
+            identity = content["deepclust"].get("identity")
             content = _state_of_checkpoint(content)
         if "recipe" not in content or "heads" not in content:
             raise InputError(f"{path} is no checkpoint of deepclust")
-        return cls.from_state(content)
+        trained = cls.from_state(content)
+        trained.identity = identity
+        return trained
 
 
 def check_dimension(features: FeatureSet, in_dim: int) -> None:

@@ -353,3 +353,15 @@ def test_summarize_refuses_what_it_cannot_show(command, workplace):
     outcome = command("summarize", ".", "--separability")
     assert outcome.code == 2
     assert "run `deepclust evaluate run=… metrics=[separability,probe]` on each" in outcome.error_line
+
+
+@pytest.mark.parametrize("other", [("seed=1",), ("loss=tsp",)])
+def test_a_checkpoint_of_another_run_is_refused(run, command, other):
+    settings = (*OWN, *TINY, *other, "baselines=none", "run_dir=other")
+    assert command("train.py", *settings).code == 0
+    (foreign,) = Path("other/checkpoints").iterdir()
+    foreign.replace(run / "checkpoints" / "temi.ckpt")
+    outcome = command("evaluate.py", f"run={run}")
+    assert outcome.code == 2
+    assert "temi.ckpt is of another run" in outcome.err
+    assert not (run / "evaluation.json").exists()

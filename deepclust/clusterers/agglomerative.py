@@ -11,12 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, check_rows, unit
-from deepclust.clusterers.dendrogram import Dendrogram, Linkages, check_linkage, check_reach
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, check_rows, max_samples_setting, unit
+from deepclust.clusterers.dendrogram import LINKAGES, METRICS, Dendrogram, Linkages, check_linkage, check_reach
 from deepclust.clustering import Clustering
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.settings import check_settings, setting
 
 # Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.
 DEFAULT_SHARE = 0.7
@@ -46,10 +47,10 @@ class AgglomerativeClusterer(Clusterer):
 
     name: ClassVar[str] = "agglomerative"
 
-    max_samples: int | None = MAX_SAMPLES
-    distance_threshold: float | None = None
-    linkage: str = "ward"
-    metric: str = "euclidean"
+    max_samples: int | None = max_samples_setting(MAX_SAMPLES)
+    distance_threshold: float | None = setting(None, "where the tree is cut", above=0)
+    linkage: str = setting("ward", "between clusters", choices=LINKAGES)
+    metric: str = setting("euclidean", "between samples", choices=METRICS)
     dendrogram: Dendrogram | None = field(default=None, init=False, repr=False)
     linkages: Linkages | None = field(default=None, init=False, repr=False)
     _earlier_seconds: float = field(default=0.0, init=False, repr=False)
@@ -62,8 +63,7 @@ class AgglomerativeClusterer(Clusterer):
                 f"{self.name} got n_clusters={self.n_clusters} and distance_threshold={self.distance_threshold}: give "
                 "one of them, or use agglomerative_threshold, which ignores n_clusters"
             )
-        if self.distance_threshold is not None and not self.distance_threshold > 0:
-            raise InputError(f"distance_threshold is {self.distance_threshold}: it must be above 0")
+        check_settings(self)
         check_linkage(self.linkage, self.metric)
 
     def _check(self, n_samples: int) -> None:

@@ -19,12 +19,18 @@ from deepclust.clustering import NOISE, TOP, Clustering, display_name
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.spherical_kmeans import kmeans_predict
 
 BLOCK_ROWS = 16384
 # The default `max_samples` of methods whose time grows with N² or faster: no run should take an hour unasked.
 MAX_SAMPLES = 10_000
 NORMALIZATIONS = ("l2", "none")
+
+
+def max_samples_setting(default: int | None) -> Any:
+    """A `setting` of how many samples a method is run on at most."""
+    return setting(default, "samples that the method is run on; null: all", at_least=2, whole=True, optional=True)
 
 
 @dataclass(eq=False)
@@ -50,7 +56,7 @@ class Clusterer(ABC):
         max_samples: how many samples the method is run on at most; None: all.
 
     Raises:
-        InputError: if C is not given to a method that needs it, or the normalization is unknown.
+        InputError: if C is not given to a method that needs it, or a setting is out of range.
     """
 
     name: ClassVar[str]
@@ -58,11 +64,11 @@ class Clusterer(ABC):
     # Whether the processes of a distributed run share the work of `fit`; if not, the first process does it alone.
     over_ranks: ClassVar[bool] = False
 
-    n_clusters: int | None = None
+    n_clusters: int | None = setting(None, "C", whole=True)
     _: KW_ONLY
-    seed: int = 0
-    normalize: str = "l2"
-    max_samples: int | None = None
+    seed: int = seed_setting(0, "of what is drawn")
+    normalize: str = setting("l2", "of the rows", choices=NORMALIZATIONS)
+    max_samples: int | None = max_samples_setting(None)
     _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid; an id without members has no centroid.
@@ -73,10 +79,7 @@ class Clusterer(ABC):
             self.n_clusters = None
         elif self.n_clusters is None:
             raise InputError(f"{self.name} needs the number of clusters: set n_clusters=")
-        if self.normalize not in NORMALIZATIONS:
-            raise InputError(f"normalize is '{self.normalize}': choose one of {', '.join(NORMALIZATIONS)}")
-        if self.max_samples is not None and self.max_samples < 2:
-            raise InputError(f"max_samples is {self.max_samples}: it must be 2 or more, or null for all")
+        check_settings(self)
 
     @classmethod  # noqa: B027
     def check_installed(cls) -> None:

@@ -14,7 +14,8 @@ from sklearn.cluster import KMeans
 
 from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
-from deepclust.spherical_kmeans import spherical_kmeans
+from deepclust.runtime.settings import setting
+from deepclust.spherical_kmeans import STARTS, spherical_kmeans
 
 
 class _Centers(Clusterer):
@@ -47,9 +48,9 @@ class KMeansClusterer(_Centers):
     name: ClassVar[str] = "kmeans"
     over_ranks: ClassVar[bool] = True
 
-    n_init: int = 5
-    max_iter: int = 100
-    init: str = "k-means++"
+    n_init: int = setting(5, "runs, of which the best is kept", at_least=1, whole=True)
+    max_iter: int = setting(100, "updates of the centers", at_least=1, whole=True)
+    init: str = setting("k-means++", "how a run starts", choices=STARTS)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         if self.normalize == "none":
@@ -87,8 +88,8 @@ class KMeansL2Clusterer(_Centers):
 
     name: ClassVar[str] = "kmeans_l2"
 
-    n_init: int = 1
-    max_iter: int = 1000
+    n_init: int = setting(1, "runs, of which the best is kept", at_least=1, whole=True)
+    max_iter: int = setting(1000, "updates of the centers", at_least=1, whole=True)
 
     @property
     def _by_direction(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from deepclust.features.transform import PREPROCESSINGS
 from deepclust.losses import LOSSES, Loss, make_loss
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.settings import check_names, check_settings, setting
+from deepclust.runtime.settings import check_names, check_settings, seed_setting, setting
 from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
 
 INITIALIZATIONS = ("random", "kmeans", "spectral")
@@ -99,7 +99,7 @@ class Recipe:
         1, "the prototypes stay as they are for so many epochs", at_least=0, whole=True
     )
     gradient_clip: float | None = setting(None, "maximal gradient norm over all heads, or None", above=0)
-    seed: int = setting(0, "of the heads, the pairs and the initialization", at_least=0, whole=True)
+    seed: int = seed_setting(0, "of the heads, the pairs and the initialization")
 
     def __post_init__(self) -> None:
         check_settings(self)

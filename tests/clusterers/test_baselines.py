@@ -112,7 +112,7 @@ def test_bad_input_is_refused(digits):
         make_clusterer("agglomerative")
     with pytest.raises(InputError, match="was not fitted"):
         KMeansClusterer(3).predict(features)
-    with pytest.raises(InputError, match="linkage is 'median'"):
+    with pytest.raises(InputError, match="unknown linkage 'median'"):
         AgglomerativeClusterer(3, linkage="median")
     with pytest.raises(InputError, match="raise max_samples"):
         AgglomerativeClusterer(200, max_samples=100).fit(features)

@@ -61,6 +61,7 @@ class SpectralClusterer(_GraphClusterer):
     """
 
     name: ClassVar[str] = "spectral"
+    fewest_clusters: ClassVar[int] = 2
 
     n_neighbors: int = 10
     n_components: int | None = None

@@ -161,7 +161,9 @@ def fit_heads(
                 start.set(heads, bank)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
         pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
-        runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
+        # A generator of its own: the loader draws a number that nobody needs, else from the caller's global one.
+        loader = DataLoader(pairs, batch_size=None, generator=torch.Generator())
+        runner.fit(module, loader, ckpt_path=resume_from)
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
     trained = module.trained()

@@ -30,7 +30,7 @@ class AgglomerativeClusterer(Clusterer):
     New samples, and those beyond `max_samples`, join the nearest cluster mean.
 
     Args:
-        n_clusters: C, at least 2 and at most as many as the samples (or `max_samples`).
+        n_clusters: C, at least 1 and at most as many as the samples (or `max_samples`).
         seed: of the subsample; below `max_samples` nothing is drawn.
         normalize: `l2` or `none`.
         max_samples: how many samples the tree is built over at most; None: all. Ward and single linkage reach as far as

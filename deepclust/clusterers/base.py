@@ -63,6 +63,7 @@ class Clusterer(ABC):
     needs_n_clusters: ClassVar[bool] = True
     # Whether the processes of a distributed run share the work of `fit`; if not, the first process does it alone.
     over_ranks: ClassVar[bool] = False
+    fewest_clusters: ClassVar[int] = 1
 
     n_clusters: int | None = setting(None, "C", whole=True)
     _: KW_ONLY
@@ -127,10 +128,11 @@ class Clusterer(ABC):
             InputError: saying what to change.
         """
         n_used = min(n_samples, self.max_samples or n_samples)
-        if self.n_clusters is not None and not 2 <= self.n_clusters <= n_used:
+        fewest = self.fewest_clusters
+        if self.n_clusters is not None and not fewest <= self.n_clusters <= n_used:
             raise InputError(
-                f"n_clusters is {self.n_clusters}: {self.name} clustering of {n_used} samples gives 2 to {n_used}"
-                + (f"; raise max_samples (there are {n_samples} samples)" if n_used < n_samples else "")
+                f"n_clusters is {self.n_clusters}: {self.name} clustering of {n_used} samples gives {fewest} to "
+                f"{n_used}" + (f"; raise max_samples (there are {n_samples} samples)" if n_used < n_samples else "")
             )
         self._check(n_used)
 

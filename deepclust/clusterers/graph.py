@@ -62,6 +62,7 @@ class SpectralClusterer(_GraphClusterer):
     """
 
     name: ClassVar[str] = "spectral"
+    fewest_clusters: ClassVar[int] = 2
 
     n_neighbors: int = setting(10, "K, the sample itself included", whole=True)
     n_components: int | None = setting(None, "eigenvectors; null: C", at_least=1, whole=True)

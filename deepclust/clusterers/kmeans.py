@@ -36,7 +36,7 @@ class KMeansClusterer(_Centers):
     """Spherical k-means on all samples; top-5 are the five closest centers.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         seed, max_samples: as in `Clusterer`.
         normalize: `l2`; under `none`, where directions have no meaning, it is Lloyd's k-means in ℓ2 with the same
             settings.
@@ -79,7 +79,7 @@ class KMeansL2Clusterer(_Centers):
     spherical k-means compares directions.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         seed, max_samples: as in `Clusterer`.
         normalize: `l2` or `none`.
         n_init: independent runs; 1 is scikit-learn's default and what the paper's code runs.

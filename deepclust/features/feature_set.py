@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.features.rows import Rows, RowView, ShardedRows
+from deepclust.features.rows import Rows, RowView, ShardedRows, array_of
 from deepclust.features.shards import write_shard, write_split
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
@@ -201,11 +201,7 @@ class FeatureSet:
 
 
 def _as_matrix(features: Any, name: str) -> np.ndarray:
-    if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if str(features.dtype) == "torch.bfloat16":
-            features = features.float()
-        features = features.numpy()
+    features = array_of(features)
     matrix = np.asarray(features) if not isinstance(features, np.ndarray) else features
     if matrix.ndim != 2:
         raise InputError(f"{name} has shape {matrix.shape}: features must be a matrix, one row per sample")

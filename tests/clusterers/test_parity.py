@@ -209,7 +209,7 @@ def test_one_cluster_and_a_cluster_each_have_no_silhouette_and_a_reason(blobs):
     ("name", "options", "n_samples", "message"),
     [
         ("kmeans_l2", {}, 50, "kmeans_l2 needs the number of clusters: set n_clusters="),
-        ("kmeans_l2", {"n_clusters": 51}, 50, "kmeans_l2 clustering of 50 samples gives 2 to 50"),
+        ("kmeans_l2", {"n_clusters": 51}, 50, "kmeans_l2 clustering of 50 samples gives 1 to 50"),
         ("spectral", {"n_clusters": 1}, 50, "spectral clustering of 50 samples gives 2 to 50"),
         ("spectral", {"n_clusters": 3, "n_neighbors": 50}, 50, "n_neighbors is 50: .* takes 2 to 49"),
         (

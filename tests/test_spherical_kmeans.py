@@ -125,7 +125,7 @@ def test_predict_gives_the_five_closest_centers_in_order(digits):
         (np.ones(4), 2, "needs a matrix"),
         (np.ones((4, 1)), 2, "n_features=1"),
         (np.array([[1.0, 2], [3, 4], [np.nan, 1]]), 2, r"NaN or infinite values \(first: row 2\)"),
-        (np.array([[1.0, 2], [0, 0], [3, 1]]), 2, r"all-zero rows \(first: row 1\)"),
+        (np.array([[1.0, 2], [0, 0], [3, 1]]), 2, r"rows are all zero \(first: row 1\)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(features, n_clusters, message):

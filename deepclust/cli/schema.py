@@ -22,7 +22,7 @@ from deepclust.metrics.linear_probe import PRECISIONS as PROBE_PRECISIONS
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import KINDS, Reduction
 from deepclust.runs.experiment import Experiment
-from deepclust.runtime.settings import Group, Member, seed_setting, setting, settings_of
+from deepclust.runtime.settings import ANYTHING, Group, Member, seed_setting, setting, settings_of
 from deepclust.subsets.select import RULES
 from deepclust.training.loggers import logger_group
 from deepclust.training.recipe import Recipe
@@ -50,7 +50,6 @@ def _names(value: Any) -> str | None:
 
 PLACE = setting(None, "where things lie", text=True)
 NAMES = setting(about="names", each=True, text=True)
-ANYTHING = setting(None, "what those check who take it", such=lambda value: None)
 
 # Those of data=.
 DATA: dict[str, Member] = {

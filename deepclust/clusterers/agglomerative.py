@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, check_rows, max_samples_setting, unit
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, max_samples_setting, unit
 from deepclust.clusterers.dendrogram import LINKAGES, METRICS, Dendrogram, Linkages, check_linkage, check_reach
 from deepclust.clustering import Clustering
+from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
@@ -77,7 +78,7 @@ class AgglomerativeClusterer(Clusterer):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = np.array(features_ND[:], dtype=np.float64)
         directions = self.normalize == "l2" or self.metric in ("cosine", "arccos")
-        check_rows(rows_ND, np.arange(len(rows_ND)), zeros=not directions)
+        check_rows(rows_ND, zeros=not directions)
         if self.normalize == "l2":
             unit(rows_ND)
         linkages = Linkages() if self.linkages is None else self.linkages

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deepclust.clustering import NOISE, TOP, Clustering, display_name
+from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
@@ -174,7 +175,7 @@ class Clusterer(ABC):
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows.
         """
         rows_ND = np.array(features_ND[:], dtype=np.float32)
-        check_rows(rows_ND, np.arange(len(rows_ND)), zeros=self.normalize == "none")
+        check_rows(rows_ND, zeros=self.normalize == "none")
         return unit(rows_ND) if self.normalize == "l2" else rows_ND
 
     @property
@@ -241,19 +242,6 @@ def unit(rows_ND: np.ndarray) -> np.ndarray:
     return rows_ND
 
 
-def check_rows(rows_SD: np.ndarray, row_numbers_S: np.ndarray, *, zeros: bool = False) -> None:
-    """Refuse NaN and infinite rows, and zero rows unless `zeros` allows them; `row_numbers_S` are for the message."""
-    good_S = np.isfinite(rows_SD).all(axis=1)
-    if not zeros:
-        good_S &= rows_SD.any(axis=1)
-    if not good_S.all():
-        bad = "NaN or infinite" if zeros else "all zero, NaN or infinite"
-        raise InputError(
-            f"features hold {int((~good_S).sum())} rows that are {bad} (first: row "
-            f"{row_numbers_S[int(np.argmin(good_S))]}): remove them"
-        )
-
-
 def _nearest_euclidean(features_ND: Rows, centroids_CD: np.ndarray, *, normalize: bool) -> np.ndarray:
     """(N, T) numbers of the closest centroids, nearest first."""
     top = min(TOP, len(centroids_CD))
@@ -263,7 +251,7 @@ def _nearest_euclidean(features_ND: Rows, centroids_CD: np.ndarray, *, normalize
     rows_NT = np.empty((features_ND.shape[0], top), np.int64)
     for start in range(0, len(rows_NT), BLOCK_ROWS):
         block_BD = np.array(features_ND[start : start + BLOCK_ROWS], dtype=np.float64)
-        check_rows(block_BD, np.arange(start, start + len(block_BD)), zeros=not normalize)
+        check_rows(block_BD, start, zeros=not normalize)
         block_BD = (unit(block_BD) if normalize else block_BD) - origin_D
         # Half the squared distance, less the sample's own norm, which does not change the order.
         scores_BC = half_norms_C - block_BD @ centered_CD.T

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from deepclust.features.rows import array_of
+from deepclust.features.arrays import as_array
 from deepclust.runtime.errors import InputError
 
 FLOATS = (np.float32, np.float16, np.float64)
@@ -39,7 +39,8 @@ def whole_fit(fit: Callable[[Estimator, Any, Any], Estimator]) -> Callable[..., 
 
 def validated_rows(estimator: BaseEstimator, X: Any, **checks: Any) -> np.ndarray:
     """scikit-learn's checks of X, which takes torch tensors, too; options as of `validate_data`."""
-    return validate_data(estimator, array_of(X), **{"dtype": FLOATS, **checks})
+    rows = as_array(X) if hasattr(X, "detach") else X
+    return validate_data(estimator, rows, **{"dtype": FLOATS, **checks})
 
 
 def seed_of(random_state: Any) -> int:

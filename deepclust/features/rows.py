@@ -12,14 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 
 
-def array_of(rows: Any) -> Any:
-    """A torch tensor as a NumPy array, without its gradient, bfloat16 as float32; anything else as it is."""
-    if not hasattr(rows, "detach"):
-        return rows
-    rows = rows.detach().cpu()
-    return (rows.float() if str(rows.dtype) == "torch.bfloat16" else rows).numpy()
-
-
 class ShardedRows:
     """Memory-mapped shards that read as one N × D array: slices and integer index arrays."""
 

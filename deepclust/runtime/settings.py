@@ -76,6 +76,10 @@ def seed_setting(default: int | None, about: str) -> Any:
     return setting(default, about, at_least=0, whole=True, most=LARGEST_SEED)
 
 
+# A setting that those check who take it.
+ANYTHING: Field = setting(None, such=lambda value: None)
+
+
 def settings_of(declared: Any, *names: str) -> dict[str, Field]:
     """The settings that a dataclass declares, by name; those of `names` alone where there are some."""
     own = {one.name: one for one in fields(declared) if "about" in one.metadata}

@@ -52,7 +52,7 @@ RECALL_QUERIES = 512
 class MiningSettings:
     """How a run searches neighbors; `mine_neighbors` says what the settings mean."""
 
-    method: str = "auto"
+    method: str = setting("auto", "how neighbors are searched", choices=METHODS)
     recall: float = setting(DEFAULT_RECALL, "share of true neighbors that `ivf` is to find", above=0, at_most=1)
 
     def __post_init__(self) -> None:

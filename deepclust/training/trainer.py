@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
 import os
 import threading
 import warnings
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins import CheckpointIO
@@ -90,7 +91,7 @@ class TrainerSettings:
     """
 
     accelerator: str = setting("auto", "as in `pytorch_lightning.Trainer`", text=True)
-    devices: int | str | Sequence[int] = 1
+    devices: int | str | Sequence[int] = setting(1, "how many, which, or `auto`", such=lambda value: _devices(value))
     num_nodes: int = setting(1, "machines", at_least=1, whole=True)
     strategy: str = setting("auto", "`auto`, or `ddp` for several processes", text=True)
     precision: str | int = "auto"
@@ -113,6 +114,10 @@ class TrainerSettings:
             if name not in known:
                 near = difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.0)
                 raise InputError(f"unknown trainer option '{name}': did you mean '{near[0]}'?")
+        kinds = get_type_hints(pl.Trainer.__init__)
+        for name, value in self.more.items():
+            if not _is_of(value, kinds[name]):
+                raise InputError(f"trainer.{name} is {value!r}: pytorch_lightning.Trainer takes {kinds[name]}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TrainerSettings:
@@ -122,6 +127,25 @@ class TrainerSettings:
             **{name: value for name, value in options.items() if name in own},
             more={name: value for name, value in options.items() if name not in own},
         )
+
+
+def _devices(value: Any) -> str | None:
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    good = isinstance(value, str) or (bool(numbers) and all(type(number) is int for number in numbers))
+    return None if good else "a number of devices, a list of their numbers, or auto"
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a type; what is no plain type is left to those who take it."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (list, dict):
+        return isinstance(value, get_origin(kind))
+    if get_args(kind):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, float) and math.isfinite(value)
+    return type(value) is kind if kind is int else isinstance(value, kind)
 
 
 DEFAULT_TRAINER = TrainerSettings()

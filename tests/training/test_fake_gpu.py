@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from deepclust.losses import LOSSES, BatchLook
 from deepclust.training.heads import Heads, make_heads
 from deepclust.training.initialization import cluster_means
-from deepclust.training.module import by_heads, look_at
 from deepclust.training.recipe import Recipe
+from deepclust.training.step import by_heads, look_at
 
 H, C, D, N = 2, 5, 8, 64
 

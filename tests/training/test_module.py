@@ -22,8 +22,8 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.training.fit import fit_heads
-from deepclust.training.heads import make_heads
-from deepclust.training.module import head_groups, schedule_factor
+from deepclust.training.heads import head_groups, make_heads
+from deepclust.training.module import schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import TrainerSettings
@@ -404,7 +404,7 @@ def test_an_export_is_nothing_to_resume_from(planted, tmp_path):
 @pytest.mark.parametrize("n_heads", [1, 5, 16])
 @pytest.mark.parametrize(("rows", "clusters"), [(4, 3), (1024, 10_450), (1 << 12, 1 << 7)])
 def test_groups_take_every_head_once_and_stay_small(n_heads, rows, clusters):
-    groups = head_groups(n_heads, rows, clusters)
+    groups = head_groups((n_heads, rows, clusters), torch.device("cpu"))
     assert [head for group in groups for head in range(n_heads)[group]] == list(range(n_heads))
     sizes = [group.stop - group.start for group in groups]
     assert all(size == 1 or size * rows * clusters <= 1 << 20 for size in sizes)

@@ -130,13 +130,11 @@ def fit_step_times(
         "temi", n_clusters=n_clusters, n_heads=n_heads, batch_size=batch_size, init="random", preprocess="none",
         max_epochs=1, n_neighbors=K,
     )  # fmt: skip
+    split = FeatureSet.from_arrays(features)
     bank = FeatureBank(
-        FeatureSet.from_arrays(features),
-        FeatureTransform(DIM, "none"),
-        dtype=stored_dtype(resolve_precision("auto")),
-        in_memory=True,
+        split, FeatureTransform(DIM, "none"), dtype=stored_dtype(resolve_precision("auto")), in_memory=True
     )
-    pairs = DataLoader(pair_batches(bank, neighbors, recipe), batch_size=None)
+    pairs = DataLoader(bank.staging(pair_batches(split, neighbors, recipe)), batch_size=None)
     times = StepTimes()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
@@ -31,6 +32,18 @@ READERS = 8
 READ_ROWS = 2048
 
 Batch = TypeVar("Batch")
+
+
+class EpochBatches(Protocol[Batch]):
+    """Batches of row numbers, drawn anew every epoch."""
+
+    def __len__(self) -> int: ...
+
+    def of_epoch(self, *, windowed: bool) -> Iterator[Batch]:
+        """Those of the coming epoch; `windowed` in an order that suits rows which stay in their file."""
+
+    def rows_of(self, batch: Batch) -> Tensor:
+        """The row numbers that a batch gathers."""
 
 
 def fits_in_memory(
@@ -121,6 +134,10 @@ class FeatureBank:
             stage = self._read(ids_B)
         return stage.rows_SP.index_select(0, stage.places(ids_B).to(self.device))
 
+    def staging(self, batches: EpochBatches[Batch]) -> StagedBatches[Batch]:
+        """The same batches every epoch, in an order that suits this bank, their rows staged in advance."""
+        return StagedBatches(self, batches)
+
     def prefetched(self, batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Iterator[Batch]:
         """The same batches, with the rows of each staged in advance; where all rows are held nothing is staged.
 
@@ -205,3 +222,17 @@ def _grouped(batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Ite
             group, n_rows = [], 0
     if group:
         yield group
+
+
+class StagedBatches(IterableDataset[Batch]):
+    """What `FeatureBank.staging` returns: a data set for PyTorch's loader, one pass of which is an epoch."""
+
+    def __init__(self, bank: FeatureBank, batches: EpochBatches[Batch]) -> None:
+        self.bank, self.batches = bank, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self.batches.of_epoch(windowed=not self.bank.in_memory)
+        return self.bank.prefetched(batches, self.batches.rows_of)

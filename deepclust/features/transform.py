@@ -52,10 +52,16 @@ class FeatureTransform(nn.Module):
     def out_dim(self) -> int:
         return self.pca_dim or self.in_dim
 
-    def fit(self, features: FeatureSet) -> FeatureTransform:
-        """Fit to the training split in one or two passes over blocks, accumulating in float64."""
+    @classmethod
+    def fitted_to(cls, features: FeatureSet, kind: str = "standardize", pca_dim: int | None = None) -> FeatureTransform:
+        """The transform of a training split, made in one or two passes over blocks that accumulate in float64."""
+        transform = cls(features.dim, kind, pca_dim)
+        transform._fit_to(features)
+        return transform
+
+    def _fit_to(self, features: FeatureSet) -> None:
         if self.kind != "standardize" and self.pca_dim is None:
-            return self
+            return
         total = np.zeros(self.in_dim)
         for _, block in features.blocks():
             total += block.sum(axis=0, dtype=np.float64)
@@ -72,7 +78,6 @@ class FeatureTransform(nn.Module):
             self.scale.copy_(torch.from_numpy(scale))
         if self.pca_dim is not None:
             self._fit_components(features, self.pca_dim)
-        return self
 
     def _fit_components(self, features: FeatureSet, pca_dim: int) -> None:
         covariance = torch.zeros(self.in_dim, self.in_dim, dtype=torch.float64)

@@ -137,7 +137,7 @@ def linear_probe(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     half = precision == "bf16" or (precision == "auto" and native_bfloat16(place.type))
     dtype = torch.bfloat16 if half else torch.float32
-    transform = FeatureTransform(train.dim, preprocess).fit(train)
+    transform = FeatureTransform.fitted_to(train, preprocess)
     banks = [FeatureBank(split, transform.to(place), place, dtype, in_memory=in_memory) for split in (train, val)]
     classes_C, train_labels = np.unique(train.labels, return_inverse=True)
     labels_N = torch.from_numpy(train_labels).to(place)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
@@ -25,7 +24,6 @@ from deepclust.runtime.devices import freed_memory_kept
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
 from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
-from deepclust.training.heads import Heads, make_heads
 from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
@@ -142,16 +140,20 @@ def fit_heads(
             features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
     start = HeadStart(recipe, neighbors, partitions, progress=progress)
+    pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, ranks)
     if saved is None:
-        transform = FeatureTransform(features.dim, recipe.preprocess, recipe.pca_dim).fit(features)
+        transform = FeatureTransform.fitted_to(features, recipe.preprocess, recipe.pca_dim)
     else:
         transform = transform_of(saved, recipe)
         in_memory = in_memory_of(saved) if in_memory is None else in_memory
     dtype = stored_dtype(runner.precision)
     if in_memory is None:
-        in_memory = all_fit_in_memory(runner, len(features), transform.out_dim, dtype)
+        # The ranks of a node share its memory, but each has a GPU of its own.
+        sharers = runner.num_devices if device.type == "cpu" else 1
+        fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers)
+        in_memory = runner.strategy.reduce_boolean_decision(fits, all=True)  # the order of samples follows from it
     bank = FeatureBank(features, transform.to(device), device, dtype, in_memory=in_memory)
-    heads = heads_of(recipe, transform.out_dim).to(bank.device)
+    heads = recipe.new_heads(bank.shape[1]).to(device)
     resume_from = None if saved is None else path
     del saved  # the trainer has it, and frees it once all is restored
     # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
@@ -160,35 +162,12 @@ def fit_heads(
             if resume_from is None and ranks.rank == 0:  # DDP hands them to the others when it wraps the module
                 start.set(heads, bank)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
-        pairs = pair_batches(bank, neighbors, recipe, lambda: runner.current_epoch, ranks)
-        runner.fit(module, DataLoader(pairs, batch_size=None), ckpt_path=resume_from)
+        runner.fit(module, DataLoader(bank.staging(pairs), batch_size=None), ckpt_path=resume_from)
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
     trained = module.trained()
     trained.to(device)  # Lightning has moved them to the CPU, where assigning all samples would take long
     return FitResult(trained, time.perf_counter() - started, neighbors)
-
-
-def all_fit_in_memory(trainer: pl.Trainer, n_rows: int, dim: int, dtype: torch.dtype) -> bool:
-    """Whether every rank can hold its inputs where it computes: one answer, as the order of samples follows from it."""
-    device = trainer.strategy.root_device
-    # The ranks of a node share its memory, but each has a GPU of its own.
-    sharers = trainer.num_devices if device.type == "cpu" else 1
-    fits = fits_in_memory(n_rows, dim, dtype, device, sharers)
-    return trainer.strategy.reduce_boolean_decision(fits, all=True)
-
-
-def heads_of(recipe: Recipe, in_dim: int) -> Heads:
-    """The heads of a recipe as they are drawn from its seed."""
-    return make_heads(
-        recipe.head,
-        in_dim,
-        recipe.n_clusters,
-        recipe.n_heads,
-        hidden_dim=recipe.hidden_dim,
-        embedding_dim=recipe.embedding_dim,
-        seed=recipe.seed,
-    )
 
 
 def largest_bytes(recipe: Recipe) -> int:

@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
-from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import Neighbors
@@ -67,7 +65,7 @@ def shuffled(n_samples: int, generator: torch.Generator, *, windowed: bool) -> T
     return order_N
 
 
-class PairBatches(IterableDataset):
+class PairBatches:
     """One epoch of `PairBatch`es for one rank.
 
     Args:
@@ -78,8 +76,6 @@ class PairBatches(IterableDataset):
         rank: which share of each batch is this process's.
         world_size: number of processes.
         weights_NK: probabilities with which a sample's neighbors are drawn; None draws uniformly.
-        bank: stages the rows of coming batches where it does not hold all; None where the rows are not gathered.
-        windowed: shuffle within windows, for features that stay in their file; see `shuffled`.
     """
 
     def __init__(
@@ -91,27 +87,25 @@ class PairBatches(IterableDataset):
         rank: int = 0,
         world_size: int = 1,
         weights_NK: np.ndarray | None = None,
-        bank: FeatureBank | None = None,
-        windowed: bool = False,
     ) -> None:
         self.neighbor_ids_NK = torch.from_numpy(np.require(neighbor_ids_NK, requirements=["C", "W"]))
         self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
         self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
         self.seed, self.epoch = seed, epoch
         self.rank, self.world_size = rank, world_size
-        self.bank, self.windowed = bank, windowed
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[PairBatch]:
-        return iter(self._batches() if self.bank is None else self.bank.prefetched(self._batches(), _rows_of))
+        return self.of_epoch()
 
-    def _batches(self) -> Iterator[PairBatch]:
+    def of_epoch(self, *, windowed: bool = False) -> Iterator[PairBatch]:
+        """The batches of one epoch; `windowed` for features that stay in their file, see `shuffled`."""
         n_samples, k = self.neighbor_ids_NK.shape
         # A large odd stride keeps the streams of neighboring seeds and epochs apart.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        order_N = shuffled(n_samples, generator, windowed=self.windowed)
+        order_N = shuffled(n_samples, generator, windowed=windowed)
         draws_N = torch.rand(n_samples, generator=generator)
         for low, high in zip(self.bounds[:-1], self.bounds[1:]):
             mine = slice(low + self.rank, high, self.world_size)
@@ -125,13 +119,14 @@ class PairBatches(IterableDataset):
                 columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
             yield PairBatch(anchors_B, self.neighbor_ids_NK[anchors_B, columns_B].long(), high - low)
 
-
-def _rows_of(batch: PairBatch) -> Tensor:
-    return torch.cat([batch.anchors_B, batch.neighbors_B])
+    @staticmethod
+    def rows_of(batch: PairBatch) -> Tensor:
+        """The row numbers that a batch gathers."""
+        return torch.cat([batch.anchors_B, batch.neighbors_B])
 
 
 def pair_batches(
-    bank: FeatureBank,
+    features: FeatureSet,
     neighbors: Neighbors,
     recipe: Recipe,
     epoch: Callable[[], int] = lambda: 0,
@@ -140,16 +135,13 @@ def pair_batches(
     """The pairs that a recipe learns from: those of its nearest neighbors, drawn as its loss asks.
 
     Args:
-        bank: of the training split.
+        features: of the training split.
         neighbors: mined neighbors, as many as the recipe's or more.
         recipe: its loss, number of neighbors, batch size and seed.
         epoch: called at the start of an epoch, gives its number.
         ranks: the processes that share out each batch.
     """
     nearest = neighbors.first(recipe.n_neighbors)
-    weights_NK = None
-    if recipe.loss.gaussian_pairs:
-        weights_NK = gaussian_neighbor_weights(squared_distances(bank.features, nearest))
     return PairBatches(
         nearest.ids,
         recipe.batch_size,
@@ -157,10 +149,13 @@ def pair_batches(
         epoch=epoch,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        weights_NK=weights_NK,
-        bank=bank,
-        windowed=not bank.in_memory,
+        weights_NK=pair_weights(features, nearest) if recipe.loss.gaussian_pairs else None,
     )
+
+
+def pair_weights(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+    """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance."""
+    return gaussian_neighbor_weights(squared_distances(features, neighbors))
 
 
 def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:

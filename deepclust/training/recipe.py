@@ -16,7 +16,7 @@ from deepclust.features.transform import PREPROCESSINGS
 from deepclust.losses import LOSSES, Loss, make_loss
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names, check_settings, setting
-from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM
+from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM, Heads, make_heads
 
 INITIALIZATIONS = ("random", "kmeans", "spectral")
 SCHEDULES = ("constant", "cosine")
@@ -145,6 +145,18 @@ class Recipe:
         """How many neighbors are mined: those that pairs are drawn from, and those that `init` needs."""
         wanted = max(self.n_neighbors, SPECTRAL_NEIGHBORS) if self.init == "spectral" else self.n_neighbors
         return min(wanted, n_rows - 1)
+
+    def new_heads(self, in_dim: int) -> Heads:
+        """The heads as they are drawn from the recipe's seed, for inputs of so many dimensions."""
+        return make_heads(
+            self.head,
+            in_dim,
+            self.n_clusters,
+            self.n_heads,
+            hidden_dim=self.hidden_dim,
+            embedding_dim=self.embedding_dim,
+            seed=self.seed,
+        )
 
     def check_features(self, n_rows: int) -> None:
         """Raises InputError where the features are too few for the clusters or the neighbors."""

@@ -23,7 +23,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
-from deepclust.training.heads import Heads, make_heads
+from deepclust.training.heads import Heads
 from deepclust.training.recipe import Recipe
 
 BLOCK_LOGITS = 1 << 24
@@ -166,14 +166,7 @@ class TrainedHeads:
         recipe = Recipe.from_dict(state["recipe"])
         transform = FeatureTransform(state["in_dim"], recipe.preprocess, recipe.pca_dim)
         transform.load_state_dict(state["transform"])
-        heads = make_heads(
-            recipe.head,
-            transform.out_dim,
-            recipe.n_clusters,
-            recipe.n_heads,
-            hidden_dim=recipe.hidden_dim,
-            embedding_dim=recipe.embedding_dim,
-        )
+        heads = recipe.new_heads(transform.out_dim)
         heads.load_state_dict(state["heads"])
         return cls(recipe, transform, heads, state["losses"].numpy(), state.get("failed_at", {}))
 

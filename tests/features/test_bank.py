@@ -40,7 +40,7 @@ def mapped(planted: FeatureSet, tmp_path: Path) -> FeatureSet:
 
 
 def bank_of(features: FeatureSet, in_memory: bool, **options) -> FeatureBank:
-    return FeatureBank(features, FeatureTransform(features.dim).fit(features), in_memory=in_memory, **options)
+    return FeatureBank(features, FeatureTransform.fitted_to(features), in_memory=in_memory, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -127,7 +127,7 @@ def test_windowed_pairs_are_shared_out_and_repeatable(monkeypatch):
     ids = (np.arange(500)[:, None] + np.arange(1, 5)).astype(np.int32) % 500
 
     def epoch(**options):
-        batches = PairBatches(ids, 48, 7, epoch=lambda: 2, windowed=True, **options)
+        batches = PairBatches(ids, 48, 7, epoch=lambda: 2, **options).of_epoch(windowed=True)
         return [(batch.anchors_B.tolist(), batch.neighbors_B.tolist()) for batch in batches]
 
     alone = epoch()

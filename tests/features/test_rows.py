@@ -68,7 +68,7 @@ def test_nothing_reads_the_rows_that_were_not_selected(base, ids):
     mine_neighbors(features, 5, method="exact")
     spherical_kmeans(features.features, 4, n_init=1)
     silhouette(features.features, np.arange(len(ids)) % 3)
-    FeatureBank(features, FeatureTransform(6).fit(features), in_memory=True)
+    FeatureBank(features, FeatureTransform.fitted_to(features), in_memory=True)
     unselected = np.setdiff1d(np.arange(500), ids)
     assert counting.read[ids].all()
     assert not counting.read[unselected].any()

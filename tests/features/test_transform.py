@@ -23,7 +23,7 @@ def rows() -> np.ndarray:
 
 
 def transformed(kind, rows, new=None, pca_dim=None) -> np.ndarray:
-    transform = FeatureTransform(rows.shape[1], kind, pca_dim).fit(FeatureSet.from_arrays(rows))
+    transform = FeatureTransform.fitted_to(FeatureSet.from_arrays(rows), kind, pca_dim)
     return transform(torch.from_numpy(rows if new is None else new)).numpy()
 
 
@@ -77,7 +77,7 @@ def test_pca_of_standardized_features_then_length_one(rows):
 
 
 def test_pca_says_how_much_of_the_variance_it_keeps(rows):
-    transform = FeatureTransform(8, "none", 3).fit(FeatureSet.from_arrays(rows))
+    transform = FeatureTransform.fitted_to(FeatureSet.from_arrays(rows), "none", 3)
     expected = PCA(3).fit(rows.astype(np.float64)).explained_variance_ratio_.sum()
     assert float(transform.explained_variance) == pytest.approx(expected, abs=1e-4)
     assert transform.out_dim == 3
@@ -89,12 +89,12 @@ def test_a_refit_gives_the_same_projection(rows):
 
 def test_float16_is_accumulated_in_full_precision(rows):
     half = (rows / 4).astype(np.float16)
-    transform = FeatureTransform(8, "standardize").fit(FeatureSet.from_arrays(half))
+    transform = FeatureTransform.fitted_to(FeatureSet.from_arrays(half), "standardize")
     np.testing.assert_allclose(transform.mean, half.astype(np.float64).mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_the_fitted_transform_travels_in_its_state(rows):
-    fitted = FeatureTransform(8, "standardize", 3).fit(FeatureSet.from_arrays(rows))
+    fitted = FeatureTransform.fitted_to(FeatureSet.from_arrays(rows), "standardize", 3)
     fresh = FeatureTransform(8, "standardize", 3)
     fresh.load_state_dict(fitted.state_dict())
     np.testing.assert_array_equal(fresh(torch.from_numpy(rows)), fitted(torch.from_numpy(rows)))

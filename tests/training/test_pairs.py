@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.transform import FeatureTransform
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.pairs import PairBatches, batch_bounds, pair_batches, squared_distances
@@ -116,14 +114,10 @@ def test_squared_distances_come_from_cosines_and_norms():
     np.testing.assert_allclose(squared_distances(FeatureSet.from_arrays(rows), neighbors), expected, atol=1e-4)
 
 
-def bank_of(features: FeatureSet) -> FeatureBank:
-    return FeatureBank(features, FeatureTransform(features.dim, "none"))
-
-
 @pytest.mark.parametrize(("loss", "weighted"), [("temi", False), ("scan", False), ("tsp", True)])
 def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
     recipe = Recipe.of(loss, n_clusters=5, n_neighbors=8, batch_size=64)
-    batches = pair_batches(bank_of(planted), mine_neighbors(planted, 8), recipe)
+    batches = pair_batches(planted, mine_neighbors(planted, 8), recipe)
     assert (batches.cumulative_NK is not None) == weighted
     if weighted:
         expected = gaussian_neighbor_weights(squared_distances(planted, mine_neighbors(planted, 8)))
@@ -133,5 +127,5 @@ def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
 def test_more_neighbors_than_needed_are_cut_to_the_nearest(planted):
     recipe = Recipe.of("temi", n_clusters=5, n_neighbors=3, batch_size=64)
     nearest = mine_neighbors(planted, 3).ids
-    for batch in pair_batches(bank_of(planted), mine_neighbors(planted, 9), recipe):
+    for batch in pair_batches(planted, mine_neighbors(planted, 9), recipe):
         assert (nearest[batch.anchors_B] == batch.neighbors_B.numpy()[:, None]).any(axis=1).all()

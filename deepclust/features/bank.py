@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -70,11 +71,25 @@ class Stage(NamedTuple):
     """Transformed rows of some batches."""
 
     ids_S: Tensor  # ascending, each once, on the CPU
+    device_ids_S: Tensor  # the same where the rows are
     rows_SP: Tensor
+    copied: torch.cuda.Event | None = None  # when a GPU has the rows; None where they are there already
 
     def places(self, ids_B: Tensor) -> Tensor:
-        """The place of each row in the stage; for a row that is absent, the place where it would be."""
-        return torch.searchsorted(self.ids_S, ids_B).clamp_max(len(self.ids_S) - 1)
+        """The place of each row in the stage, on the device of the ids; where an absent row would be."""
+        ids_S = self.ids_S if ids_B.device.type == "cpu" else self.device_ids_S
+        return torch.searchsorted(ids_S, ids_B).clamp_max(len(ids_S) - 1)
+
+    def ready(self) -> Stage:
+        """This stage, once what is computed next on the GPU will find its rows there; the host does not wait."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.rows_SP.device)
+            stream.wait_event(self.copied)
+            for tensor in (self.device_ids_S, self.rows_SP):
+                tensor.record_stream(
+                    stream
+                )  # its memory is the side stream's: not to be used anew while this one reads
+        return self
 
 
 class FeatureBank:
@@ -103,6 +118,7 @@ class FeatureBank:
         self.device = torch.device(device)
         self.dtype = dtype
         self._stage: Stage | None = None
+        self._side: torch.cuda.Stream | None = None
         self._rows_NP: Tensor | None = None
         if in_memory is None:
             in_memory = fits_in_memory(len(features), transform.out_dim, dtype, self.device)
@@ -125,13 +141,16 @@ class FeatureBank:
         return self._rows_NP is not None
 
     def gather(self, ids_B: Tensor) -> Tensor:
-        """(B,) row numbers -> (B, P) on the bank's device."""
+        """(B,) row numbers -> (B, P) on the bank's device.
+
+        Row numbers on an accelerator are taken for those of the batch that `prefetched` gave last, if there is one: to
+        compare them with the staged ones, the host would have to wait for the device.
+        """
         if self._rows_NP is not None:
             return self._rows_NP.index_select(0, ids_B.to(self.device))
-        ids_B = ids_B.cpu()
         stage = self._stage
-        if stage is None or not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B):
-            stage = self._read(ids_B)
+        if stage is None or (ids_B.device.type == "cpu" and not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B)):
+            stage = self._read(ids_B).ready()
         return stage.rows_SP.index_select(0, stage.places(ids_B).to(self.device))
 
     def staging(self, batches: EpochBatches[Batch]) -> StagedBatches[Batch]:
@@ -157,7 +176,7 @@ class FeatureBank:
         with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(1) as stager:
             coming = stager.submit(staged)
             while (found := coming.result()) is not None:
-                group, self._stage = found
+                group, self._stage = found[0], found[1].ready()
                 coming = stager.submit(staged)
                 yield from group
         self._stage = None
@@ -173,23 +192,41 @@ class FeatureBank:
     def _read(self, ids: Tensor, pool: ThreadPoolExecutor | None = None) -> Stage:
         """Read and transform rows, each once, in ascending order: every page of the file is touched at most once."""
         ids_S = torch.unique(ids.cpu())
-        rows_SP = torch.empty(len(ids_S), self.transform.out_dim, dtype=self.dtype, device=self.device)
 
         def read(part_R: Tensor) -> np.ndarray:
             return np.asarray(self.features.features[part_R.numpy()])
 
         parts = ids_S.split(READ_ROWS)
-        # The readers only wait for the disk. The computation happens here, so that they do not compete for the cores.
-        for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
-            low = index * READ_ROWS
-            rows_SP[low : low + len(rows)] = self._transformed(rows)
-        return Stage(ids_S, rows_SP)
+        with self._beside_training():
+            device_ids_S = self._on_device(ids_S)
+            rows_SP = torch.empty(len(ids_S), self.transform.out_dim, dtype=self.dtype, device=self.device)
+            # The readers only wait for the disk. The computation happens here, so that they do not compete for the
+            # cores.
+            for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
+                low = index * READ_ROWS
+                rows_SP[low : low + len(rows)] = self._transformed(rows)
+            copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
+        return Stage(ids_S, device_ids_S, rows_SP, copied)
+
+    def _beside_training(self) -> AbstractContextManager[Any]:
+        """On a GPU, a stream of its own for what is copied and computed inside: training does not wait for it."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.device)
+        return torch.cuda.stream(self._side)
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        """A copy where the bank is; through pinned memory, so that the host need not wait until it is there."""
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
 
     @torch.no_grad()
     def _transformed(self, rows: np.ndarray) -> Tensor:
         if not rows.flags.writeable:  # a view of a memory map: torch wants rows of its own
             rows = rows.copy()
-        return self.transform(torch.from_numpy(rows).to(self.device).float()).to(self.dtype)
+        return self.transform(self._on_device(torch.from_numpy(rows)).float()).to(self.dtype)
 
 
 class BankRows:

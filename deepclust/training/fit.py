@@ -162,7 +162,9 @@ def fit_heads(
             if resume_from is None and ranks.rank == 0:  # DDP hands them to the others when it wraps the module
                 start.set(heads, bank)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
-        runner.fit(module, DataLoader(bank.staging(pairs), batch_size=None), ckpt_path=resume_from)
+        # From pinned memory, row numbers go to a GPU while the host goes on.
+        loader = DataLoader(bank.staging(pairs), batch_size=None, pin_memory=device.type == "cuda")
+        runner.fit(module, loader, ckpt_path=resume_from)
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
     trained = module.trained()

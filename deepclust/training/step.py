@@ -208,13 +208,16 @@ class ForwardPass:
 @torch.no_grad()
 def look_at(loss: Loss, logits_HBC: Tensor, temperature: float) -> BatchLook:
     """What these pairs, samples first, tell of the batch: of every head, the weights averaged over the heads."""
-    means, weights = [], []
-    for heads in head_groups(logits_HBC.shape, logits_HBC.device):
-        probs = Probs(*halves(torch.softmax(log_odds(logits_HBC[heads], temperature), dim=2)))
-        look = loss.look(probs)
-        means.append(look.mean_VHC)
-        weights.append(look.weights_B * ((heads.stop - heads.start) / len(logits_HBC)))
-    return BatchLook(torch.cat(means, dim=1), torch.stack(weights).sum(dim=0))
+    groups = head_groups(logits_HBC.shape, logits_HBC.device)
+    looks = [
+        loss.look(Probs(*halves(torch.softmax(log_odds(logits_HBC[heads], temperature), dim=2)))) for heads in groups
+    ]
+    if len(looks) == 1:
+        return looks[0]
+    shares = [(heads.stop - heads.start) / len(logits_HBC) for heads in groups]
+    weights_B = sum(share * look.weights_B for share, look in zip(shares, looks))
+    assert isinstance(weights_B, Tensor)
+    return BatchLook(torch.cat([look.mean_VHC for look in looks], dim=1), weights_B)
 
 
 @torch.no_grad()

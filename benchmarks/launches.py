@@ -1,4 +1,4 @@
-"""What a training step launches on an accelerator, and what it copies from or to the host, counted without one.
+"""What a training step launches, copies from or to the host and takes of memory on an accelerator, without one.
 
     python benchmarks/launches.py [--quick] [--record]
 
@@ -9,6 +9,7 @@ counted; a fused optimizer step and the teacher's update over all parameters are
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from tables import arguments, report
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,6 +66,38 @@ class Launches(TorchDispatchMode):
         return result
 
 
+class Memory(TorchDispatchMode):
+    """Follows the memory of the tensors that are made on the accelerator inside its context.
+
+    Attributes:
+        peak: the most bytes that they took at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in pytree.tree_leaves(result):
+            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self.known:
+            return
+        self.known.add(id(storage))
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+
+    def _gone(self, storage: int, size: int) -> None:
+        self.known.remove(storage)
+        self.now -= size
+
+
 class _Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -86,33 +120,34 @@ def pretended_accelerator() -> Iterator[torch.device]:
         yield torch.device("pretended", 0)
 
 
-def pretended_module(recipe: Recipe, device: torch.device, *, held: bool = True) -> ClusteringModule:
+def pretended_module(recipe: Recipe, device: torch.device, in_dim: int = DIM, *, held: bool = True) -> ClusteringModule:
     """A module in the middle of its training, as Lightning would have it, but for logging.
 
     Args:
         recipe: what it trains.
         device: of `pretended_accelerator`.
+        in_dim: of the rows.
         held: whether the bank holds its rows, else they are staged.
     """
     with torch.device("cpu"):
         bank = FeatureBank(
-            FeatureSet.from_arrays(np.zeros((ROWS, DIM), np.float32)),
-            FeatureTransform(DIM, "none"),
+            FeatureSet.from_arrays(np.zeros((ROWS, in_dim), np.float32)),
+            FeatureTransform(in_dim, "none"),
             device,
             torch.bfloat16,
             in_memory=False,
         )
-    rows_NP = torch.empty(ROWS, DIM, dtype=torch.bfloat16, device=device)
+    rows_NP = torch.empty(ROWS, in_dim, dtype=torch.bfloat16, device=device)
     if held:
         bank._rows_NP = rows_NP
     else:
         bank._stage = Stage(torch.arange(ROWS), torch.arange(ROWS, device=device), rows_NP)
 
     def fresh_teacher(_: nn.Module) -> nn.Module:  # a copy would bring a mode of its own
-        return recipe.new_heads(DIM).requires_grad_(False)
+        return recipe.new_heads(in_dim).requires_grad_(False)
 
     with torch.device(device), mock.patch.object(module_file, "make_teacher", fresh_teacher):
-        module = ClusteringModule(recipe, recipe.new_heads(DIM), bank)
+        module = ClusteringModule(recipe, recipe.new_heads(in_dim), bank)
     strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure, **_: optimizer.step(closure))
     trainer: Any = SimpleNamespace(world_size=1, current_epoch=1, estimated_stepping_batches=100, strategy=strategy)
     module._trainer = trainer
@@ -135,6 +170,17 @@ def launches_of_a_step(recipe: Recipe, *, held: bool = True) -> Launches:
             with Launches() as launches, torch.autocast(device.type, torch.bfloat16):
                 module.training_step(PairBatch(ids_B, ids_B, recipe.batch_size), 0)
     return launches
+
+
+def peak_of_training(recipe: Recipe, in_dim: int = DIM) -> int:
+    """Bytes that training takes at most on an accelerator beside the bank's rows: networks, optimizer, a step."""
+    with pretended_accelerator() as device, Memory() as memory:
+        module = pretended_module(recipe, device, in_dim)
+        ids_B = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
+        for _ in range(2):
+            with torch.autocast(device.type, torch.bfloat16):
+                module.training_step(PairBatch(ids_B, ids_B, recipe.batch_size), 0)
+    return memory.peak - ROWS * in_dim * torch.bfloat16.itemsize
 
 
 def launches_of_a_loss(recipe: Recipe) -> Launches:
@@ -179,9 +225,15 @@ def main() -> None:
                     "operations of the loss, a micro-batch": launches_of_a_loss(recipe).operations.total(),
                     "of the step": step.operations.total(),
                     "copies from or to the host": step.host_copies.total(),
+                    "peak GB": peak_of_training(recipe, 1024) / 1e9,
                 }
             )
-    report("launches", rows, ["in bfloat16, as any GPU of today trains"], record=options.record)
+    report(
+        "launches",
+        rows,
+        ["in bfloat16; peak: networks, optimizer and a step at D = 1024, without the features"],
+        record=options.record,
+    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ from torch.utils.data import IterableDataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.devices import free_bytes
+from deepclust.runtime.memory import USABLE
 
-# Features that need less than this share of the free memory are transformed once and kept there.
-MEMORY_SHARE = 0.5
 BLOCK_ROWS = 8192
 # A stage holds the rows of as many batches as have at least so many row numbers in all, duplicates included.
 STAGE_ROWS = 32768
@@ -48,9 +47,14 @@ class EpochBatches(Protocol[Batch]):
 
 
 def fits_in_memory(
-    n_rows: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu", sharers: int = 1
+    n_rows: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    sharers: int = 1,
+    beside: int = 0,
 ) -> bool:
-    """Whether N × P inputs take less than half of the memory that is free on the device.
+    """Whether N × P inputs, and what is computed with them, fit into nine tenths of the device's free memory.
 
     Args:
         n_rows: N.
@@ -58,8 +62,9 @@ def fits_in_memory(
         dtype: of the held rows.
         device: where they would be held.
         sharers: processes that would each hold a copy on this device.
+        beside: bytes that each of them needs beside the inputs.
     """
-    return n_rows * dim * dtype.itemsize * sharers <= MEMORY_SHARE * free_bytes(device)
+    return (n_rows * dim * dtype.itemsize + beside) * sharers <= USABLE * free_bytes(device)
 
 
 def stored_dtype(precision: str | int) -> torch.dtype:
@@ -101,7 +106,7 @@ class FeatureBank:
         device: where the heads live.
         dtype: of the rows; bfloat16 halves the traffic of a bf16 run and changes nothing there, as the first layer
             rounds its input to bfloat16 anyway.
-        in_memory: hold all rows, or none; None holds them if they take less than half of the free memory.
+        in_memory: hold all rows, or none; None holds them if they fit, see `fits_in_memory`.
     """
 
     def __init__(
@@ -139,6 +144,10 @@ class FeatureBank:
     def in_memory(self) -> bool:
         """Whether all rows are held, else none."""
         return self._rows_NP is not None
+
+    def release(self) -> None:
+        """Give the memory of all held rows back; from now on they are read from the file."""
+        self._rows_NP = self._stage = None
 
     def gather(self, ids_B: Tensor) -> Tensor:
         """(B,) row numbers -> (B, P) on the bank's device.

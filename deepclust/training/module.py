@@ -67,6 +67,16 @@ class ClusteringModule(pl.LightningModule):
         heads = self.student if self.teacher is None else self.teacher
         return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy(), self.failed_at)
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """DDP's name for what it leaves to us: all but one small parameter, as it wants one.
+
+        Of the others it would keep a second copy of all gradients, and it would send every buffer at every step.
+        """
+        own = dict(self.student.named_parameters(prefix="student"))
+        kept = min(own, key=lambda name: own[name].numel())
+        return [name for name, _ in (*self.named_parameters(), *self.named_buffers()) if name != kept]
+
     def on_train_start(self) -> None:
         self.gradient_sum = GradientSum(self.student, over_ranks=self.trainer.world_size > 1)
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from deepclust.losses import LOSSES
 from deepclust.training.recipe import Recipe
+from deepclust.training.step_memory import training_bytes
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 
@@ -53,3 +54,14 @@ def test_micro_batches_take_the_prototypes_directions_once(loss, launches):
     per_part = (four["linalg_vector_norm"] - two["linalg_vector_norm"]) / 2
     networks = 2 if LOSSES[loss].uses_teacher else 1
     assert two["linalg_vector_norm"] - 2 * per_part == networks + 1
+
+
+@every_loss
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+@pytest.mark.parametrize(
+    ("clusters", "batch", "micro"), [(10, 512, None), (1000, 512, None), (10_450, 1024, 256), (10_450, 512, None)]
+)
+def test_what_training_takes_of_memory_is_known_before(loss, head, clusters, batch, micro, launches):
+    recipe = recipe_of(loss, head=head, n_clusters=clusters, n_heads=32, batch_size=batch, micro_batch_size=micro)
+    peak = launches.peak_of_training(recipe, 1024)
+    assert peak <= training_bytes(recipe, 1024, dtype=torch.bfloat16, device="cuda") <= 1.7 * peak

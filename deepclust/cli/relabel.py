@@ -15,21 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
+from deepclust.cli.arguments import Arguments, path
 from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="deepclust relabel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("relabel", __doc__)
     parser.add_argument("--data", required=True, help="a data set whose features by a CLIP model lie ready")
     parser.add_argument("--clip", required=True, help="that model, as `deepclust extract --help` names it")
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
     parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
-    parser.add_argument("--text", type=Path, help=".npy of text features, one row per class; else the model makes them")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/ beside the image features")
-    options = parser.parse_args()
+    parser.add_argument("--text", type=path, help=".npy of text features, one row per class; else the model makes them")
+    parser.add_argument("--out", type=path, help="default: benchmarks/ beside the image features")
     with one_line_errors():
+        options = parser.parse_args()
         relabel_data(options)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from deepclust.cli.arguments import Arguments, path
+from deepclust.features.arrays import as_matrix, check_rows
+from deepclust.features.feature_files import read_npy
 from deepclust.runtime.errors import InputError, one_line_errors
 
 
@@ -51,9 +53,11 @@ def relabel_data(options: argparse.Namespace) -> None:
     train = dataset.train
     assert train.labels is not None
     if options.text is not None:
-        if not options.text.is_file():
-            raise InputError(f"no such file: {options.text}")
-        text_MD = np.load(options.text, allow_pickle=False)[class_of_M]
+        text_KD = as_matrix(read_npy(options.text), str(options.text))
+        if len(text_KD) != len(class_of_M):
+            raise InputError(f"{options.text} has {len(text_KD)} rows for {len(class_of_M)} classes")
+        check_rows(text_KD.astype(np.float32), name=str(options.text))
+        text_MD = text_KD[class_of_M]
     else:
         from deepclust.extraction.encoders import load_encoder
 

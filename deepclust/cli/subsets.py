@@ -75,7 +75,13 @@ def show(options: argparse.Namespace) -> None:
 def read_synsets(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    return path.read_text(encoding="utf-8").split()
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text ({error}): give one synset per line") from None
+    if not names:
+        raise InputError(f"{path} names no synset: give one per line")
+    return names
 
 
 def table_of(rows: list[dict[str, Any]], title: str | None = None) -> Table:

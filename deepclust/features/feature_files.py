@@ -55,7 +55,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     shards: list[np.ndarray] = []
     for entry in manifest["shards"]:
         place = folder / entry["file"]
-        shard = _load_npy(place)
+        shard = read_npy(place)
         if shard.ndim != 2 or shard.dtype not in (np.float16, np.float32) or 0 in shard.shape:
             raise InputError(f"{place} holds {shard.dtype} of shape {shard.shape}, no rows of features: {AGAIN}")
         if (shard.shape[1], shard.dtype) != (shards[0].shape[1], shards[0].dtype) if shards else False:
@@ -66,7 +66,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     rows: Rows = shards[0] if len(shards) == 1 else ShardedRows(shards)
     result = FeatureSet.from_arrays(
         rows,
-        _load_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
+        read_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
         class_names=manifest.get("class_names"),
         paths=_read_paths(folder / "paths.txt") if manifest.get("has_paths") else None,
         manifest=manifest,
@@ -145,7 +145,13 @@ def _read_paths(path: Path) -> list[str]:
     return paths
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """A `.npy` file, memory-mapped.
+
+    Raises:
+        InputError: if there is none, or it is empty, truncated or damaged.
+    """
+    path = Path(path).expanduser()
     _check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -168,7 +174,7 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
     """(array, labels or None) of a bare file; `keys` are the names looked for inside an archive."""
     _check_file(path)
     if path.suffix == ".npy":
-        return _load_npy(path), None
+        return read_npy(path), None
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as archive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ OF_A_MANIFEST = Group(
         "weights": Group("weights", others=ANYTHING),
         "transform": setting(None, such=lambda value: None if isinstance(value, (dict, str)) else "text, or settings"),
         "source": setting(None, such=_source),
+        "reduction": Group("reduction", {"note": setting(text=True)}, others=ANYTHING, optional=True, needed=("note",)),
     },
     others=ANYTHING,
     needed=("format", "shards"),
@@ -187,7 +189,9 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
         import torch
 
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and torch each raise their own on a broken file
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{path} is no readable tensor file, or is truncated ({reason})") from None

@@ -167,7 +167,7 @@ class ClusteringModule(pl.LightningModule):
         losses = self.last_loss_H.tolist()
         name = f"{self.log_prefix}train/loss_head"
         self.log_dict({f"{name}_{head:02d}": loss for head, loss in enumerate(losses)}, rank_zero_only=True)
-        lowest = min(loss for loss in losses if math.isfinite(loss))
+        lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
         self.log(f"{self.log_prefix}{EPOCH_LOSS}", lowest)  # on every rank: early stopping looks at it
 
     # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------

@@ -127,3 +127,23 @@ def test_heads_are_initialized_where_their_inputs_are_and_before_training(init, 
 def test_processes_wait_for_each_other_as_long_as_mining_may_take(strategy):
     trainer = make_trainer(TrainerSettings("cpu", devices=2, strategy=strategy))
     assert trainer.strategy._timeout == COLLECTIVE_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit_train_batches": 0}, "no epoch was trained to its end"),
+        ({"max_steps": 1}, "no epoch was trained to its end"),
+        ({"accumulate_grad_batches": 2}, "the trainer's settings do not work here"),
+    ],
+)
+def test_options_of_lightnings_that_leave_heads_untrained_give_no_heads(options, message, planted):
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, max_epochs=1, batch_size=64, init="random", n_neighbors=5)
+    with pytest.raises(InputError, match=message):
+        fit_heads(planted, recipe, TrainerSettings("cpu", more=options))
+
+
+@pytest.mark.parametrize("options", [{"max_steps": "abc"}, {"detect_anomaly": 1}, {"max_time": float("nan")}])
+def test_options_of_lightnings_are_of_the_types_that_it_says(options):
+    with pytest.raises(InputError, match=rf"trainer\.{next(iter(options))} is .*Trainer takes"):
+        TrainerSettings(more=options)

@@ -10,7 +10,8 @@ demo: $(READY)
 	$(BIN)/deepclust train
 
 test: lint
-	$(BIN)/python -m pytest
+	@# Tests keep to one thread each, so that several run side by side; a worker takes about 1.5 GB.
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,7 +29,7 @@ $(READY): pyproject.toml
 # The rows go to benchmarks/latest/; `make bench RECORD=1` writes them where git tracks them.
 bench: $(READY)
 	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan \
-		agglomerative silhouette extraction; do \
+		agglomerative silhouette extraction launches; do \
 		$(BIN)/python benchmarks/$$script.py --quick $(if $(RECORD),--record); done
 
 clean:

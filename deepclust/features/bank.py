@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +21,8 @@ from torch.utils.data import IterableDataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.devices import free_bytes
+from deepclust.runtime.memory import USABLE
 
-# Features that need less than this share of the free memory are transformed once and kept there.
-MEMORY_SHARE = 0.5
 BLOCK_ROWS = 8192
 # A stage holds the rows of as many batches as have at least so many row numbers in all, duplicates included.
 STAGE_ROWS = 32768
@@ -47,9 +47,14 @@ class EpochBatches(Protocol[Batch]):
 
 
 def fits_in_memory(
-    n_rows: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu", sharers: int = 1
+    n_rows: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    sharers: int = 1,
+    beside: int = 0,
 ) -> bool:
-    """Whether N × P inputs take less than half of the memory that is free on the device.
+    """Whether N × P inputs, and what is computed with them, fit into nine tenths of the device's free memory.
 
     Args:
         n_rows: N.
@@ -57,8 +62,9 @@ def fits_in_memory(
         dtype: of the held rows.
         device: where they would be held.
         sharers: processes that would each hold a copy on this device.
+        beside: bytes that each of them needs beside the inputs.
     """
-    return n_rows * dim * dtype.itemsize * sharers <= MEMORY_SHARE * free_bytes(device)
+    return (n_rows * dim * dtype.itemsize + beside) * sharers <= USABLE * free_bytes(device)
 
 
 def stored_dtype(precision: str | int) -> torch.dtype:
@@ -70,11 +76,25 @@ class Stage(NamedTuple):
     """Transformed rows of some batches."""
 
     ids_S: Tensor  # ascending, each once, on the CPU
+    device_ids_S: Tensor  # the same where the rows are
     rows_SP: Tensor
+    copied: torch.cuda.Event | None = None  # when a GPU has the rows; None where they are there already
 
     def places(self, ids_B: Tensor) -> Tensor:
-        """The place of each row in the stage; for a row that is absent, the place where it would be."""
-        return torch.searchsorted(self.ids_S, ids_B).clamp_max(len(self.ids_S) - 1)
+        """The place of each row in the stage, on the device of the ids; where an absent row would be."""
+        ids_S = self.ids_S if ids_B.device.type == "cpu" else self.device_ids_S
+        return torch.searchsorted(ids_S, ids_B).clamp_max(len(ids_S) - 1)
+
+    def ready(self) -> Stage:
+        """This stage, once what is computed next on the GPU will find its rows there; the host does not wait."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.rows_SP.device)
+            stream.wait_event(self.copied)
+            for tensor in (self.device_ids_S, self.rows_SP):
+                tensor.record_stream(
+                    stream
+                )  # its memory is the side stream's: not to be used anew while this one reads
+        return self
 
 
 class FeatureBank:
@@ -86,7 +106,7 @@ class FeatureBank:
         device: where the heads live.
         dtype: of the rows; bfloat16 halves the traffic of a bf16 run and changes nothing there, as the first layer
             rounds its input to bfloat16 anyway.
-        in_memory: hold all rows, or none; None holds them if they take less than half of the free memory.
+        in_memory: hold all rows, or none; None holds them if they fit, see `fits_in_memory`.
     """
 
     def __init__(
@@ -103,6 +123,7 @@ class FeatureBank:
         self.device = torch.device(device)
         self.dtype = dtype
         self._stage: Stage | None = None
+        self._side: torch.cuda.Stream | None = None
         self._rows_NP: Tensor | None = None
         if in_memory is None:
             in_memory = fits_in_memory(len(features), transform.out_dim, dtype, self.device)
@@ -124,14 +145,21 @@ class FeatureBank:
         """Whether all rows are held, else none."""
         return self._rows_NP is not None
 
+    def release(self) -> None:
+        """Give the memory of all held rows back; from now on they are read from the file."""
+        self._rows_NP = self._stage = None
+
     def gather(self, ids_B: Tensor) -> Tensor:
-        """(B,) row numbers -> (B, P) on the bank's device."""
+        """(B,) row numbers -> (B, P) on the bank's device.
+
+        Row numbers on an accelerator are taken for those of the batch that `prefetched` gave last, if there is one: to
+        compare them with the staged ones, the host would have to wait for the device.
+        """
         if self._rows_NP is not None:
             return self._rows_NP.index_select(0, ids_B.to(self.device))
-        ids_B = ids_B.cpu()
         stage = self._stage
-        if stage is None or not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B):
-            stage = self._read(ids_B)
+        if stage is None or (ids_B.device.type == "cpu" and not torch.equal(stage.ids_S[stage.places(ids_B)], ids_B)):
+            stage = self._read(ids_B).ready()
         return stage.rows_SP.index_select(0, stage.places(ids_B).to(self.device))
 
     def staging(self, batches: EpochBatches[Batch]) -> StagedBatches[Batch]:
@@ -157,7 +185,7 @@ class FeatureBank:
         with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(1) as stager:
             coming = stager.submit(staged)
             while (found := coming.result()) is not None:
-                group, self._stage = found
+                group, self._stage = found[0], found[1].ready()
                 coming = stager.submit(staged)
                 yield from group
         self._stage = None
@@ -173,23 +201,41 @@ class FeatureBank:
     def _read(self, ids: Tensor, pool: ThreadPoolExecutor | None = None) -> Stage:
         """Read and transform rows, each once, in ascending order: every page of the file is touched at most once."""
         ids_S = torch.unique(ids.cpu())
-        rows_SP = torch.empty(len(ids_S), self.transform.out_dim, dtype=self.dtype, device=self.device)
 
         def read(part_R: Tensor) -> np.ndarray:
             return np.asarray(self.features.features[part_R.numpy()])
 
         parts = ids_S.split(READ_ROWS)
-        # The readers only wait for the disk. The computation happens here, so that they do not compete for the cores.
-        for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
-            low = index * READ_ROWS
-            rows_SP[low : low + len(rows)] = self._transformed(rows)
-        return Stage(ids_S, rows_SP)
+        with self._beside_training():
+            device_ids_S = self._on_device(ids_S)
+            rows_SP = torch.empty(len(ids_S), self.transform.out_dim, dtype=self.dtype, device=self.device)
+            # The readers only wait for the disk. The computation happens here, so that they do not compete for the
+            # cores.
+            for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
+                low = index * READ_ROWS
+                rows_SP[low : low + len(rows)] = self._transformed(rows)
+            copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
+        return Stage(ids_S, device_ids_S, rows_SP, copied)
+
+    def _beside_training(self) -> AbstractContextManager[Any]:
+        """On a GPU, a stream of its own for what is copied and computed inside: training does not wait for it."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.device)
+        return torch.cuda.stream(self._side)
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        """A copy where the bank is; through pinned memory, so that the host need not wait until it is there."""
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
 
     @torch.no_grad()
     def _transformed(self, rows: np.ndarray) -> Tensor:
         if not rows.flags.writeable:  # a view of a memory map: torch wants rows of its own
             rows = rows.copy()
-        return self.transform(torch.from_numpy(rows).to(self.device).float()).to(self.dtype)
+        return self.transform(self._on_device(torch.from_numpy(rows)).float()).to(self.dtype)
 
 
 class BankRows:

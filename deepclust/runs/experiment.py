@@ -23,7 +23,7 @@ from deepclust.runtime.ranks import is_first_process
 from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings, joined_ranks, n_processes
+from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,8 @@ class Experiment:
         check_settings(self)
         train = self.dataset.train
         trainer = self.trainer
+        if self.recipes:
+            check_launch(trainer)
         several = bool(self.recipes) and (n_processes(trainer) > 1 or trainer.strategy == "ddp")
         if several and alone:
             raise InputError(

@@ -71,11 +71,13 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
     """How much memory may still be taken on a device.
 
     On a CPU it is the smallest of three numbers: what the machine has available, what the control group (a container, a
-    SLURM job) leaves, without its page cache, and what `ulimit -d` leaves.
+    SLURM job) leaves, without its page cache, and what `ulimit -d` leaves. On a GPU, blocks that PyTorch keeps for
+    tensors to come are free, too.
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return max(0, min((*_available(), *_left_by_cgroups(), *_left_by_ulimit()), default=UNKNOWN_FREE_BYTES))
 
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from deepclust.features.bank import FeatureBank, fits_in_memory, stored_dtype
@@ -31,6 +31,7 @@ from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
+from deepclust.training.step_memory import training_bytes
 from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import (
@@ -95,8 +96,9 @@ def fit_heads(
             what it returns is logged as `val/…`. Training never looks at it.
         progress: show progress bars where stdout is a terminal.
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
-            and stage the rows of coming batches; None holds them if they take less than half of the free memory of
-            every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it began with.
+            and stage the rows of coming batches; None holds them if they and what training needs fit into the free
+            memory of every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it
+            began with.
         identity: digest of the data and settings of the run, which the checkpoint names; None compares none.
 
     Raises:
@@ -153,7 +155,8 @@ def fit_heads(
     if in_memory is None:
         # The ranks of a node share its memory, but each has a GPU of its own.
         sharers = runner.num_devices if device.type == "cpu" else 1
-        fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers)
+        beside = training_bytes(recipe, transform.out_dim, ranks.world_size, dtype, device.type)
+        fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers, beside)
         in_memory = runner.strategy.reduce_boolean_decision(fits, all=True)  # the order of samples follows from it
     bank = FeatureBank(features, transform.to(device), device, dtype, in_memory=in_memory)
     heads = recipe.new_heads(bank.shape[1]).to(device)
@@ -162,20 +165,26 @@ def fit_heads(
     # Of the largest tensors, kept memory leaves holes that grow the process: 7.9 instead of 5.5 GB at C = 10 450.
     with freed_memory_kept() if largest_bytes(recipe) <= KEPT_BYTES else nullcontext():
         with ranks.all_or_none():
-            if resume_from is None and ranks.rank == 0:  # DDP hands them to the others when it wraps the module
+            if resume_from is None and ranks.rank == 0:
                 start.set(heads, bank)
+        if ranks.world_size > 1:
+            for parameter in heads.parameters():
+                dist.broadcast(parameter.detach(), 0)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
-        # A generator of its own: the loader draws a number that nobody needs, else from the caller's global one.
-        loader = DataLoader(bank.staging(pairs), batch_size=None, generator=torch.Generator())
+        loader = DataLoader(
+            bank.staging(pairs),
+            batch_size=None,
+            generator=torch.Generator(),  # it draws a number that nobody needs, else from the caller's global one
+            pin_memory=device.type == "cuda",  # row numbers go to a GPU while the host goes on
+        )
         try:
             runner.fit(module, loader, ckpt_path=resume_from)
         except MisconfigurationException as error:  # of Lightning's options, some of which fail inside `fit` alone
             raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
+    bank.release()  # the trainer and the module hold each other, and it, until the garbage collector comes by
     trained = module.trained()
-    if not np.isfinite(trained.losses_H).any():  # more than NaN, as options of Lightning's end training early
-        raise InputError(f"{recipe.loss.name}: no epoch was trained to its end: leave out what shortens training")
     trained.to(device)  # Lightning has moved them to the CPU, where assigning all samples would take long
     return FitResult(trained, time.perf_counter() - started, neighbors)
 

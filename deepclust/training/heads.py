@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,12 @@ from deepclust.runtime.errors import InputError
 HIDDEN_DIM = 512
 EMBEDDING_DIM = 256
 INIT_STD = 0.02
+# Elements of a block of heads on a CPU: a few MB in float32.
+CACHED_ELEMENTS = 1 << 20
+# Elements of a block of heads on an accelerator: 2 GB in float32.
+LAUNCHED_ELEMENTS = 1 << 29
+# The prototypes' directions among the weights.
+DIRECTIONS = "directions"
 
 
 class Heads(nn.Module):
@@ -27,14 +34,30 @@ class Heads(nn.Module):
     n_heads: int
     in_dim: int
     n_clusters: int
+    # The weights that are made of `prototype_parameters`.
+    prototype_weights: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def embed(self, features_BD: Tensor) -> Tensor:
         """What the prototypes are compared with: (B, D) -> (H, B, E)."""
 
     @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """What the products of `logits` take, by name: the parameters, or what is made of them once for all samples."""
+
+    @abstractmethod
+    def logits(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
+        """Logits, before any temperature, in the precision of the features, which is that of the weights, too:
+        (B, D) -> (H, B, C)."""
+
     def forward(self, features_BD: Tensor) -> Tensor:
-        """Logits, before any temperature: (B, D) -> (H, B, C)."""
+        """Logits of the parameters as they are: (B, D) -> (H, B, C)."""
+        return self.logits(self.weights(), features_BD)
+
+    @torch.no_grad()
+    def gradients(self, of_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of all parameters by name, from those of `weights`, which may be changed in place."""
+        return of_weights
 
     @abstractmethod
     def prototype_parameters(self) -> list[nn.Parameter]:
@@ -68,6 +91,8 @@ class MLPHeads(Heads):
         generator: source of the initial weights; equal generators give equal heads.
     """
 
+    prototype_weights = (DIRECTIONS,)
+
     def __init__(
         self,
         in_dim: int,
@@ -91,25 +116,38 @@ class MLPHeads(Heads):
             nn.init.trunc_normal_(weight, std=INIT_STD, generator=generator)
 
     def embed(self, features_BD: Tensor) -> Tensor:
-        return functional.normalize(self._embed_transposed(features_BD), dim=1).transpose(1, 2)
+        layers = dict(self.named_parameters())
+        return functional.normalize(self._embed_transposed(layers, features_BD), dim=1).transpose(1, 2)
 
-    def forward(self, features_BD: Tensor) -> Tensor:
-        directions_HCE = functional.normalize(self.prototypes, dim=2) * self.gain[..., None]
-        embedding_HEB = self._embed_transposed(features_BD)
-        directions_HCE = directions_HCE.to(embedding_HEB.dtype)
+    def weights(self) -> dict[str, Tensor]:
+        layers = {name: value for name, value in self.named_parameters() if name not in ("prototypes", "gain")}
+        return {**layers, DIRECTIONS: Directions.apply(self.prototypes, self.gain)}
+
+    @torch.no_grad()
+    def gradients(self, of_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        layers = {name: value for name, value in of_weights.items() if name != DIRECTIONS}
+        if DIRECTIONS not in of_weights:
+            return layers
+        prototypes_HCE = of_weights[DIRECTIONS]
+        return {**layers, "prototypes": prototypes_HCE, "gain": pull_back_(prototypes_HCE, self.prototypes, self.gain)}
+
+    def logits(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
+        embedding_HEB = self._embed_transposed(weights, features_BD)
+        directions_HCE = weights[DIRECTIONS].to(embedding_HEB.dtype)
         # The lengths are divided out where there is less to divide: in the logits, or in the embedding.
         if self.n_clusters <= self.embedding_dim:
             return CosineLogits.apply(embedding_HEB, directions_HCE)
         return torch.bmm(UnitColumns.apply(embedding_HEB).transpose(1, 2), directions_HCE.transpose(1, 2))
 
-    def _embed_transposed(self, features_BD: Tensor) -> Tensor:
+    def _embed_transposed(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
         """(H, E, B), not normalized. With the samples last, every product of the forward and backward pass reads and
         writes whole contiguous blocks per head; with the samples first, each would copy its operands into that order.
         """
         # One product for the first layer of all heads: the features are read once, not once per head.
-        hidden_hFB = torch.addmm(self.hidden_bias.flatten()[:, None], self.hidden_weight.flatten(0, 1), features_BD.T)
+        bias_h1 = weights["hidden_bias"].flatten()[:, None]
+        hidden_hFB = torch.addmm(bias_h1, weights["hidden_weight"].flatten(0, 1), features_BD.T)
         hidden_HFB = functional.gelu(hidden_hFB).unflatten(0, (self.n_heads, -1))
-        return torch.baddbmm(self.embedding_bias[:, :, None], self.embedding_weight, hidden_HFB)
+        return torch.baddbmm(weights["embedding_bias"][:, :, None], weights["embedding_weight"], hidden_HFB)
 
     def prototype_parameters(self) -> list[nn.Parameter]:
         return [self.prototypes, self.gain]
@@ -125,6 +163,53 @@ class MLPHeads(Heads):
         one = MLPHeads(self.in_dim, self.n_clusters, 1, **widths, generator=torch.Generator())  # not the caller's
         one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
         return one
+
+
+class Directions(torch.autograd.Function):
+    """g · v / ‖v‖ of every prototype v and its gain g, in fewer passes over memory than the formula as it stands."""
+
+    @staticmethod
+    def forward(ctx: Any, prototypes_HCE: Tensor, gain_HC: Tensor) -> Tensor:
+        ctx.save_for_backward(prototypes_HCE, gain_HC)
+        return prototypes_HCE * (gain_HC * inverse_lengths(prototypes_HCE))[..., None]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gradient_HCE = gradients[0].clone()
+        return gradient_HCE, pull_back_(gradient_HCE, *ctx.saved_tensors)
+
+
+def inverse_lengths(prototypes_HCE: Tensor) -> Tensor:
+    """(H, C) 1 / ‖v‖."""
+    return torch.linalg.vector_norm(prototypes_HCE, dim=2).clamp_min_(_shortest(prototypes_HCE)).reciprocal_()
+
+
+def pull_back_(gradient_HCE: Tensor, prototypes_HCE: Tensor, gain_HC: Tensor) -> Tensor:
+    """From the gradient in the directions, in place, the gradient in the prototypes; returns that in the gains, (H, C).
+
+    With r = 1 / ‖v‖ and a = r ⟨gradient, v⟩, the gradient in the gain is a, and that in v is g r (gradient - a r v).
+    """
+    gain_grad_HC = torch.empty_like(gain_HC)
+    for heads in head_groups(gradient_HCE.shape, gradient_HCE.device):
+        part_HCE, along_HC, prototypes = gradient_HCE[heads], gain_grad_HC[heads], prototypes_HCE[heads]
+        inverse_HC = inverse_lengths(prototypes)
+        torch.sum(part_HCE * prototypes, dim=2, out=along_HC).mul_(inverse_HC)
+        turn_HC = gain_HC[heads] * inverse_HC
+        part_HCE.mul_(turn_HC[..., None])
+        part_HCE.addcmul_(prototypes, (along_HC * inverse_HC).mul_(turn_HC)[..., None], value=-1)
+    return gain_grad_HC
+
+
+def head_groups(shape: Sequence[int], device: torch.device) -> list[slice]:
+    """Slices of heads that are taken at a time where tensors of (heads, rows, columns) are worked on elementwise.
+
+    A CPU works on blocks of at most `CACHED_ELEMENTS`, one head at least, as the temporaries of a few operations
+    then stay in its cache. An accelerator takes all heads in one launch, unless that needs very much memory.
+    """
+    limit = CACHED_ELEMENTS if device.type == "cpu" else LAUNCHED_ELEMENTS
+    n_heads, n_rows, n_columns = shape
+    size = max(1, limit // max(1, n_rows * n_columns))
+    return [slice(low, min(low + size, n_heads)) for low in range(0, n_heads, size)]
 
 
 class CosineLogits(torch.autograd.Function):
@@ -144,12 +229,14 @@ class CosineLogits(torch.autograd.Function):
         return logits_HBC
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         embedding_HEB, directions_HCE, inverse_HB1, logits_HBC = ctx.saved_tensors
         gradient_HBC = gradients[0] * inverse_HB1
         along_HB1 = (gradient_HBC * logits_HBC).sum(dim=2, keepdim=True) * inverse_HB1
         embedding_grad_HEB = torch.bmm(directions_HCE.transpose(1, 2), gradient_HBC.transpose(1, 2))
         embedding_grad_HEB.addcmul_(embedding_HEB, along_HB1.transpose(1, 2), value=-1)
+        if not ctx.needs_input_grad[1]:  # frozen prototypes
+            return embedding_grad_HEB, None
         return embedding_grad_HEB, torch.bmm(gradient_HBC.transpose(1, 2), embedding_HEB.transpose(1, 2))
 
 
@@ -189,6 +276,8 @@ class LinearHeads(Heads):
         generator: source of the initial weights.
     """
 
+    prototype_weights = ("prototypes",)
+
     def __init__(
         self, in_dim: int, n_clusters: int, n_heads: int = 1, *, generator: torch.Generator | None = None
     ) -> None:
@@ -200,8 +289,11 @@ class LinearHeads(Heads):
     def embed(self, features_BD: Tensor) -> Tensor:
         return features_BD.expand(self.n_heads, -1, -1)
 
-    def forward(self, features_BD: Tensor) -> Tensor:
-        logits_BhC = functional.linear(features_BD, self.prototypes.flatten(0, 1))
+    def weights(self) -> dict[str, Tensor]:
+        return {"prototypes": self.prototypes}
+
+    def logits(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
+        logits_BhC = functional.linear(features_BD, weights["prototypes"].flatten(0, 1))
         return logits_BhC.unflatten(1, (self.n_heads, -1)).transpose(0, 1)
 
     def prototype_parameters(self) -> list[nn.Parameter]:

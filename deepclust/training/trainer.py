@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -51,9 +51,10 @@ SET_BY_TRAINING = (*OURS, "max_epochs", "callbacks", "logger", "plugins")
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's hints about workers, devices and its own newer features say nothing about this run."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for pattern in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
@@ -61,7 +62,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -256,10 +258,36 @@ def joined_ranks(settings: TrainerSettings, *, trains: bool = True) -> Ranks:
         trains: whether anything is trained. If not, no further process is started, but those that torchrun or srun
             has started are joined, as each of them would otherwise do everything.
     """
-    if not trains and not Launch.from_environment().starts_every_rank:
-        return Ranks()
+    launch = Launch.from_environment()
+    if not trains:
+        if not launch.starts_every_rank:
+            return Ranks()
+        # They only wait for the first: there may be more of them than GPUs.
+        settings = replace(settings, accelerator="cpu", strategy="ddp", **_asked_by(launch))
     with quiet_lightning():
         return join_processes(make_trainer(settings))
+
+
+@quiet_lightning()
+def check_launch(settings: TrainerSettings) -> None:
+    """Refuse to train in another number of processes than torchrun or srun started: each would train alone.
+
+    Raises:
+        InputError: saying what to set.
+    """
+    launch, trainer = Launch.from_environment(), make_trainer(settings)
+    n_asked = trainer.num_devices * trainer.num_nodes
+    if launch.starts_every_rank and n_asked != launch.world_size:
+        wanted = " ".join(f"trainer.{name}={value}" for name, value in _asked_by(launch).items())
+        raise InputError(
+            f"{launch.started_by} started {launch.world_size} processes, but the trainer's settings are for {n_asked}: "
+            f"set trainer=ddp {wanted}"
+        )
+
+
+def _asked_by(launch: Launch) -> dict[str, Any]:
+    """The trainer's settings for as many processes as were started."""
+    return {"devices": launch.local_world_size, "num_nodes": launch.world_size // launch.local_world_size}
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:

@@ -25,6 +25,7 @@ from deepclust.training import pairs as pairs_module
 from deepclust.training.fit import fit_heads
 from deepclust.training.pairs import PairBatches, shuffled
 from deepclust.training.recipe import Recipe
+from deepclust.training.step_memory import training_bytes
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import TrainerSettings
 
@@ -166,14 +167,42 @@ def test_a_resumed_run_keeps_to_its_order(mapped, tmp_path, monkeypatch):
 
 
 def test_free_memory_decides(mapped, monkeypatch):
-    monkeypatch.setattr(bank_module, "free_bytes", lambda device: 2 * 300 * 16 * 4)
+    size = 300 * 16 * 4
+    monkeypatch.setattr(bank_module, "free_bytes", lambda device: size / 0.9)
     assert fits_in_memory(300, 16, torch.float32)
     assert not fits_in_memory(301, 16, torch.float32)
     assert not fits_in_memory(300, 16, torch.float32, sharers=2)
     assert fits_in_memory(300, 16, torch.bfloat16, sharers=2)
+    assert fits_in_memory(300, 16, torch.bfloat16, beside=size // 2)
+    assert not fits_in_memory(300, 16, torch.bfloat16, beside=size // 2 + 1)
+    assert not fits_in_memory(300, 16, torch.bfloat16, sharers=2, beside=1)
     assert FeatureBank(mapped, FeatureTransform(16)).in_memory
-    monkeypatch.setattr(bank_module, "free_bytes", lambda device: 2 * 300 * 16 * 4 - 1)
+    monkeypatch.setattr(bank_module, "free_bytes", lambda device: size / 0.9 - 1)
     assert not FeatureBank(mapped, FeatureTransform(16)).in_memory
+
+
+def test_what_pytorch_keeps_for_later_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 400)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150)
+    assert free_bytes("cuda") == 1250
+
+
+def test_imagenet21k_is_held_on_a_gpu_of_40_gb(monkeypatch):
+    recipe = Recipe.of("temi", n_clusters=10_450, n_heads=32, batch_size=16_384, micro_batch_size=256)
+    beside = training_bytes(recipe, 1024, 8, torch.bfloat16, "cuda")
+    for free, held in ((39e9, True), (32e9, False)):
+        monkeypatch.setattr(bank_module, "free_bytes", lambda device, free=free: free)
+        assert fits_in_memory(11_060_000, 1024, torch.bfloat16, "cuda", beside=beside) is held
+
+
+def test_after_training_the_rows_are_given_back(mapped, monkeypatch):
+    banks = []
+    release = FeatureBank.release
+    monkeypatch.setattr(FeatureBank, "release", lambda bank: (banks.append(bank), release(bank)))
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, hidden_dim=8, embedding_dim=4, n_neighbors=5, max_epochs=1)
+    fit_heads(mapped, recipe, trainer=HERE, in_memory=True)
+    assert [bank.in_memory for bank in banks] == [False]
 
 
 def test_a_control_group_limits_free_memory(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
-"""What runs on a GPU keeps to it: tensors of a pretended `cuda`, on which torch refuses operands of two devices.
+"""What runs on a GPU keeps to it: tensors of a pretended accelerator, on which torch refuses operands of two devices.
 
-Backward passes cannot be pretended without a driver; the losses' gradients are in closed form and can.
+Whole steps with their backward pass are in test_launches.py.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 
 from deepclust.losses import LOSSES, BatchLook
 from deepclust.training.heads import Heads, make_heads
 from deepclust.training.initialization import cluster_means
-from deepclust.training.module import by_heads, look_at
 from deepclust.training.recipe import Recipe
+from deepclust.training.step import by_heads, look_at
 
 H, C, D, N = 2, 5, 8, 64
 
@@ -24,46 +23,44 @@ H, C, D, N = 2, 5, 8, 64
 class PretendedBank:
     """A bank whose rows lie on the GPU."""
 
-    def __init__(self) -> None:
-        self.rows_ND = torch.randn(N, D, device="cuda")
+    def __init__(self, device: torch.device) -> None:
+        self.rows_ND = torch.randn(N, D, device=device)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         yield 0, self.rows_ND
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Its rejection sampling looks at values, which pretended tensors have none of.
-    monkeypatch.setattr(nn.init, "trunc_normal_", lambda weight, **_: weight)
-    with FakeTensorMode():
-        yield
+def pretended(launches) -> Iterator[torch.device]:
+    with launches.pretended_accelerator() as device:
+        yield device
 
 
-def heads_on_gpu(recipe: Recipe) -> Heads:
-    with torch.device("cuda"):
+def heads_on(device: torch.device, recipe: Recipe) -> Heads:
+    with device:
         return make_heads(recipe.head, D, C, H, hidden_dim=8, embedding_dim=4)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_prototypes_start_and_a_loss_is_taken_where_the_heads_are(loss, pretended):
     recipe = Recipe.of(loss, n_clusters=C, n_heads=H, hidden_dim=8, embedding_dim=4)
-    heads, bank = heads_on_gpu(recipe), PretendedBank()
-    labels_HN = torch.zeros(H, N, dtype=torch.long, device="cuda")
+    heads, bank = heads_on(pretended, recipe), PretendedBank(pretended)
+    labels_HN = torch.zeros(H, N, dtype=torch.long, device=pretended)
     heads.set_prototypes(cluster_means(heads, bank, labels_HN, C))
     with torch.no_grad():
         logits_HBC = heads(bank.rows_ND)
-    assert logits_HBC.device.type == "cuda"
+    assert logits_HBC.device == pretended
     look = look_at(recipe.loss, logits_HBC, recipe.temperature)
-    mean_VHC = recipe.loss.next_mean(recipe.loss.first_mean(H, C).to("cuda"), look.mean_VHC)
+    mean_VHC = recipe.loss.next_mean(recipe.loss.first_mean(H, C).to(pretended), look.mean_VHC)
     for group, student, teacher in by_heads(logits_HBC, logits_HBC, recipe.temperature):
         loss_H, gradients = recipe.loss.gradient(student, teacher, BatchLook(mean_VHC[:, group], look.weights_B))
-        assert {tensor.device.type for tensor in (loss_H, *gradients)} == {"cuda"}
+        assert {tensor.device for tensor in (loss_H, *gradients)} == {pretended}
         assert {tensor.dtype for tensor in (loss_H, *gradients)} == {torch.float32}
 
 
 def test_heads_on_the_cpu_with_rows_on_the_gpu_are_refused(pretended):
     """What this file would catch: the start before heads were moved to where their inputs are."""
     heads = make_heads("mlp", D, C, H, hidden_dim=8, embedding_dim=4)
-    labels_HN = torch.zeros(H, N, dtype=torch.long, device="cuda")
+    labels_HN = torch.zeros(H, N, dtype=torch.long, device=pretended)
     with pytest.raises(RuntimeError, match="device"):
-        cluster_means(heads, PretendedBank(), labels_HN, C)
+        cluster_means(heads, PretendedBank(pretended), labels_HN, C)

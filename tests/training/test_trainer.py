@@ -21,6 +21,7 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import (
     COLLECTIVE_TIMEOUT,
     TrainerSettings,
+    check_launch,
     join_processes,
     make_trainer,
     n_processes,
@@ -97,6 +98,16 @@ def test_a_process_that_lightning_started_ends_with_the_one_that_started_it(ends
     assert time.monotonic() - started < 30
 
 
+def test_training_in_fewer_processes_than_were_started_is_refused(monkeypatch):
+    check_launch(TrainerSettings("cpu"))
+    # Two machines of two processes each.
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    check_launch(TrainerSettings("cpu", devices=2, num_nodes=2, strategy="ddp"))
+    with pytest.raises(InputError, match=r"torchrun started 4 processes, but .* are for 1: set trainer=ddp"):
+        check_launch(TrainerSettings("cpu"))
+
+
 def test_processes_that_live_inside_fit_alone_are_refused(planted):
     recipe = Recipe.of("temi", n_clusters=5, n_heads=1, n_neighbors=5)
     with pytest.raises(InputError, match="use strategy=ddp"):
@@ -129,18 +140,10 @@ def test_processes_wait_for_each_other_as_long_as_mining_may_take(strategy):
     assert trainer.strategy._timeout == COLLECTIVE_TIMEOUT
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"limit_train_batches": 0}, "no epoch was trained to its end"),
-        ({"max_steps": 1}, "no epoch was trained to its end"),
-        ({"accumulate_grad_batches": 2}, "the trainer's settings do not work here"),
-    ],
-)
-def test_options_of_lightnings_that_leave_heads_untrained_give_no_heads(options, message, planted):
-    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, max_epochs=1, batch_size=64, init="random", n_neighbors=5)
-    with pytest.raises(InputError, match=message):
-        fit_heads(planted, recipe, TrainerSettings("cpu", more=options))
+def test_an_option_of_lightnings_that_fails_inside_its_fit_is_refused_in_one_line(planted):
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, max_epochs=1, init="random", n_neighbors=5)
+    with pytest.raises(InputError, match=r"the trainer's settings do not work here: .*accumulat"):
+        fit_heads(planted, recipe, TrainerSettings("cpu", more={"accumulate_grad_batches": 2}))
 
 
 @pytest.mark.parametrize("options", [{"max_steps": "abc"}, {"detect_anomaly": 1}, {"max_time": float("nan")}])

@@ -1,0 +1,43 @@
+"""How much memory training takes beside the rows, so that these are held where both fit."""
+
+from __future__ import annotations
+
+import torch
+
+from deepclust.training.heads import head_groups
+from deepclust.training.recipe import Recipe
+
+# float32 tensors of a loss at once, each as large as the logits of a group of heads: log-probabilities of student and
+# teacher, and of half of the rows each of score, its shares and two gradients.
+LOSS_TENSORS = 4
+
+
+def training_bytes(
+    recipe: Recipe, in_dim: int, n_ranks: int = 1, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> int:
+    """Networks, gradients and the optimizer's state, and the tensors of a step at their most.
+
+    Args:
+        recipe: what is trained.
+        in_dim: P, dimensions that the heads see.
+        n_ranks: processes that share the batch.
+        dtype: of the products.
+        device: its type; a CPU takes the loss by smaller groups of heads.
+    """
+    n_heads, n_clusters, hidden, embedding = recipe.n_heads, recipe.n_clusters, recipe.hidden_dim, recipe.embedding_dim
+    if recipe.head == "linear":
+        hidden = embedding = 0
+        prototypes = n_heads * n_clusters * in_dim
+        parameters = prototypes
+    else:
+        prototypes = n_heads * n_clusters * (embedding + 1)
+        parameters = prototypes + n_heads * (hidden * (in_dim + 1) + embedding * (hidden + 1))
+    networks = 2 if recipe.loss.uses_teacher else 1
+    # The networks, the gradient, Adam's two moments; then the weights of a step, and directions while they are made.
+    standing = 4 * parameters * (networks + 3)
+    weights = dtype.itemsize * parameters * networks + 4 * 2 * prototypes
+    rows = 2 * min(recipe.micro_batch_size or recipe.batch_size, -(-recipe.batch_size // n_ranks))
+    layers = rows * (2 * in_dim + n_heads * (4 * hidden + 3 * embedding))
+    logits = (networks + 1) * n_heads * rows * n_clusters  # and the student's gradient
+    group = head_groups((n_heads, rows, n_clusters), torch.device(device))[0].stop * rows * n_clusters
+    return int(standing + weights + dtype.itemsize * (layers + logits) + 4 * LOSS_TENSORS * group)

@@ -1,0 +1,67 @@
+"""A step on an accelerator: few, large operations, and nothing for which the host waits. Counted on a pretended one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from deepclust.losses import LOSSES
+from deepclust.training.recipe import Recipe
+from deepclust.training.step_memory import training_bytes
+
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+def recipe_of(loss: str, **settings: Any) -> Recipe:
+    sizes = {"n_clusters": 10, "n_heads": 8, "batch_size": 512, "freeze_prototypes_epochs": 0, "head": "mlp"}
+    return Recipe.of(loss, **{**sizes, **settings})
+
+
+@every_loss
+@pytest.mark.parametrize(("clusters", "heads"), [(10, 8), (1000, 50), (10_450, 50)])
+def test_a_loss_launches_60_operations_at_most_and_a_step_150(loss, clusters, heads, launches):
+    recipe = recipe_of(loss, n_clusters=clusters, n_heads=heads)
+    assert launches.launches_of_a_loss(recipe).operations.total() <= 60
+    assert launches.launches_of_a_step(recipe).operations.total() <= 150
+
+
+@every_loss
+@pytest.mark.parametrize("held", [True, False], ids=["held", "staged"])
+def test_a_step_copies_nothing_from_or_to_the_host(loss, held, launches):
+    """What reads a value would fail: there are none. Clipping and micro-batches are steps, too."""
+    recipe = recipe_of(loss, micro_batch_size=256, gradient_clip=1.0)
+    assert launches.launches_of_a_step(recipe, held=held).host_copies == {}
+
+
+def test_reading_a_value_and_copying_it_are_noticed(launches):
+    with launches.pretended_accelerator() as device, launches.Launches() as counted:
+        loss = torch.ones(3, device=device).sum()
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
+        loss.cpu()
+        torch.zeros(3).to(device)
+    assert counted.host_copies.total() == 2
+
+
+@every_loss
+def test_micro_batches_take_the_prototypes_directions_once(loss, launches):
+    """A step with twice as many micro-batches launches as many casts and normalizations of weights."""
+    two, four = (launches.launches_of_a_step(recipe_of(loss, micro_batch_size=size)).operations for size in (256, 128))
+    # Of each network once, and once in the gradient; the rest are of the embeddings of each micro-batch.
+    per_part = (four["linalg_vector_norm"] - two["linalg_vector_norm"]) / 2
+    networks = 2 if LOSSES[loss].uses_teacher else 1
+    assert two["linalg_vector_norm"] - 2 * per_part == networks + 1
+
+
+@every_loss
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+@pytest.mark.parametrize(
+    ("clusters", "batch", "micro"), [(10, 512, None), (1000, 512, None), (10_450, 1024, 256), (10_450, 512, None)]
+)
+def test_what_training_takes_of_memory_is_known_before(loss, head, clusters, batch, micro, launches):
+    recipe = recipe_of(loss, head=head, n_clusters=clusters, n_heads=32, batch_size=batch, micro_batch_size=micro)
+    peak = launches.peak_of_training(recipe, 1024)
+    assert peak <= training_bytes(recipe, 1024, dtype=torch.bfloat16, device="cuda") <= 1.7 * peak

@@ -20,12 +20,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deepclust.cli.words import read_words
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
 
@@ -178,7 +179,7 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
     assert isinstance(plain, dict)
     settings: dict[str, Any] = {str(key): value for key, value in plain.items()}
     chosen, data = settings.get("loss"), settings.get("data")
-    if not (isinstance(chosen, Mapping) and isinstance(data, Mapping)):
+    if "n_heads" not in settings or not (isinstance(chosen, Mapping) and isinstance(data, Mapping)):
         return settings
     own = {override.lstrip("+").split("=")[0] for override in overrides}
     shared = {key: settings.get(key) for key in SHARED} | {key: data.get(key) for key in SHARED_OF_DATA}
@@ -217,7 +218,10 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
         from deepclust.cli.schema import check
 
         with one_line_errors(), no_note_of_a_refused_sweep():
-            settings = settled(config, HydraConfig.get().overrides.task)
+            try:
+                settings = settled(config, HydraConfig.get().overrides.task)
+            except MISTAKES as error:  # in an interpolation, which is resolved here
+                raise InputError(told_in_one_line(error, command)) from None
             check(command, settings)
             task(settings)
 
@@ -225,30 +229,27 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
-            if nameless := [word for word in sys.argv[1:] if word.startswith("=")]:
-                raise InputError(f"'{nameless[0]}' names no setting: write setting=value")
-            sys.argv += names_of_jobs(command, sys.argv[1:])
+            sys.argv += names_of_jobs(command, read_words(sys.argv[1:], groups(), ("loss", "baselines")))
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
             raise InputError(told_in_one_line(error, command)) from None
 
 
-def names_of_jobs(command: str, words: list[str]) -> list[str]:
+def groups() -> set[str]:
+    """Settings that are chosen by name."""
+    return {path.name for path in CONF.iterdir() if path.is_dir()} | set(ConfigStore.instance().repo)
+
+
+def names_of_jobs(command: str, overrides: Iterable[Override]) -> list[str]:
     """An override for Hydra itself: keys that a sweep varies get into its jobs' names, also those that conf/ excludes.
 
     A job knows its own overrides alone, and may run on another machine. Hydra hands this one to every job.
 
     Args:
         command: the name of a file in conf/.
-        words: the command line.
+        overrides: of the command line.
     """
-    parser = OverridesParser.create()
-    varied = set()
-    for word in words:
-        with suppress(HydraException):  # options such as -m, and mistakes that Hydra tells of
-            override = parser.parse_override(word)
-            if override.is_sweep_override():
-                varied.add(override.key_or_group)
+    varied = {override.key_or_group for override in overrides if override.is_sweep_override()}
     config = OmegaConf.load(CONF / f"{command}.yaml")
     excluded = list(map(str, OmegaConf.select(config, "hydra.job.config.override_dirname.exclude_keys") or ()))
     if not varied & set(excluded):
@@ -279,9 +280,10 @@ def told_in_one_line(error: Exception, command: str) -> str:
     """What is wrong with a command line, with the nearest name that there is."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        known = [choice for choice in error.options or () if choice != "default"]
+        known = [choice for choice in error.options or _choices(group) if choice != "default"]
         if group:
             return f"{group}={name} is unknown{nearest(name, known)}: choose from {', '.join(sorted(known))}"
+        return f"there is no configuration '{name}': leave out --config-name"
     unknown = _unknown_key(error)
     if unknown is not None:
         return (
@@ -301,6 +303,12 @@ def told_in_one_line(error: Exception, command: str) -> str:
         return f"'{asked.split(chr(39))[1]}' has no value: write setting=value"
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(said[:2])
+
+
+def _choices(group: str) -> list[str]:
+    files = [path.stem for path in (CONF / group).glob("*.yaml")]
+    kept = ConfigStore.instance().repo.get(group, {})
+    return [*files, *(name.removesuffix(".yaml") for name in kept)]
 
 
 def _unknown_key(error: Exception) -> str | None:

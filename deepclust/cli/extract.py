@@ -26,6 +26,8 @@ def extract(config: dict[str, Any]) -> None:
     data = config["data"]
     if data["name"] == "features":
         raise InputError("data=features comes as features: there are no images to extract them from")
+    if given := [key for key in ("train", "train_labels", "test", "test_labels") if data[key] is not None]:
+        raise InputError(f"data.{given[0]} is for data=features: images lie in data.path")
     # Fashion-MNIST's default for training is raw pixels.
     name = config["encoder"]["name"] or data["encoder"] or "efficientnet_lite0"
     spec = encoder_spec({**config["encoder"], "name": name})

@@ -15,21 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
+from deepclust.cli.arguments import Arguments, path
+from deepclust.features.arrays import as_matrix, check_rows
+from deepclust.features.feature_files import read_npy
 from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="deepclust relabel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("relabel", __doc__)
     parser.add_argument("--data", required=True, help="a data set whose features by a CLIP model lie ready")
     parser.add_argument("--clip", required=True, help="that model, as `deepclust extract --help` names it")
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
     parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
-    parser.add_argument("--text", type=Path, help=".npy of text features, one row per class; else the model makes them")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/ beside the image features")
-    options = parser.parse_args()
+    parser.add_argument("--text", type=path, help=".npy of text features, one row per class; else the model makes them")
+    parser.add_argument("--out", type=path, help="default: benchmarks/ beside the image features")
     with one_line_errors():
+        options = parser.parse_args()
         relabel_data(options)
 
 
@@ -52,9 +53,11 @@ def relabel_data(options: argparse.Namespace) -> None:
     train = dataset.train
     assert train.labels is not None
     if options.text is not None:
-        if not options.text.is_file():
-            raise InputError(f"no such file: {options.text}")
-        text_MD = np.load(options.text, allow_pickle=False)[class_of_M]
+        text_KD = as_matrix(read_npy(options.text), str(options.text))
+        if len(text_KD) != len(class_of_M):
+            raise InputError(f"{options.text} has {len(text_KD)} rows for {len(class_of_M)} classes")
+        check_rows(text_KD.astype(np.float32), name=str(options.text))
+        text_MD = text_KD[class_of_M]
     else:
         from deepclust.extraction.encoders import load_encoder
 

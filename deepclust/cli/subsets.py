@@ -16,21 +16,20 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from deepclust.cli.arguments import Arguments, path
 from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="deepclust subsets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("subsets", __doc__)
     parser.add_argument("--data", help="a data set whose features lie ready; without it only classes are counted")
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
     parser.add_argument("--encoder", help="whose features; any will do, only labels are read")
-    parser.add_argument("--synsets", type=Path, help="a file with one synset per line instead of ImageNet-21K's")
+    parser.add_argument("--synsets", type=path, help="a file with one synset per line instead of ImageNet-21K's")
     parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
-    parser.add_argument("--json", type=Path, help="write the rows to this file, too")
-    options = parser.parse_args()
+    parser.add_argument("--json", type=path, help="write the rows to this file, too")
     with one_line_errors():
+        options = parser.parse_args()
         show(options)
 
 
@@ -76,7 +75,13 @@ def show(options: argparse.Namespace) -> None:
 def read_synsets(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    return path.read_text(encoding="utf-8").split()
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text ({error}): give one synset per line") from None
+    if not names:
+        raise InputError(f"{path} names no synset: give one per line")
+    return names
 
 
 def table_of(rows: list[dict[str, Any]], title: str | None = None) -> Table:

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from deepclust.cli.arguments import Arguments, path
 from deepclust.metrics import ROW_KEYS
 from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
 from deepclust.report.tables import (
@@ -35,21 +36,19 @@ from deepclust.runtime.files import written_whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="deepclust summarize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser = Arguments("summarize", __doc__)
+    parser.add_argument("folders", nargs="+", type=path)
     parser.add_argument("--split", help="only this split")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
-    parser.add_argument("--svg", type=Path, help="draw the table into this file, too")
+    parser.add_argument("--markdown", type=path, help="write the table to this file, too")
+    parser.add_argument("--svg", type=path, help="draw the table into this file, too")
     parser.add_argument("--by", metavar="KEY", help="one metric over this key of config.yaml, a column per method")
     parser.add_argument("--metric", default="acc", help="with --by: acc, nmi, top1_to_L, ece, … (default: acc)")
     parser.add_argument("--difference", nargs=2, metavar="METHOD", help="with --by: draw the first minus the second")
     parser.add_argument("--separability", action="store_true", help="separability over linear-probe accuracy, with R²")
     parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
-    parser.add_argument("--figure", type=Path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
-    options = parser.parse_args()
+    parser.add_argument("--figure", type=path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
     with one_line_errors():
+        options = parser.parse_args()
         if options.benchmarks:
             show_benchmarks(options)
         elif options.separability:

@@ -309,7 +309,11 @@ def _progress_bar(total: int, name: str, show: bool) -> Iterator[Any]:
     began = time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(name, total=total)
-        yield lambda n: bar.advance(task, n)
+        try:
+            yield lambda n: bar.advance(task, n)
+        except BaseException:
+            bar.live.transient = True  # what went wrong is said in one line, without the bar above it
+            raise
     seconds = time.perf_counter() - began
     if show and total:
         print(f"{total:,} images in {seconds:.1f} s: {total / seconds:.0f} images/s", file=sys.stderr)

@@ -188,6 +188,13 @@ def existing_folder(path: str | os.PathLike, setting: str = "data.path") -> Path
     return folder
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def image_files(root: Path) -> Iterator[str]:
     """Relative paths of the image files under `root`, sorted within each folder; hidden files are left out.
 
@@ -206,7 +213,7 @@ def image_files(root: Path) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         try:
             with os.scandir(here) as entries:
-                listed = sorted(((entry.name, entry.is_dir()) for entry in entries), key=lambda e: os.fsencode(e[0]))
+                listed = sorted(((entry.name, _is_folder(entry)) for entry in entries), key=lambda e: os.fsencode(e[0]))
         except PermissionError:
             raise InputError(f"no permission to list {here}: make it readable, or move it out of {root}") from None
         for name, is_folder in listed:

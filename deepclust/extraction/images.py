@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def read_image(content: str | os.PathLike | bytes, *, shrink_to: int | None = No
             warnings.simplefilter("ignore")
             if isinstance(content, bytes):
                 return _decode(io.BytesIO(content), shrink_to)
+            if not stat.S_ISREG(os.stat(content).st_mode):  # opening a pipe would wait for someone to write to it
+                raise UnreadableImageError("no file but a folder, pipe or device")
             with open(content, "rb") as stream:
                 return _decode(stream, shrink_to)
     except UnreadableImageError:

@@ -20,6 +20,8 @@ from deepclust.extraction.image_source import TEST_FOLDERS, ImageSource, PathLis
 from deepclust.extraction.images import SUFFIXES, UnreadableImageError, read_image
 from deepclust.runtime.errors import InputError
 
+# Of one range; it is expanded before anything is looked for.
+MOST_TARS = 100_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -116,6 +118,8 @@ def _expand(pattern: str) -> list[str]:
     if match is None:
         return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     low, high = match[1], match[2]
+    if int(high) - int(low) >= MOST_TARS:
+        raise InputError(f"{match[0]} stands for {int(high) - int(low) + 1} tar files, {MOST_TARS} are the most")
     numbers = [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
     return [path for number in numbers for path in _expand(pattern[: match.start()] + number + pattern[match.end() :])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     shards: list[np.ndarray] = []
     for entry in manifest["shards"]:
         place = folder / entry["file"]
-        shard = _load_npy(place)
+        shard = read_npy(place)
         if shard.ndim != 2 or shard.dtype not in (np.float16, np.float32) or 0 in shard.shape:
             raise InputError(f"{place} holds {shard.dtype} of shape {shard.shape}, no rows of features: {AGAIN}")
         if (shard.shape[1], shard.dtype) != (shards[0].shape[1], shards[0].dtype) if shards else False:
@@ -66,7 +67,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     rows: Rows = shards[0] if len(shards) == 1 else ShardedRows(shards)
     result = FeatureSet.from_arrays(
         rows,
-        _load_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
+        read_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
         class_names=manifest.get("class_names"),
         paths=_read_paths(folder / "paths.txt") if manifest.get("has_paths") else None,
         manifest=manifest,
@@ -126,6 +127,7 @@ OF_A_MANIFEST = Group(
         "weights": Group("weights", others=ANYTHING),
         "transform": setting(None, such=lambda value: None if isinstance(value, (dict, str)) else "text, or settings"),
         "source": setting(None, such=_source),
+        "reduction": Group("reduction", {"note": setting(text=True)}, others=ANYTHING, optional=True, needed=("note",)),
     },
     others=ANYTHING,
     needed=("format", "shards"),
@@ -145,7 +147,13 @@ def _read_paths(path: Path) -> list[str]:
     return paths
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """A `.npy` file, memory-mapped.
+
+    Raises:
+        InputError: if there is none, or it is empty, truncated or damaged.
+    """
+    path = Path(path).expanduser()
     _check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -168,7 +176,7 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
     """(array, labels or None) of a bare file; `keys` are the names looked for inside an archive."""
     _check_file(path)
     if path.suffix == ".npy":
-        return _load_npy(path), None
+        return read_npy(path), None
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -181,7 +189,9 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
         import torch
 
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and torch each raise their own on a broken file
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{path} is no readable tensor file, or is truncated ({reason})") from None

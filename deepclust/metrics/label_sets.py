@@ -108,9 +108,11 @@ def read_label_sets(path: str | os.PathLike) -> list[list[int]] | dict[str, list
         InputError: if it is neither.
     """
     path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"label_sets={path}: no such file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"label_sets={path} cannot be read as JSON ({str(error).splitlines()[0]})") from None
     entries = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(content, (list, dict)) or not all(isinstance(entry, list) for entry in entries):

@@ -276,7 +276,7 @@ def _candidate(
     else:
         normalize = {} if space == "none" else {"normalize": "none"}
         options = {**normalize, **options}
-        clusterer = make_clusterer(name, linkages, n_clusters=n_clusters, seed=seed, **options)
+        clusterer = make_clusterer(name, linkages, **{"n_clusters": n_clusters, "seed": seed, **options})
         clustering = clusterer.fit(features.features)
         if path is not None:
             clustering.save(path)

@@ -87,7 +87,7 @@ def possible(baselines: Settings, n_clusters: int | None, n_samples: int) -> tup
     kept, notes = {}, []
     for name, options in baselines.items():
         try:
-            make_clusterer(name, n_clusters=n_clusters, seed=0, **options).check(n_samples)
+            make_clusterer(name, **{"n_clusters": n_clusters, "seed": 0, **options}).check(n_samples)
             kept[name] = options
         except InputError as error:
             notes.append(f"{display_name(name)} is left out, as nobody asked for it by name: {error}.")
@@ -101,8 +101,10 @@ def read_choosing(config: Settings) -> Choosing | None:
         return None
     return Choosing(
         baselines=config["baselines"],
-        reductions=[Reduction(kind, select["dims"], seed=config["seed"]) for kind in select["reductions"] or ()],
-        n_clusters=select["n_clusters"] or (),
+        reductions=[
+            Reduction(kind, select.get("dims", 50), seed=config["seed"]) for kind in select.get("reductions") or ()
+        ],
+        n_clusters=select.get("n_clusters") or (),
     )
 
 

@@ -105,7 +105,7 @@ class Experiment:
             )
         self.reduction.check(len(train), train.dim)
         for name, options in self.baselines.items():
-            make_clusterer(name, n_clusters=self.n_clusters, seed=self.seed, **options).check(len(train))
+            make_clusterer(name, **{"n_clusters": self.n_clusters, "seed": self.seed, **options}).check(len(train))
         if self.choosing is not None:
             self.choosing.check(len(train))
         for name, split in self.dataset.splits().items():

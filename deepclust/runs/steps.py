@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
 from deepclust.features.dataset import Dataset
@@ -19,6 +21,7 @@ from deepclust.report.contact_sheet import write_clusters_csv, write_contact_she
 from deepclust.report.tables import write_results
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
+from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
@@ -120,7 +123,13 @@ class Steps:
                 self.save_assignments(result.trained, result.seconds)
 
     def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
-        """Assign every split, and save the clusterings with what is to be said of them."""
+        """Assign every split, and save the clusterings with what is to be said of them.
+
+        Raises:
+            InputError: if options of Lightning's ended training before its first epoch did: no head is the best then.
+        """
+        if not np.isfinite(trained.losses_H).any():
+            raise InputError(f"{trained.recipe.loss.name}: no epoch was trained to its end: leave out what shortens it")
         notes = trained.warn_of_collapse(self.data.train)
         if trained.recipe.pca_dim is not None:
             kept = 100 * float(trained.transform.explained_variance)

@@ -36,6 +36,8 @@ def _told(error: Exception) -> str | None:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
         return f"{place}{os.strerror(error.errno)}: name another place, or make this one usable"
     said = str(error).splitlines()[0] if str(error) else ""
+    if said.startswith("Symlink loop"):  # pathlib's own
+        return f"{said}: name another place"
     # torch has its own: RuntimeError on a CPU, a subclass of it on a GPU.
     if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
         return f"the memory does not suffice ({said[:160]}): take fewer heads, clusters or samples, or smaller batches"

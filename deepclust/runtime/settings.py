@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
@@ -202,6 +203,8 @@ def _check_text(value: Any, name: str) -> None:
         raise InputError(f"{name} is empty: give it a value, or leave it out")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
         raise InputError(f"{name} is {value!r}: it holds control characters, leave them out")
+    if os.path.expanduser(value).startswith("~") and "/" in value:
+        raise InputError(f"{name} is {value!r}: there is no such home folder")
 
 
 def _check_number(rule: Mapping[str, Any], value: Any, name: str, otherwise: str) -> None:

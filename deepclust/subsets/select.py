@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.features.dataset import Dataset
+from deepclust.features.feature_files import read_npy
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.subsets import selectors
@@ -162,21 +163,11 @@ def read_files(
     if "relabels" in read:
         what = "the new class of each sample (.npy), which `deepclust relabel` makes"
         read["relabels"] = {
-            split: _read_npy(found(file, [f"{name}_{split}.npy"], f"benchmark.relabels.{split}", what))
+            split: read_npy(found(file, [f"{name}_{split}.npy"], f"benchmark.relabels.{split}", what))
             for split, file in read["relabels"].items()
             if split == "train" or has_test
         }
     return read
-
-
-def _read_npy(file: str | os.PathLike) -> np.ndarray:
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is no readable .npy file ({error})") from None
 
 
 def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.ndarray:
@@ -188,7 +179,10 @@ def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.n
     """
     path = Path(file).expanduser()
     if path.suffix == ".npy":
-        return _read_npy(path)
+        accuracies = read_npy(path)
+        if accuracies.dtype.kind not in "biuf":
+            raise InputError(f"{path} holds {accuracies.dtype} values, no per-class accuracies")
+        return accuracies.astype(np.float64)
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
@@ -204,7 +198,7 @@ def read_accuracies(file: str | os.PathLike, class_names: Sequence[str]) -> np.n
             raise InputError(f"{path} has no accuracy of {len(missing)} classes (first: '{missing[0]}'): add them")
         values = [content[name] for name in class_names]
         return np.array([np.nan if value is None else float(value) for value in values])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no list of per-class accuracies ({error})") from None

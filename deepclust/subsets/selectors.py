@@ -227,6 +227,8 @@ def easiest_mask(name: str, classes: Classes, accuracies_K: np.ndarray, n_classe
             f"benchmark={name}: there are {accuracies_K.size} per-class accuracies for {len(classes)} classes: "
             "give one per class, in the order of the class names"
         )
+    if (accuracies_K < 0).any():
+        raise InputError(f"benchmark={name}: accuracies go down to {np.nanmin(accuracies_K)}: they are shares, 0 to 1")
     n_judged = int(np.isfinite(accuracies_K).sum())
     if n_judged < n_classes:
         raise InputError(
@@ -286,6 +288,11 @@ def relabeled(name: str, classes: Classes, relabels: Mapping[str, np.ndarray]) -
     """
     in_all_K = np.ones(len(classes), bool)
     for split, labels_N in relabels.items():
+        if labels_N.dtype.kind not in "iu" or labels_N.ndim != 1 or len(labels_N) == 0:
+            raise InputError(
+                f"benchmark={name}: the new labels of the {split} split are {labels_N.dtype} {labels_N.shape}: "
+                "give one class number per sample"
+            )
         if labels_N.min() < DROPPED or labels_N.max() >= len(classes):
             raise InputError(
                 f"benchmark={name}: the new labels of the {split} split go from {labels_N.min()} to {labels_N.max()}, "

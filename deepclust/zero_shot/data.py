@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from deepclust.extraction.datasets import load_dataset
-from deepclust.features.feature_files import load_features
+from deepclust.features.arrays import as_array
+from deepclust.features.feature_files import load_features, read_npy
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
@@ -197,12 +198,11 @@ def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | 
 
 def _level(given: str | Sequence[int], name: str, split: FeatureSet, rows: np.ndarray, where: str) -> np.ndarray:
     if isinstance(given, str):
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise InputError(f"{where}: level '{name}': no such file: {path}")
-        coarse = np.asarray(np.load(path, allow_pickle=False))
+        coarse = read_npy(given)
     else:
-        coarse = np.asarray(given)
+        coarse = as_array(given, f"{where}: level '{name}'")
+    if coarse.dtype.kind not in "biuU":
+        raise InputError(f"{where}: level '{name}' holds {coarse.dtype} values: give whole numbers or text")
     if coarse.ndim == 1 and len(coarse) == len(split):
         return np.unique(coarse[rows], return_inverse=True)[1]
     if split.labels is None:

@@ -682,6 +682,15 @@ def test_training_that_is_not_finite_leaves_no_result(word, command, workplace):
     assert left <= {"run.lock", "config.yaml", "identity.json"}
 
 
+@pytest.mark.parametrize("word", ["+trainer.max_steps=1", "+trainer.limit_train_batches=0"])
+def test_training_that_ends_before_its_first_epoch_does_leaves_no_result(word, command, workplace):
+    outcome = command("train.py", *OWN, "loss=temi", "baselines=none", "run_dir=run", word)
+    assert outcome.code == 2
+    assert "temi: no epoch was trained to its end" in outcome.error_line
+    assert not list((workplace / "run").glob("clusterings/*"))
+    assert not (workplace / "run" / "results.json").exists()
+
+
 def test_a_head_that_is_not_finite_is_named_and_never_the_best(command, workplace, monkeypatch):
     real = ClusteringModule.training_step
 

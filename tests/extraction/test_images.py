@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
+from deepclust.extraction.image_source import folder_source
 from deepclust.extraction.images import Preprocess, UnreadableImageError, read_image
 
 
@@ -138,6 +139,17 @@ def test_reasons_of_unreadable_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_pipe_among_images_is_unreadable_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    os.symlink("b.png", tmp_path / "b.png")
+    with pytest.raises(UnreadableImageError, match="folder, pipe or device"):
+        read_image(tmp_path / "a.png")
+    source = folder_source(tmp_path)
+    assert [source.path(index) for index in range(len(source))] == ["a.png", "b.png"]
+    with pytest.raises(UnreadableImageError):
+        source.image(1)
+
+
 def test_no_permission_is_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "mine.png"
     path.write_bytes(encoded(Image.new("L", (2, 2))))

@@ -160,6 +160,8 @@ def test_refused_tar_shards(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such tar file: .*x-0002\.tar"):
         tar_sources(str(tmp_path / "x-{0002..0003}.tar"))
     (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match=r"stands for 100000000 tar files, 100000 are the most"):
+        tar_sources(str(tmp_path / "x-{00000000..99999999}.tar"))
     with pytest.raises(InputError, match=r"no \.tar files"):
         tar_sources(tmp_path / "none")
 

@@ -138,3 +138,15 @@ def test_heads_are_initialized_where_their_inputs_are_and_before_training(init, 
 def test_processes_wait_for_each_other_as_long_as_mining_may_take(strategy):
     trainer = make_trainer(TrainerSettings("cpu", devices=2, strategy=strategy))
     assert trainer.strategy._timeout == COLLECTIVE_TIMEOUT
+
+
+def test_an_option_of_lightnings_that_fails_inside_its_fit_is_refused_in_one_line(planted):
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=1, max_epochs=1, init="random", n_neighbors=5)
+    with pytest.raises(InputError, match=r"the trainer's settings do not work here: .*accumulat"):
+        fit_heads(planted, recipe, TrainerSettings("cpu", more={"accumulate_grad_batches": 2}))
+
+
+@pytest.mark.parametrize("options", [{"max_steps": "abc"}, {"detect_anomaly": 1}, {"max_time": float("nan")}])
+def test_options_of_lightnings_are_of_the_types_that_it_says(options):
+    with pytest.raises(InputError, match=rf"trainer\.{next(iter(options))} is .*Trainer takes"):
+        TrainerSettings(more=options)

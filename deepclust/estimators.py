@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.fit import fit_heads
@@ -27,7 +27,6 @@ from deepclust.training.recipe import Recipe, RecipeSetting, plain, recipe_setti
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import TrainerSettings
 
-FLOATS = (np.float32, np.float16, np.float64)
 # Where and how to train, not what: kept out of the recipe.
 RUN_OPTIONS = {
     "random_state": RecipeSetting(None, "int | np.random.RandomState | None", "seed, `RandomState` or None"),
@@ -42,6 +41,7 @@ Attributes:
     head_losses_: (H,) training loss of each head over the last epoch.
     trained_: the `TrainedHeads`.
     n_features_in_: D.
+    feature_names_in_: (D,) names of the columns, where X was a DataFrame.
     n_iter_: epochs run.
 """
 
@@ -66,14 +66,14 @@ def parameters_of(loss: str) -> type:
 
 def documented(about: str, loss: str) -> str:
     """A docstring with the meaning and the default of every parameter."""
-    lines = [about.strip(), "", "Args:", "    n_clusters: C, the number of clusters. Default 10."]
+    lines = [about.strip(), "", "Args:", "    n_clusters: C, the number of clusters, 1 or more. Default 10."]
     for name, one in {**recipe_settings(loss), **RUN_OPTIONS}.items():
         told = f"{name}: {one.about.rstrip('.')}. Default {one.default!r}."
         lines += textwrap.wrap(told, 110, initial_indent="    ", subsequent_indent="        ")
     return "\n".join([*lines, ATTRIBUTES])
 
 
-class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
+class HeadsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """What the three estimators share: everything but the loss and its defaults."""
 
     _loss: ClassVar[str]
@@ -83,6 +83,7 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
     verbose: bool
     temperature: float
 
+    @whole_fit
     def fit(self, X: Any, y: Any = None) -> Any:
         """Mine neighbors, train the heads, keep the best one and assign the samples; y is ignored.
 
@@ -116,21 +117,16 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C) float32 probabilities of the best head; their argmax is `predict`."""
-        logits = torch.from_numpy(self.transform(X)) / self.temperature
-        return torch.softmax(logits, dim=1).numpy()
+        return torch.softmax(torch.from_numpy(self._logits(X)) / self.temperature, dim=1).numpy()
 
     def transform(self, X: Any) -> np.ndarray:
         """(N, C) float32 logits of the best head, before the temperature."""
-        check_is_fitted(self)
-        return self.trained_.logits(self._features(X))
+        return self._logits(X)
 
     def recipe(self) -> Recipe:
         """What `fit` trains: the recipe that the command line would make of the same settings."""
         settings = {name: value for name, value in self.get_params().items() if name not in RUN_OPTIONS}
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        return Recipe.of(self._loss, **settings, seed=int(seed))
+        return Recipe.of(self._loss, **settings, seed=seed_of(self.random_state))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write parameters and fitted state to one file that `load` reads without running any code in it.
@@ -147,6 +143,7 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
                     "estimator": type(self).__name__,
                     "params": params,
                     "labels": torch.from_numpy(self.labels_),
+                    "feature_names": list(map(str, getattr(self, "feature_names_in_", ()))),
                     **self.trained_.state(),
                 },
                 temporary,
@@ -166,12 +163,22 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
             raise InputError(f"{path} holds {content.get('estimator', 'no estimator')}, not {cls.__name__}")
         estimator = cls(**content["params"])
         estimator._adopt(trained, content["labels"].numpy())
+        if content.get("feature_names"):
+            estimator.feature_names_in_ = np.array(content["feature_names"], dtype=object)
         return estimator
 
     def _adopt(self, trained: TrainedHeads, labels: np.ndarray) -> None:
         self.trained_, self.labels_ = trained, labels
         self.best_head_, self.head_losses_ = trained.best_head, trained.losses_H
         self.n_features_in_, self.n_iter_ = trained.in_dim, trained.recipe.epochs(len(labels))
+
+    def _logits(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return self.trained_.logits(self._features(X))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.trained_.recipe.n_clusters
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -182,11 +189,11 @@ class HeadsEstimator(TransformerMixin, ClusterMixin, BaseEstimator):
         if isinstance(X, FeatureSet):
             if reset:
                 self.n_features_in_ = X.dim
+                if hasattr(self, "feature_names_in_"):  # of an earlier fit: a FeatureSet names no columns
+                    del self.feature_names_in_
             return X.check("X") if reset else X
         # NaN and infinity are left to FeatureSet.check, which says how many rows and which is the first.
-        checked = validate_data(
-            self, X, dtype=FLOATS, ensure_all_finite=False, ensure_min_samples=2 if reset else 1, reset=reset
-        )
+        checked = validated_rows(self, X, ensure_all_finite=False, ensure_min_samples=2 if reset else 1, reset=reset)
         return FeatureSet.from_arrays(checked, name="X").check("X")
 
 

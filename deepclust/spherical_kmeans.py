@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from deepclust.clustering import TOP
+from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
 from deepclust.features.rows import Rows
 from deepclust.features.unit_rows import UnitRows, check_matrix, unit_blocks
 from deepclust.runtime.devices import native_bfloat16
@@ -35,6 +35,7 @@ BLOCK_SIMILARITIES = 1 << 25
 SEEDING_ROWS = 16384
 SEEDING_ROWS_PER_CENTER = 16
 PRECISIONS = ("auto", "float32", "bfloat16")
+STARTS = ("k-means++", "random")
 # With fewer centers the products are no longer what a pass spends its time on. At 20 000 × 1280 and 100 centers
 # bfloat16 took 0.42 of the time and, over 6 seeds, ended within 1e-5 of float32's mean objective (seeds: 2e-4).
 HALF_CLUSTERS = 32
@@ -77,7 +78,7 @@ def spherical_kmeans(
 
     Args:
         features_ND: any real dtype, in memory or memory-mapped, normalized or not.
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         n_init: independent runs, each from its own seeding.
         max_iter: at most this many updates of the centers per run.
         tol: a run has converged once an update raises the mean similarity by less than this share of it.
@@ -89,7 +90,7 @@ def spherical_kmeans(
             exact; `auto`: bfloat16 where the device multiplies it natively and C is 32 or more.
 
     Raises:
-        InputError: if the features are no N × D matrix with D ≥ 2, hold NaN, infinite or zero rows, if C < 2 or
+        InputError: if the features are no N × D matrix with D ≥ 2, hold NaN, infinite or zero rows, if C < 1 or
             C > N, or if a setting is out of range.
     """
     _check_settings(n_init, max_iter, init, precision)
@@ -97,8 +98,8 @@ def spherical_kmeans(
     n_samples = features_ND.shape[0]
     if n_samples < 2:
         raise InputError("features have n_samples=1: k-means needs at least 2, give more samples")
-    if n_clusters < 2:
-        raise InputError(f"n_clusters is {n_clusters}: k-means needs at least 2")
+    if n_clusters < 1:
+        raise InputError(f"n_clusters is {n_clusters}: k-means needs at least 1")
     if n_clusters > n_samples:
         raise InputError(
             f"n_clusters is {n_clusters}, but n_samples={n_samples}: ask for fewer clusters or give more samples"
@@ -161,7 +162,7 @@ def _check_settings(n_init: int, max_iter: int, init: str, precision: str) -> No
         raise InputError(f"n_init is {n_init}: k-means needs at least one run")
     if max_iter < 1:
         raise InputError(f"max_iter is {max_iter}: k-means needs at least one iteration")
-    if init not in ("k-means++", "random"):
+    if init not in STARTS:
         raise InputError(f"init is '{init}': k-means starts from 'k-means++' or 'random'")
     if precision not in PRECISIONS:
         raise InputError(f"precision is '{precision}': choose one of {', '.join(PRECISIONS)}")
@@ -315,11 +316,11 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class SphericalKMeans(TransformerMixin, ClusterMixin, BaseEstimator):
+class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Spherical k-means as a scikit-learn estimator; see `spherical_kmeans`.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         n_init: independent runs, of which the best is kept.
         max_iter: at most this many updates of the centers per run.
         tol: relative gain in mean similarity below which a run has converged.
@@ -352,16 +353,14 @@ class SphericalKMeans(TransformerMixin, ClusterMixin, BaseEstimator):
         self.init = init
         self.random_state = random_state
 
+    @whole_fit
     def fit(self, X: Any, y: Any = None) -> SphericalKMeans:
         """Cluster the rows of X; y is ignored.
 
         Raises:
             InputError: as `spherical_kmeans`.
         """
-        features_ND = validate_data(self, X, dtype=[np.float32, np.float16, np.float64])
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        features_ND = validated_rows(self, X)
         result = spherical_kmeans(
             features_ND,
             self.n_clusters,
@@ -369,7 +368,7 @@ class SphericalKMeans(TransformerMixin, ClusterMixin, BaseEstimator):
             max_iter=self.max_iter,
             tol=self.tol,
             init=self.init,
-            seed=int(seed),
+            seed=seed_of(self.random_state),
         )
         self.labels_ = result.labels_N
         self.cluster_centers_ = result.centroids_CD
@@ -392,4 +391,8 @@ class SphericalKMeans(TransformerMixin, ClusterMixin, BaseEstimator):
 
     def _validated(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float32, np.float16, np.float64], reset=False)
+        return validated_rows(self, X, reset=False)
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.cluster_centers_)

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import validation
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from deepclust import SCAN, TEMI, TSP
+from deepclust import SCAN, TEMI, TSP, BaselineClusterer, SphericalKMeans
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import ShardedRows
@@ -42,23 +45,17 @@ def small(kind, **options: Any):
     return kind(**{"n_clusters": 5, **SMALL, **options})
 
 
-ONE_CLUSTER = "sets n_clusters=1, which is refused: one cluster says nothing"
 EXPECTED_FAILURES = {
-    "check_dont_overwrite_parameters": ONE_CLUSTER,
-    "check_fit2d_1feature": ONE_CLUSTER,
-    "check_fit2d_predict1d": ONE_CLUSTER,
-    "check_methods_subset_invariance": ONE_CLUSTER,
     "check_estimators_dtypes": "its integer rows hold a zero row, which is refused: it has no direction",
 }
 
 
-def expected_failures(estimator) -> dict[str, str]:
-    return EXPECTED_FAILURES
-
-
 @parametrize_with_checks(
-    [small(kind, n_clusters=3, n_neighbors=4, max_epochs=2, batch_size=32) for kind in (TEMI, SCAN, TSP)],
-    expected_failed_checks=expected_failures,
+    [
+        *[small(kind, n_clusters=3, n_neighbors=4, max_epochs=2, batch_size=32) for kind in (TEMI, SCAN, TSP)],
+        *[BaselineClusterer(method, 3) for method in ("kmeans", "kmeans_l2", "agglomerative")],
+    ],
+    expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
@@ -201,10 +198,10 @@ def spoiled(rows: np.ndarray, value: float) -> np.ndarray:
         ({}, lambda rows: spoiled(rows, 0), r"X: 3 of 300 rows are all zero \(first: row 12\)"),
         ({"n_neighbors": 300}, lambda rows: rows, "n_neighbors=300, but there are only 300 samples"),
         ({"n_clusters": 301}, lambda rows: rows, "n_clusters=301, but there are only 300 samples"),
-        ({"n_clusters": 1}, lambda rows: rows, "n_clusters is 1: it must be 2 or more"),
+        ({"n_clusters": 0}, lambda rows: rows, "n_clusters is 0: it must be 1 or more"),
         ({}, lambda rows: rows[:, 0], "Expected 2D array, got 1D array"),
     ],
-    ids=["NaN", "infinite", "zero rows", "N <= K", "C > N", "C < 2", "one dimension"],
+    ids=["NaN", "infinite", "zero rows", "N <= K", "C > N", "C < 1", "one dimension"],
 )
 def test_bad_input_is_a_value_error_that_says_what(kind, options, change, message, planted):
     rows = change(np.asarray(planted.features))
@@ -233,3 +230,106 @@ def test_a_collapse_is_warned_of(planted):
     collapsing = small(SCAN, n_clusters=40, entropy_weight=0.0, init="random", max_epochs=15)
     with pytest.warns(UserWarning, match=r"scan head \d.* uses \d+ of its 40 clusters: try init="):
         collapsing.fit(planted.features)
+
+
+class Table(np.ndarray):
+    """Rows whose columns have names: a DataFrame without a library of them."""
+
+    names: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Any, names: Any) -> Table:
+        table = np.asarray(rows).view(cls)
+        table.names = np.array(list(names), dtype=object)
+        return table
+
+
+@pytest.fixture(autouse=True)
+def tables_have_names(monkeypatch):
+    known = validation._get_feature_names
+    monkeypatch.setattr(
+        validation, "_get_feature_names", lambda X: getattr(X, "names", None) if isinstance(X, Table) else known(X)
+    )
+
+
+every_kind = pytest.mark.parametrize(
+    "estimator", [small(TEMI), small(TSP), SphericalKMeans(5, n_init=1), BaselineClusterer("kmeans", 5)]
+)
+NAMES = "abcdefghijklmnop"
+
+
+@every_estimator
+def test_columns_in_another_order_are_refused_also_after_loading(kind, planted, tmp_path):
+    rows = Table.of(planted.features, NAMES)
+    fitted = small(kind).fit(rows)
+    loaded = kind.load(fitted.save(tmp_path / "fitted.pt"))
+    assert list(loaded.feature_names_in_) == list(fitted.feature_names_in_) == list(NAMES)
+    np.testing.assert_array_equal(loaded.predict(rows), fitted.labels_)
+    with pytest.raises(ValueError, match="Feature names must be in the same order"):
+        loaded.predict(Table.of(planted.features[:, ::-1], NAMES[::-1]))
+    assert not hasattr(fitted.fit(planted), "feature_names_in_")
+
+
+def test_outputs_have_names_and_may_be_data_frames(planted):
+    fitted = small(TEMI).fit(planted.features)
+    assert list(fitted.get_feature_names_out()) == [f"temi{c}" for c in range(5)]
+    assert list(SphericalKMeans(3).fit(planted.features).get_feature_names_out())[2] == "sphericalkmeans2"
+    pandas = pytest.importorskip("pandas")
+    named = fitted.set_output(transform="pandas").transform(planted.features)
+    assert isinstance(named, pandas.DataFrame)
+    assert list(named.columns) == list(fitted.get_feature_names_out())
+    assert isinstance(fitted.predict_proba(planted.features), np.ndarray)
+
+
+@every_kind
+def test_a_refit_that_fails_leaves_the_model_as_it_was(estimator, planted):
+    fitted = clone(estimator).fit(Table.of(planted.features, NAMES))
+    before = dict(vars(fitted))
+    with pytest.raises(ValueError, match="NaN"):
+        fitted.fit(spoiled(np.asarray(planted.features[:, :7]), np.nan))
+    assert vars(fitted).keys() == before.keys()
+    assert all(vars(fitted)[name] is value for name, value in before.items())
+
+
+@every_kind
+def test_tensors_are_taken_with_gradients_and_in_bfloat16(estimator, planted):
+    rows = torch.from_numpy(np.asarray(planted.features)).bfloat16()
+    expected = clone(estimator).set_params(random_state=0).fit(rows.float().numpy()).labels_
+    for same in (rows, rows.float().requires_grad_()):
+        fitted = clone(estimator).set_params(random_state=0).fit(same)
+        np.testing.assert_array_equal(fitted.labels_, expected)
+        np.testing.assert_array_equal(fitted.predict(same), expected)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "spectral"])
+@every_estimator
+def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_fitted(kind, init, planted):
+    drawn = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    small(kind, init=init).fit(planted.features).predict(planted.features)
+    assert torch.equal(torch.get_rng_state(), drawn[0])
+    assert np.random.get_state()[1].tolist() == drawn[1]
+
+
+@every_kind
+@pytest.mark.parametrize("random_state", [-1, 2**32, 1.5, True, "abc", np.random.default_rng(0)])
+def test_a_random_state_that_is_none_is_refused_in_one_line(estimator, random_state, planted):
+    with pytest.raises(InputError, match=r"^random_state is .*: give a whole number from 0 to 4294967295, a .*$"):
+        clone(estimator).set_params(random_state=random_state).fit(planted.features)
+
+
+@every_kind
+@pytest.mark.parametrize("init", ["kmeans", "spectral", "random"])
+def test_one_cluster_holds_everything(estimator, init, planted):
+    estimator = clone(estimator).set_params(n_clusters=1)
+    if "n_heads" in estimator.get_params():
+        estimator.set_params(init=init)
+    fitted = estimator.fit(planted.features)
+    assert fitted.labels_.tolist() == fitted.predict(planted.features).tolist() == [0] * 300
+
+
+def test_a_grid_search_finds_the_number_of_clusters(planted):
+    def agreement(estimator, rows, labels):
+        return adjusted_rand_score(labels, estimator.predict(rows))
+
+    search = GridSearchCV(small(TEMI, max_epochs=10), {"n_clusters": [2, 5]}, scoring=agreement, cv=2)
+    assert search.fit(np.asarray(planted.features), planted.labels).best_params_ == {"n_clusters": 5}

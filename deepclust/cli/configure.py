@@ -177,14 +177,23 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    if "loss" not in settings:
+    chosen, data = settings.get("loss"), settings.get("data")
+    if not (isinstance(chosen, Mapping) and isinstance(data, Mapping)):
         return settings
     own = {override.lstrip("+").split("=")[0] for override in overrides}
-    shared = {key: settings[key] for key in SHARED} | {key: settings["data"][key] for key in SHARED_OF_DATA}
+    shared = {key: settings.get(key) for key in SHARED} | {key: data.get(key) for key in SHARED_OF_DATA}
     losses = {}
-    for name, loss in settings["loss"].items():
-        # An experiment may hold settings of a loss that this run does not train: they are no loss of their own.
-        if "n_heads" in loss and "batch_size" in loss:
+    for name, loss in chosen.items():
+        if not isinstance(loss, Mapping):
+            losses[name] = loss  # refused by the schema
+        elif "n_heads" not in loss or "batch_size" not in loss:
+            # An experiment may hold settings of a loss that this run does not train: they are no loss of their own.
+            asked = [key for key in own if key.startswith(f"loss.{name}.")]
+            if asked:
+                raise InputError(
+                    f"{asked[0]} is of a loss that is not trained: choose loss=[{name},…], or leave it out"
+                )
+        else:
             given = {key: value for key, value in shared.items() if value is not None}
             given = {key: value for key, value in given.items() if f"loss.{name}.{key}" not in own}
             losses[name] = {**loss, **given}
@@ -204,8 +213,13 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     register_choices()
 
     def job(config: DictConfig) -> None:
+        # Imported here: `--help` and a mistyped option answer at once.
+        from deepclust.cli.schema import check
+
         with one_line_errors(), no_note_of_a_refused_sweep():
-            task(settled(config, HydraConfig.get().overrides.task))
+            settings = settled(config, HydraConfig.get().overrides.task)
+            check(command, settings)
+            task(settings)
 
     # Hydra then raises what it would print in several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"

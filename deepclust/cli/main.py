@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from deepclust import __version__
 from deepclust.runtime.errors import InputError, one_line_errors
@@ -56,8 +59,22 @@ def main(words: list[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"deepclust {__version__}")
         return
-    with one_line_errors():
+    with one_line_errors(), unread_output():
         run_command(words[0], words[1:])
+
+
+@contextmanager
+def unread_output() -> Iterator[None]:
+    """End as other tools do, with 141 and without a word, where the reader of our output, such as `head`, has left."""
+    try:
+        yield
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), select.POLLERR)
+        if not output.poll(0):
+            raise  # some other pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        raise SystemExit(141) from None
 
 
 def run_command(name: str, arguments: list[str]) -> None:

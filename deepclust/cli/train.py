@@ -16,12 +16,10 @@ def train(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
     from deepclust.cli.run_folder import in_a_sweep, run_folder
     from deepclust.report.tables import report_console, results_table
-    from deepclust.runs.checks import check_train
     from deepclust.runs.config import read_experiment
     from deepclust.training.termination import ended_by_sigterm
     from deepclust.training.trainer import leave_processes
 
-    check_train(config)
     folder, resume = run_folder(config)
     experiment = read_experiment(config)
     experiment.check(alone=in_a_sweep())

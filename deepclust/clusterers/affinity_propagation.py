@@ -14,10 +14,10 @@ import numpy as np
 from sklearn.cluster import AffinityPropagation
 from sklearn.exceptions import ConvergenceWarning
 
-from deepclust.clusterers.base import MAX_SAMPLES, Clusterer
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, max_samples_setting
 from deepclust.features.rows import Rows
-from deepclust.runtime.errors import InputError
 from deepclust.runtime.memory import check_memory
+from deepclust.runtime.settings import setting
 
 # At the peak, where 28.5 were measured: similarities, availabilities, responsibilities and a temporary in float32, and
 # float64 noise against ties.
@@ -44,16 +44,11 @@ class AffinityPropagationClusterer(Clusterer):
     name: ClassVar[str] = "affinity_propagation"
     needs_n_clusters: ClassVar[bool] = False
 
-    max_samples: int | None = MAX_SAMPLES
-    damping: float = 0.9
-    preference: float | None = None
-    max_iter: int = 200
-    convergence_iter: int = 15
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.5 <= self.damping < 1:
-            raise InputError(f"damping is {self.damping}: it must be at least 0.5 and below 1")
+    max_samples: int | None = max_samples_setting(MAX_SAMPLES)
+    damping: float = setting(0.9, "of the messages", at_least=0.5, below=1)
+    preference: float | None = setting(None, "how much a sample wants to be an exemplar", number=True)
+    max_iter: int = setting(200, "rounds of messages", at_least=1, whole=True)
+    convergence_iter: int = setting(15, "rounds without a change", at_least=1, whole=True)
 
     def _check(self, n_samples: int) -> None:
         remedy = "set a smaller max_samples="

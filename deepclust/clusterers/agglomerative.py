@@ -11,12 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, check_rows, unit
-from deepclust.clusterers.dendrogram import Dendrogram, Linkages, check_linkage, check_reach
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, max_samples_setting, unit
+from deepclust.clusterers.dendrogram import LINKAGES, METRICS, Dendrogram, Linkages, check_linkage, check_reach
 from deepclust.clustering import Clustering
+from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.settings import check_settings, setting
 
 # Where no threshold is given: the share of the tallest merge at which MATLAB's and scipy's dendrograms change color.
 DEFAULT_SHARE = 0.7
@@ -29,7 +31,7 @@ class AgglomerativeClusterer(Clusterer):
     New samples, and those beyond `max_samples`, join the nearest cluster mean.
 
     Args:
-        n_clusters: C, at least 2 and at most as many as the samples (or `max_samples`).
+        n_clusters: C, at least 1 and at most as many as the samples (or `max_samples`).
         seed: of the subsample; below `max_samples` nothing is drawn.
         normalize: `l2` or `none`.
         max_samples: how many samples the tree is built over at most; None: all. Ward and single linkage reach as far as
@@ -46,10 +48,10 @@ class AgglomerativeClusterer(Clusterer):
 
     name: ClassVar[str] = "agglomerative"
 
-    max_samples: int | None = MAX_SAMPLES
-    distance_threshold: float | None = None
-    linkage: str = "ward"
-    metric: str = "euclidean"
+    max_samples: int | None = max_samples_setting(MAX_SAMPLES)
+    distance_threshold: float | None = setting(None, "where the tree is cut", above=0)
+    linkage: str = setting("ward", "between clusters", choices=LINKAGES)
+    metric: str = setting("euclidean", "between samples", choices=METRICS)
     dendrogram: Dendrogram | None = field(default=None, init=False, repr=False)
     linkages: Linkages | None = field(default=None, init=False, repr=False)
     _earlier_seconds: float = field(default=0.0, init=False, repr=False)
@@ -62,8 +64,7 @@ class AgglomerativeClusterer(Clusterer):
                 f"{self.name} got n_clusters={self.n_clusters} and distance_threshold={self.distance_threshold}: give "
                 "one of them, or use agglomerative_threshold, which ignores n_clusters"
             )
-        if self.distance_threshold is not None and not self.distance_threshold > 0:
-            raise InputError(f"distance_threshold is {self.distance_threshold}: it must be above 0")
+        check_settings(self)
         check_linkage(self.linkage, self.metric)
 
     def _check(self, n_samples: int) -> None:
@@ -77,7 +78,7 @@ class AgglomerativeClusterer(Clusterer):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = np.array(features_ND[:], dtype=np.float64)
         directions = self.normalize == "l2" or self.metric in ("cosine", "arccos")
-        check_rows(rows_ND, np.arange(len(rows_ND)), zeros=not directions)
+        check_rows(rows_ND, zeros=not directions)
         if self.normalize == "l2":
             unit(rows_ND)
         linkages = Linkages() if self.linkages is None else self.linkages

@@ -16,15 +16,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deepclust.clustering import NOISE, TOP, Clustering, display_name
+from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.spherical_kmeans import kmeans_predict
 
 BLOCK_ROWS = 16384
 # The default `max_samples` of methods whose time grows with N² or faster: no run should take an hour unasked.
 MAX_SAMPLES = 10_000
 NORMALIZATIONS = ("l2", "none")
+
+
+def max_samples_setting(default: int | None) -> Any:
+    """A `setting` of how many samples a method is run on at most."""
+    return setting(default, "samples that the method is run on; null: all", at_least=2, whole=True, optional=True)
 
 
 @dataclass(eq=False)
@@ -50,19 +57,20 @@ class Clusterer(ABC):
         max_samples: how many samples the method is run on at most; None: all.
 
     Raises:
-        InputError: if C is not given to a method that needs it, or the normalization is unknown.
+        InputError: if C is not given to a method that needs it, or a setting is out of range.
     """
 
     name: ClassVar[str]
     needs_n_clusters: ClassVar[bool] = True
     # Whether the processes of a distributed run share the work of `fit`; if not, the first process does it alone.
     over_ranks: ClassVar[bool] = False
+    fewest_clusters: ClassVar[int] = 1
 
-    n_clusters: int | None = None
+    n_clusters: int | None = setting(None, "C", whole=True)
     _: KW_ONLY
-    seed: int = 0
-    normalize: str = "l2"
-    max_samples: int | None = None
+    seed: int = seed_setting(0, "of what is drawn")
+    normalize: str = setting("l2", "of the rows", choices=NORMALIZATIONS)
+    max_samples: int | None = max_samples_setting(None)
     _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid; an id without members has no centroid.
@@ -73,10 +81,7 @@ class Clusterer(ABC):
             self.n_clusters = None
         elif self.n_clusters is None:
             raise InputError(f"{self.name} needs the number of clusters: set n_clusters=")
-        if self.normalize not in NORMALIZATIONS:
-            raise InputError(f"normalize is '{self.normalize}': choose one of {', '.join(NORMALIZATIONS)}")
-        if self.max_samples is not None and self.max_samples < 2:
-            raise InputError(f"max_samples is {self.max_samples}: it must be 2 or more, or null for all")
+        check_settings(self)
 
     @classmethod  # noqa: B027
     def check_installed(cls) -> None:
@@ -124,10 +129,11 @@ class Clusterer(ABC):
             InputError: saying what to change.
         """
         n_used = min(n_samples, self.max_samples or n_samples)
-        if self.n_clusters is not None and not 2 <= self.n_clusters <= n_used:
+        fewest = self.fewest_clusters
+        if self.n_clusters is not None and not fewest <= self.n_clusters <= n_used:
             raise InputError(
-                f"n_clusters is {self.n_clusters}: {self.name} clustering of {n_used} samples gives 2 to {n_used}"
-                + (f"; raise max_samples (there are {n_samples} samples)" if n_used < n_samples else "")
+                f"n_clusters is {self.n_clusters}: {self.name} clustering of {n_used} samples gives {fewest} to "
+                f"{n_used}" + (f"; raise max_samples (there are {n_samples} samples)" if n_used < n_samples else "")
             )
         self._check(n_used)
 
@@ -169,7 +175,7 @@ class Clusterer(ABC):
             InputError: if the features hold NaN, infinite or (under `l2`) zero rows.
         """
         rows_ND = np.array(features_ND[:], dtype=np.float32)
-        check_rows(rows_ND, np.arange(len(rows_ND)), zeros=self.normalize == "none")
+        check_rows(rows_ND, zeros=self.normalize == "none")
         return unit(rows_ND) if self.normalize == "l2" else rows_ND
 
     @property
@@ -236,19 +242,6 @@ def unit(rows_ND: np.ndarray) -> np.ndarray:
     return rows_ND
 
 
-def check_rows(rows_SD: np.ndarray, row_numbers_S: np.ndarray, *, zeros: bool = False) -> None:
-    """Refuse NaN and infinite rows, and zero rows unless `zeros` allows them; `row_numbers_S` are for the message."""
-    good_S = np.isfinite(rows_SD).all(axis=1)
-    if not zeros:
-        good_S &= rows_SD.any(axis=1)
-    if not good_S.all():
-        bad = "NaN or infinite" if zeros else "all zero, NaN or infinite"
-        raise InputError(
-            f"features hold {int((~good_S).sum())} rows that are {bad} (first: row "
-            f"{row_numbers_S[int(np.argmin(good_S))]}): remove them"
-        )
-
-
 def _nearest_euclidean(features_ND: Rows, centroids_CD: np.ndarray, *, normalize: bool) -> np.ndarray:
     """(N, T) numbers of the closest centroids, nearest first."""
     top = min(TOP, len(centroids_CD))
@@ -258,7 +251,7 @@ def _nearest_euclidean(features_ND: Rows, centroids_CD: np.ndarray, *, normalize
     rows_NT = np.empty((features_ND.shape[0], top), np.int64)
     for start in range(0, len(rows_NT), BLOCK_ROWS):
         block_BD = np.array(features_ND[start : start + BLOCK_ROWS], dtype=np.float64)
-        check_rows(block_BD, np.arange(start, start + len(block_BD)), zeros=not normalize)
+        check_rows(block_BD, start, zeros=not normalize)
         block_BD = (unit(block_BD) if normalize else block_BD) - origin_D
         # Half the squared distance, less the sample's own norm, which does not change the order.
         scores_BC = half_norms_C - block_BD @ centered_CD.T

@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 from sklearn.cluster import HDBSCAN, OPTICS
 
-from deepclust.clusterers.base import MAX_SAMPLES, Clusterer
+from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, max_samples_setting
 from deepclust.clustering import NOISE
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import setting
 
 # Up to so many samples HDBSCAN takes all pairs from matrix products: at 1500 × 1280 this is 40 times faster than trees.
 ALL_PAIRS_SAMPLES = 10_000
@@ -53,18 +54,11 @@ class HDBSCANClusterer(_DensityClusterer):
 
     name: ClassVar[str] = "hdbscan"
 
-    max_samples: int | None = MAX_SAMPLES
-    min_cluster_size: int = 5
-    min_samples: int | None = None
-    max_cluster_size: float | None = 0.2
-    cluster_selection_method: str = "eom"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_cluster_size is not None and not 0 < self.max_cluster_size <= 1:
-            raise InputError(f"max_cluster_size is {self.max_cluster_size}: it is a share of N, above 0 and at most 1")
-        if self.cluster_selection_method not in ("eom", "leaf"):
-            raise InputError(f"cluster_selection_method is '{self.cluster_selection_method}': choose eom or leaf")
+    max_samples: int | None = max_samples_setting(MAX_SAMPLES)
+    min_cluster_size: int = setting(5, "smallest cluster", whole=True)
+    min_samples: int | None = setting(None, "neighbors that make a sample dense", at_least=1, whole=True)
+    max_cluster_size: float | None = setting(0.2, "share of N", above=0, at_most=1, optional=True)
+    cluster_selection_method: str = setting("eom", "excess of mass, or leaves", choices=("eom", "leaf"))
 
     def _check(self, n_samples: int) -> None:
         _check_samples(self.name, n_samples, max(self.min_cluster_size, self.min_samples or 0))
@@ -101,15 +95,10 @@ class OPTICSClusterer(_DensityClusterer):
 
     name: ClassVar[str] = "optics"
 
-    max_samples: int | None = OPTICS_SAMPLES
-    min_samples: int = 5
-    xi: float = 0.05
-    min_cluster_size: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.xi < 1:
-            raise InputError(f"xi is {self.xi}: it must lie between 0 and 1")
+    max_samples: int | None = max_samples_setting(OPTICS_SAMPLES)
+    min_samples: int = setting(5, "neighbors that make a sample dense", whole=True)
+    xi: float = setting(0.05, "least steepness of a cluster's border", above=0, below=1)
+    min_cluster_size: int | None = setting(None, "smallest cluster", at_least=2, whole=True)
 
     def _check(self, n_samples: int) -> None:
         _check_samples(self.name, n_samples, max(self.min_samples, self.min_cluster_size or 0))

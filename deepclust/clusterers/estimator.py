@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from deepclust.clusterers import make_clusterer
+from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
 
 
 class BaselineClusterer(ClusterMixin, BaseEstimator):
@@ -51,19 +51,16 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
         self.options = options
         self.random_state = random_state
 
+    @whole_fit
     def fit(self, X: Any, y: Any = None) -> BaselineClusterer:
         """Cluster (N, D) samples; y is ignored.
 
         Raises:
             InputError: (a ValueError) as `make_clusterer` and `Clusterer.fit`.
         """
-        rows_ND = validate_data(self, X, dtype=(np.float32, np.float64), ensure_min_samples=2)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        self.baseline_ = make_clusterer(
-            self.method, n_clusters=self.n_clusters, seed=int(seed), normalize=self.normalize, **(self.options or {})
-        )
+        rows_ND = validated_rows(self, X, dtype=(np.float32, np.float64), ensure_min_samples=2)
+        settings = {"n_clusters": self.n_clusters, "seed": seed_of(self.random_state), "normalize": self.normalize}
+        self.baseline_ = make_clusterer(self.method, **{**settings, **(self.options or {})})
         self.clustering_ = self.baseline_.fit(rows_ND)
         self.labels_ = self.clustering_.labels
         return self
@@ -71,4 +68,4 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """(N,) int32 clusters of new samples, by the method's own rule or the nearest cluster mean."""
         check_is_fitted(self)
-        return self.baseline_.predict(validate_data(self, X, dtype=(np.float32, np.float64), reset=False)).labels
+        return self.baseline_.predict(validated_rows(self, X, dtype=(np.float32, np.float64), reset=False)).labels

@@ -24,6 +24,7 @@ from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import setting
 
 ASSIGNMENTS = ("cluster_qr", "discretize", "kmeans")
 WEIGHTS = ("similarity", "none")
@@ -61,15 +62,14 @@ class SpectralClusterer(_GraphClusterer):
     """
 
     name: ClassVar[str] = "spectral"
+    fewest_clusters: ClassVar[int] = 2
 
-    n_neighbors: int = 10
-    n_components: int | None = None
-    assign_labels: str = "cluster_qr"
+    n_neighbors: int = setting(10, "K, the sample itself included", whole=True)
+    n_components: int | None = setting(None, "eigenvectors; null: C", at_least=1, whole=True)
+    assign_labels: str = setting("cluster_qr", "from eigenvectors to clusters", choices=ASSIGNMENTS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.assign_labels not in ASSIGNMENTS:
-            raise InputError(f"assign_labels is '{self.assign_labels}': choose one of {', '.join(ASSIGNMENTS)}")
         if self.assign_labels == "cluster_qr" and self.n_components not in (None, self.n_clusters):
             raise InputError(
                 f"n_components is {self.n_components}, but assign_labels=cluster_qr takes one eigenvector per cluster: "
@@ -101,13 +101,6 @@ class _CommunityClusterer(_GraphClusterer):
     needs_n_clusters: ClassVar[bool] = False
     weights: str
     resolution: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights not in WEIGHTS:
-            raise InputError(f"weights is '{self.weights}': choose one of {', '.join(WEIGHTS)}")
-        if not self.resolution > 0:
-            raise InputError(f"resolution is {self.resolution}: it must be above 0")
 
     @classmethod
     def check_installed(cls) -> None:
@@ -153,9 +146,9 @@ class LouvainClusterer(_CommunityClusterer):
 
     name: ClassVar[str] = "louvain"
 
-    n_neighbors: int = 15
-    weights: str = "similarity"
-    resolution: float = 1.0
+    n_neighbors: int = setting(15, "K", whole=True)
+    weights: str = setting("similarity", "of the edges", choices=WEIGHTS)
+    resolution: float = setting(1.0, "of the modularity", above=0)
 
     def _communities(self, graph: Any, weights: np.ndarray | None) -> Any:
         return graph.community_multilevel(weights=weights, resolution=self.resolution)
@@ -175,10 +168,10 @@ class LeidenClusterer(_CommunityClusterer):
 
     name: ClassVar[str] = "leiden"
 
-    n_neighbors: int = 15
-    weights: str = "similarity"
-    resolution: float = 1.0
-    n_iterations: int = -1
+    n_neighbors: int = setting(15, "K", whole=True)
+    weights: str = setting("similarity", "of the edges", choices=WEIGHTS)
+    resolution: float = setting(1.0, "of the modularity", above=0)
+    n_iterations: int = setting(-1, "rounds of refinement; -1: until nothing changes", at_least=-1, whole=True)
 
     def _communities(self, graph: Any, weights: np.ndarray | None) -> Any:
         return graph.community_leiden(

@@ -14,7 +14,8 @@ from sklearn.cluster import KMeans
 
 from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
-from deepclust.spherical_kmeans import spherical_kmeans
+from deepclust.runtime.settings import setting
+from deepclust.spherical_kmeans import STARTS, spherical_kmeans
 
 
 class _Centers(Clusterer):
@@ -35,7 +36,7 @@ class KMeansClusterer(_Centers):
     """Spherical k-means on all samples; top-5 are the five closest centers.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         seed, max_samples: as in `Clusterer`.
         normalize: `l2`; under `none`, where directions have no meaning, it is Lloyd's k-means in ℓ2 with the same
             settings.
@@ -47,9 +48,9 @@ class KMeansClusterer(_Centers):
     name: ClassVar[str] = "kmeans"
     over_ranks: ClassVar[bool] = True
 
-    n_init: int = 5
-    max_iter: int = 100
-    init: str = "k-means++"
+    n_init: int = setting(5, "runs, of which the best is kept", at_least=1, whole=True)
+    max_iter: int = setting(100, "updates of the centers", at_least=1, whole=True)
+    init: str = setting("k-means++", "how a run starts", choices=STARTS)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         if self.normalize == "none":
@@ -78,7 +79,7 @@ class KMeansL2Clusterer(_Centers):
     spherical k-means compares directions.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at least 1 and at most N.
         seed, max_samples: as in `Clusterer`.
         normalize: `l2` or `none`.
         n_init: independent runs; 1 is scikit-learn's default and what the paper's code runs.
@@ -87,8 +88,8 @@ class KMeansL2Clusterer(_Centers):
 
     name: ClassVar[str] = "kmeans_l2"
 
-    n_init: int = 1
-    max_iter: int = 1000
+    n_init: int = setting(1, "runs, of which the best is kept", at_least=1, whole=True)
+    max_iter: int = setting(1000, "updates of the centers", at_least=1, whole=True)
 
     @property
     def _by_direction(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from deepclust.runtime.errors import InputError
 
 Library = Literal["timm", "open_clip", "hub"]
+LIBRARIES: tuple[Library, ...] = ("timm", "open_clip", "hub")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from deepclust.features.arrays import as_labels
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, ShardedRows
 from deepclust.features.shards import FORMAT_VERSION, MANIFEST
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import ANYTHING, Group, setting
 
 
 def load_features(
@@ -38,8 +40,7 @@ def load_features(
         features.root = path
     if labels is not None:
         vector, _ = _load_file(Path(labels).expanduser(), ("labels", "y", "targets"))
-        given = FeatureSet.from_arrays(features.features, vector, class_names=features.class_names, name=str(path))
-        features.labels, features.class_names = given.labels, given.class_names
+        features.labels, features.class_names = as_labels(vector, len(features), str(path), features.class_names)
     return features
 
 
@@ -50,32 +51,24 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
             f"{path} is no FeatureSet: neither {path / MANIFEST} nor {path / split / MANIFEST} exists; "
             "make one with `deepclust extract`, or give a .npy, .npz or .pt file"
         )
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / MANIFEST} is not valid JSON ({error}): extract the features again") from None
-    if manifest.get("format") != FORMAT_VERSION:
-        raise InputError(f"{folder} has format {manifest.get('format')}, this version reads {FORMAT_VERSION}")
-    shards = []
+    manifest = _read_manifest(folder)
+    shards: list[np.ndarray] = []
     for entry in manifest["shards"]:
-        shard = _load_npy(folder / entry["file"])
+        place = folder / entry["file"]
+        shard = _load_npy(place)
+        if shard.ndim != 2 or shard.dtype not in (np.float16, np.float32) or 0 in shard.shape:
+            raise InputError(f"{place} holds {shard.dtype} of shape {shard.shape}, no rows of features: {AGAIN}")
+        if (shard.shape[1], shard.dtype) != (shards[0].shape[1], shards[0].dtype) if shards else False:
+            raise InputError(f"{place} holds rows of another width or type than the shards before: {AGAIN}")
         if len(shard) != entry["rows"]:
-            raise InputError(
-                f"{folder / entry['file']} has {len(shard)} rows, its manifest says {entry['rows']}: extract it again"
-            )
+            raise InputError(f"{place} has {len(shard)} rows, its manifest says {entry['rows']}: {AGAIN}")
         shards.append(shard)
-    if not shards:
-        raise InputError(f"{folder} holds no features: extract it again")
     rows: Rows = shards[0] if len(shards) == 1 else ShardedRows(shards)
-    paths = None
-    if manifest.get("has_paths"):
-        with open(folder / "paths.txt", encoding="utf-8") as stream:
-            paths = [json.loads(line) for line in stream]
     result = FeatureSet.from_arrays(
         rows,
         _load_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
         class_names=manifest.get("class_names"),
-        paths=paths,
+        paths=_read_paths(folder / "paths.txt") if manifest.get("has_paths") else None,
         manifest=manifest,
         name=str(folder),
     )
@@ -83,33 +76,107 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     return result
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({str(error).splitlines()[0]}): {AGAIN}") from None
+    if isinstance(manifest, dict) and manifest.get("format") != FORMAT_VERSION:
+        raise InputError(f"{folder} has format {manifest.get('format')}, this version reads {FORMAT_VERSION}")
+    try:
+        OF_A_MANIFEST.check(manifest, f"{path}: ")
+    except InputError as error:
+        raise InputError(f"{error}; {AGAIN}") from None
+    if not manifest["shards"]:
+        raise InputError(f"{folder} holds no features: {AGAIN}")
+    if manifest.get("n_rows", (n_rows := sum(shard["rows"] for shard in manifest["shards"]))) != n_rows:
+        raise InputError(f"{path} says {manifest['n_rows']} rows, its shards hold {n_rows}: {AGAIN}")
+    return manifest
+
+
+def _shards(value: Any) -> str | None:
+    good = isinstance(value, list) and all(
+        isinstance(shard, dict)
+        and isinstance(shard.get("file"), str)
+        and Path(shard["file"]).name == shard["file"]
+        and type(shard.get("rows")) is int
+        for shard in value
+    )
+    return None if good else 'a list of {"file": a name in this folder, "rows": how many}'
+
+
+def _source(value: Any) -> str | None:
+    good = isinstance(value, dict) and (value.get("kind") != "files" or isinstance(value.get("root"), str))
+    return None if good else "where the rows come from, with the root of files"
+
+
+AGAIN = "extract the features again"
+# Its other entries say where the features come from, and are read by people.
+OF_A_MANIFEST = Group(
+    "the manifest",
+    {
+        "format": setting(FORMAT_VERSION, at_least=1, whole=True),
+        "n_rows": setting(about="of all shards", at_least=1, whole=True),
+        "shards": setting(about="files of rows", such=_shards),
+        "class_names": setting(None, each=True, text=True),
+        "has_labels": setting(False, flag=True),
+        "has_paths": setting(False, flag=True),
+        "encoder": Group("encoder", {"name": setting(about="of the encoder", text=True)}, others=ANYTHING),
+        "weights": Group("weights", others=ANYTHING),
+        "transform": setting(None, such=lambda value: None if isinstance(value, (dict, str)) else "text, or settings"),
+        "source": setting(None, such=_source),
+    },
+    others=ANYTHING,
+    needed=("format", "shards"),
+)
+
+
+def _read_paths(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            paths = [json.loads(line) for line in stream]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no list of paths ({str(error).splitlines()[0]}): {AGAIN}") from None
+    if not all(isinstance(one, str) for one in paths):
+        raise InputError(f"{path} is no list of paths: {AGAIN}")
+    return paths
+
+
 def _load_npy(path: Path) -> np.ndarray:
+    _check_file(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy's reader of headers raises whatever Python's does on such text
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"{path} is no readable .npy file, or is truncated ({reason})") from None
+    if isinstance(array, np.memmap) and array.offset + array.nbytes != path.stat().st_size:
+        raise InputError(f"{path} is no readable .npy file: it is longer than its header says")
+    return array
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is no readable .npy file, or is truncated ({error})") from None
 
 
 def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
     """(array, labels or None) of a bare file; `keys` are the names looked for inside an archive."""
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes)")
+    _check_file(path)
     if path.suffix == ".npy":
         return _load_npy(path), None
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return _pick(dict(archive), path, keys)
-        except InputError:
-            raise
+                content = dict(archive)
         except Exception as error:  # zipfile, zlib and numpy each raise their own on a broken archive
-            raise InputError(f"{path} is no readable .npz file, or is truncated ({error})") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise InputError(f"{path} is no readable .npz file, or is truncated ({reason})") from None
+        return _pick(content, path, keys)
     if path.suffix in (".pt", ".pth"):
         import torch
 
@@ -122,11 +189,11 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
     raise InputError(f"{path}: unknown kind '{path.suffix}'; give a .npy, .npz or .pt file, or a FeatureSet folder")
 
 
-def _pick(content: dict[str, Any], path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
+def _pick(content: dict[Any, Any], path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
     labels = next((content[key] for key in ("labels", "y", "targets") if key in content), None)
     for key in keys:
         if key in content:
             return content[key], (labels if content[key] is not labels else None)
     if len(content) == 1:
         return next(iter(content.values())), None
-    raise InputError(f"{path} holds {sorted(content)}, none of them named {' or '.join(keys)}: rename one")
+    raise InputError(f"{path} holds {sorted(map(str, content))}, none of them named {' or '.join(keys)}: rename one")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deepclust.features.arrays import BadRows, as_labels, as_matrix
 from deepclust.features.rows import Rows, RowView, ShardedRows
 from deepclust.features.shards import write_shard, write_split
 from deepclust.runtime.errors import InputError
@@ -83,28 +84,21 @@ class FeatureSet:
         """A FeatureSet over arrays (NumPy, or a CPU torch tensor). float64 becomes float32.
 
         Raises:
-            InputError: if the features are not an N × D numeric matrix, or labels or paths are of another length.
+            InputError: if the features are not an N × D numeric matrix, labels are no classes, or labels or paths are
+                of another length.
         """
-        rows = features if isinstance(features, ShardedRows) else _as_matrix(features, name)
+        rows = features if isinstance(features, ShardedRows) else as_matrix(features, name)
         n_rows = len(rows)
         checked_labels = None
+        names = None if class_names is None else list(class_names)
         if labels is not None:
-            checked_labels = np.asarray(labels)
-            if checked_labels.ndim != 1 or len(checked_labels) != n_rows:
-                raise InputError(
-                    f"labels of {name} have shape {checked_labels.shape}, but there are {n_rows} rows of features: "
-                    "give one label per row"
-                )
-            if not np.issubdtype(checked_labels.dtype, np.integer):
-                names, checked_labels = np.unique(checked_labels, return_inverse=True)
-                class_names = class_names or [str(label) for label in names]
-            checked_labels = checked_labels.astype(np.int64)
+            checked_labels, names = as_labels(labels, n_rows, name, class_names)
         if paths is not None and len(paths) != n_rows:
             raise InputError(f"{name} has {n_rows} rows but {len(paths)} paths: give one path per row")
         return cls(
             rows,
             checked_labels,
-            list(class_names) if class_names is not None else None,
+            names,
             list(paths) if paths is not None else None,
             dict(manifest or {}),
         )
@@ -139,34 +133,18 @@ class FeatureSet:
         )
 
     def check(self, name: str = "features") -> FeatureSet:
-        """Refuse NaN, infinite and zero rows; returns self so that a loader can end with it.
+        """Refuse NaN, infinite and zero rows, and those too long or short for float32.
+
+        Returns:
+            Itself, so that a loader can end with it.
 
         Raises:
             InputError: naming how many rows are bad and the first of them.
         """
-        bad = zero = 0
-        first_bad = first_zero = -1
+        bad = BadRows()
         for start, block in self.blocks():
-            finite = np.isfinite(block).all(axis=1)
-            if not finite.all():
-                if not bad:
-                    first_bad = start + int(np.argmin(finite))
-                bad += int((~finite).sum())
-            empty = ~block.any(axis=1)
-            if empty.any():
-                if not zero:
-                    first_zero = start + int(np.argmax(empty))
-                zero += int(empty.sum())
-        if bad:
-            raise InputError(
-                f"{name}: {bad} of {len(self)} rows hold NaN or infinite values (first: row {first_bad}): "
-                "remove or repair them"
-            )
-        if zero:
-            raise InputError(
-                f"{name}: {zero} of {len(self)} rows are all zero (first: row {first_zero}) and have no direction "
-                "for cosine similarity: remove them"
-            )
+            bad.look(block, start)
+        bad.refuse(name, len(self))
         return self
 
     def fingerprint(self, *, times: bool = True) -> str:
@@ -198,21 +176,3 @@ class FeatureSet:
             shards.append(write_shard(folder, index, np.asarray(self.features[start : start + rows_per_shard])))
         write_split(folder, shards, self.labels, self.class_names, self.paths, self.manifest)
         return folder
-
-
-def _as_matrix(features: Any, name: str) -> np.ndarray:
-    if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if str(features.dtype) == "torch.bfloat16":
-            features = features.float()
-        features = features.numpy()
-    matrix = np.asarray(features) if not isinstance(features, np.ndarray) else features
-    if matrix.ndim != 2:
-        raise InputError(f"{name} has shape {matrix.shape}: features must be a matrix, one row per sample")
-    if 0 in matrix.shape:
-        raise InputError(f"{name} is empty: shape {matrix.shape}")
-    if matrix.dtype in (np.float16, np.float32):
-        return matrix
-    if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool) or np.iscomplexobj(matrix):
-        raise InputError(f"{name} holds {matrix.dtype} values: features must be real numbers")
-    return matrix.astype(np.float32)

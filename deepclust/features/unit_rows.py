@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from deepclust.features.arrays import BadRows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
 
@@ -102,16 +103,9 @@ def unit_blocks(features_ND: Rows, share: slice | None = None) -> Iterator[tuple
     stop = features_ND.shape[0] if share is None else share.stop
     for start in range(0 if share is None else share.start, stop, BLOCK_ROWS):
         block_BD = np.asarray(features_ND[start : min(start + BLOCK_ROWS, stop)], dtype=np.float32)
-        norms_B = np.linalg.norm(block_BD, axis=1)
-        bad_B = ~np.isfinite(norms_B)
-        if bad_B.any():
-            raise InputError(
-                f"features hold NaN or infinite values (first: row {start + int(np.argmax(bad_B))}): "
-                "remove or repair such rows"
-            )
-        if not norms_B.all():
-            raise InputError(
-                f"features hold all-zero rows (first: row {start + int(np.argmin(norms_B))}), which have no direction "
-                "for cosine similarity: remove them"
-            )
+        with np.errstate(all="ignore"):
+            norms_B = np.linalg.norm(block_BD, axis=1)
+        bad = BadRows()
+        bad.look(block_BD, start, norms_B)
+        bad.refuse("features")
         yield start, block_BD / norms_B[:, None]

@@ -27,6 +27,7 @@ from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_sil
 from deepclust.runtime.errors import InputError
 
 Metric = Literal["cosine", "sqeuclidean", "euclidean", "l1", "linf"]
+SILHOUETTES = ("cosine", "sqeuclidean", *PAIRWISE_METRICS)
 
 # All pairs of 100 000 samples in 50 dimensions take about 80 s on one core; the time grows with the square.
 PAIRWISE_SAMPLES = 100_000
@@ -75,7 +76,7 @@ def silhouette(
     Raises:
         InputError: if there is not one label per row, or the metric is unknown.
     """
-    labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean", *PAIRWISE_METRICS), metric)
+    labels_N = _checked_labels(features_ND, labels_N, SILHOUETTES, metric)
     n_samples = len(labels_N)
     n_found = len(np.unique(labels_N[labels_N != NOISE]))
     if n_found < 2 or n_found == n_samples:

@@ -38,6 +38,7 @@ MAX_EPOCHS = 100
 # The paper names neither; these are common in linear evaluation.
 BATCH_SIZE = 256
 MOMENTUM = 0.9
+PRECISIONS = ("auto", "32", "bf16")
 
 # Without a test split, this share of every class is held out.
 HELD_OUT = 0.2
@@ -133,6 +134,7 @@ def linear_probe(
     started = time.perf_counter()
     if train.labels is None or val.labels is None:
         raise InputError("a linear probe needs labels on both splits: give data with labels")
+    precision = str(precision)  # 32 comes as a number from a command line
     _check(train, val, max_epochs, batch_size, precision)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     half = precision == "bf16" or (precision == "auto" and native_bfloat16(place.type))
@@ -300,5 +302,5 @@ def _check(train: FeatureSet, val: FeatureSet, max_epochs: int, batch_size: int,
         raise InputError(f"the train split has {train.dim} dimensions, the other {val.dim}: use one encoder")
     if max_epochs < 1 or batch_size < 1:
         raise InputError(f"max_epochs is {max_epochs} and batch_size {batch_size}: both must be at least 1")
-    if precision not in ("auto", "32", "bf16"):
-        raise InputError(f"precision is '{precision}': choose one of auto, 32, bf16")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is '{precision}': choose one of {', '.join(PRECISIONS)}")

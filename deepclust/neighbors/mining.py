@@ -6,6 +6,7 @@ Shape suffixes: N samples, D feature dimensions, Q queries in a block, K neighbo
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from deepclust.neighbors.search import (
     ScreenedSearch,
     Search,
     faiss_gpu_works,
+    missing_gpu_bytes,
     share_of_same,
 )
 from deepclust.neighbors.search_ivf import IVFSearch
@@ -50,7 +52,7 @@ RECALL_QUERIES = 512
 class MiningSettings:
     """How a run searches neighbors; `mine_neighbors` says what the settings mean."""
 
-    method: str = "auto"
+    method: str = setting("auto", "how neighbors are searched", choices=METHODS)
     recall: float = setting(DEFAULT_RECALL, "share of true neighbors that `ivf` is to find", above=0, at_most=1)
 
     def __post_init__(self) -> None:
@@ -110,6 +112,15 @@ def mine_neighbors(
     started = time.perf_counter()
     # The first rank's machine decides for all: a rank that searched otherwise would wait for another exchange.
     on_gpu = ranks.decide(faiss_gpu_works())
+    missing = int(ranks.gather(np.array([missing_gpu_bytes(*rows.shape) if on_gpu and faiss_gpu_works() else 0])).max())
+    if missing:
+        on_gpu = False
+        if ranks.rank == 0:
+            warnings.warn(
+                f"the GPU lacks {missing / 1e9:.1f} GB of free memory for an index of {n_rows} × {rows.shape[1]} rows: "
+                "their neighbors are mined on the CPU, which takes longer",
+                stacklevel=2,
+            )
     euclidean = metric == "euclidean"
     chosen = "exact" if euclidean else method
     if chosen == "auto":

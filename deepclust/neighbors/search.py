@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.rows import Rows
+from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.ranks import Launch
 
 DATABASE_ROWS = 1 << 16
@@ -23,6 +24,10 @@ DATABASE_BYTES = 4 << 30
 # Candidates that the screening keeps beyond K: a true neighbor is lost only if so many others lie within bfloat16's
 # rounding of it. Recall at 60 000 × 1280 is 1.000 with half of this.
 SCREENING_MARGIN = 32
+# Above so many bytes in float32 an index on a GPU stores half-precision components.
+HALF_BYTES = 2 << 30
+# What faiss takes on a GPU beside the index, for its results and intermediate products.
+GPU_SCRATCH_BYTES = 2 << 30
 # As many neighbors, and as many probed lists, a query may have in faiss' GPU kernels.
 GPU_LIMIT = 2048
 
@@ -121,13 +126,13 @@ class ScreenedSearch(ExactSearch):
 
 
 class FaissSearch:
-    """faiss' flat inner-product index, on the CPU or on this process's GPU."""
+    """faiss' flat inner-product index, on the CPU, or on this process's GPU, where a large one is in half precision."""
 
     def __init__(self, rows: Rows, *, on_gpu: bool = False) -> None:
         self.rows = rows
         self.index: Any = faiss.IndexFlatIP(rows.shape[1])
         if on_gpu:
-            self.index, self._resources = on_own_gpu(self.index)
+            self.index, self._resources = on_own_gpu(self.index, half=stored_in_half(*rows.shape))
         for low in range(0, len(rows), DATABASE_ROWS):
             self.index.add(normalized(rows, slice(low, low + DATABASE_ROWS)).numpy())
 
@@ -143,13 +148,27 @@ def own_gpu() -> int:
     return Launch.from_environment().local_rank % faiss.get_num_gpus()
 
 
-def on_own_gpu(index: Any) -> tuple[Any, Any]:
+def on_own_gpu(index: Any, *, half: bool = False) -> tuple[Any, Any]:
     """An index on this process's GPU alone, and the resources there, which have to live as long as it does.
 
     An index over all GPUs would be a copy on each, by every rank, and could not be told how many lists to probe.
     """
-    resources = faiss.StandardGpuResources()
-    return faiss.index_cpu_to_gpu(resources, own_gpu(), index), resources
+    resources, options = faiss.StandardGpuResources(), faiss.GpuClonerOptions()
+    options.useFloat16 = half
+    return faiss.index_cpu_to_gpu(resources, own_gpu(), index, options), resources
+
+
+def stored_in_half(n_rows: int, dim: int) -> bool:
+    """Whether an index of so many rows stores half-precision components on a GPU."""
+    return n_rows * dim * 4 > HALF_BYTES
+
+
+def missing_gpu_bytes(n_rows: int, dim: int) -> int:
+    """How much free memory this process's GPU lacks for an index of so many rows: 0 where it fits."""
+    if not torch.cuda.is_available():  # faiss alone sees the GPU: nobody can be asked
+        return 0
+    index_bytes = n_rows * dim * (2 if stored_in_half(n_rows, dim) else 4)
+    return max(0, index_bytes + GPU_SCRATCH_BYTES - free_bytes(f"cuda:{own_gpu()}"))
 
 
 def faiss_gpu_works() -> bool:

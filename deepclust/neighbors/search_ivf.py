@@ -19,6 +19,7 @@ from deepclust.neighbors.search import (
     normalized,
     on_own_gpu,
     share_of_same,
+    stored_in_half,
 )
 
 # faiss' own advice: 4 to 16 lists per square root of N, and at least 39 training rows per list.
@@ -26,8 +27,6 @@ LISTS_PER_ROOT = 4
 TRAINING_ROWS_PER_LIST = 40
 CALIBRATION_QUERIES = 256
 ADD_ROWS = 1 << 16
-# Above so many bytes the index stores half-precision components.
-HALF_BYTES = 2 << 30
 
 
 class IVFSearch:
@@ -46,8 +45,7 @@ class IVFSearch:
         self.rows = rows
         n_rows, dim = rows.shape
         n_lists = int(max(1, min(LISTS_PER_ROOT * n_rows**0.5, n_rows / TRAINING_ROWS_PER_LIST)))
-        half = n_rows * dim * 4 > HALF_BYTES
-        kind = f"IVF{n_lists}," + ("SQfp16" if half else "Flat")
+        kind = f"IVF{n_lists}," + ("SQfp16" if stored_in_half(n_rows, dim) else "Flat")
         index: Any = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
         if on_gpu:
             index, self._resources = on_own_gpu(index)

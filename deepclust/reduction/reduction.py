@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import check_value, seed_setting, setting, settings_of
 
 KINDS = ("none", "pca", "umap", "pacmap")
 METRICS = ("euclidean", "cosine")
@@ -56,29 +57,23 @@ class Reduction:
         InputError: for an unknown kind or metric, or settings out of range.
     """
 
-    kind: str = "umap"
-    dims: int = 50
-    variance: float | None = None
-    n_neighbors: int | None = None
-    min_dist: float = 0.0
-    metric: str = "euclidean"
-    seed: int = 0
+    kind: str = setting("umap", "the method", choices=KINDS)
+    dims: int = setting(50, "P", at_least=1, whole=True)
+    variance: float | None = setting(None, "share of the variance instead of dims", above=0, below=1)
+    n_neighbors: int | None = setting(None, "neighbors of a sample", at_least=2, whole=True)
+    min_dist: float = setting(0.0, "least distance of embedded samples", at_least=0, at_most=1)
+    metric: str = setting("euclidean", "in which neighbors are sought", choices=METRICS)
+    seed: int = seed_setting(0, "of what is drawn")
     _fitted: Any = field(default=None, init=False, repr=False)
     _in_dim: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"unknown reduction '{self.kind}': choose one of {', '.join(KINDS)}")
-        if self.metric not in METRICS:
-            raise InputError(f"reduction.metric is '{self.metric}': choose one of {', '.join(METRICS)}")
         if self.variance is not None and self.kind != "pca":
             raise InputError(f"reduction.variance is for reduction=pca, not for {self.kind}: set reduction.dims")
-        if self.variance is not None and not 0 < self.variance < 1:
-            raise InputError(f"reduction.variance is {self.variance}: it is a share of the variance between 0 and 1")
-        if self.dims < 1:
-            raise InputError(f"reduction.dims is {self.dims}: it must be 1 or more")
-        if self.n_neighbors is not None and self.n_neighbors < 2:
-            raise InputError(f"reduction.n_neighbors is {self.n_neighbors}: it must be 2 or more")
+        for name, one in settings_of(self).items():
+            check_value(one, getattr(self, name), f"reduction.{name}")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import is_first_process
-from deepclust.runtime.settings import check_settings, setting
+from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings, joined_ranks, n_processes
+from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Experiment:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     n_clusters: int | None = None
-    seed: int = setting(0, "of the baselines, and in the rows of results", at_least=0, whole=True)
+    seed: int = seed_setting(0, "of the baselines, and in the rows of results")
     reduction: Reduction = field(default_factory=lambda: Reduction("none"))
     choosing: Choosing | None = None
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
@@ -82,6 +82,8 @@ class Experiment:
         check_settings(self)
         train = self.dataset.train
         trainer = self.trainer
+        if self.recipes:
+            check_launch(trainer)
         several = bool(self.recipes) and (n_processes(trainer) > 1 or trainer.strategy == "ddp")
         if several and alone:
             raise InputError(

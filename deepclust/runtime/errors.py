@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,29 @@ class InputError(ValueError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an `InputError` into one line on stderr and exit code 2; every other exception passes through."""
+    """Turn an `InputError` into one line on stderr and exit code 2, and so what the machine refuses: a file that cannot
+    be used, memory that it does not have. Every other exception passes through."""
     try:
         yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        told = _told(error)
+        if told is None:
+            raise
+        print("error: " + told.replace("\n", "\\n"), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of it, or None for what is no fault of user or machine."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno is None:
+            return None
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
+        return f"{place}{os.strerror(error.errno)}: name another place, or make this one usable"
+    said = str(error).splitlines()[0] if str(error) else ""
+    # torch has its own: RuntimeError on a CPU, a subclass of it on a GPU.
+    if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
+        return f"the memory does not suffice ({said[:160]}): take fewer heads, clusters or samples, or smaller batches"
+    return None

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
 from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.devices import freed_memory_kept
+from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
 from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
@@ -169,13 +172,20 @@ def fit_heads(
             for parameter in heads.parameters():
                 dist.broadcast(parameter.detach(), 0)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
-        # From pinned memory, row numbers go to a GPU while the host goes on.
-        loader = DataLoader(bank.staging(pairs), batch_size=None, pin_memory=device.type == "cuda")
-        runner.fit(module, loader, ckpt_path=resume_from)
+        # A generator of its own: the loader draws a number that nobody needs, else from the caller's global one. From
+        # pinned memory, row numbers go to a GPU while the host goes on.
+        pinned = device.type == "cuda"
+        loader = DataLoader(bank.staging(pairs), batch_size=None, generator=torch.Generator(), pin_memory=pinned)
+        try:
+            runner.fit(module, loader, ckpt_path=resume_from)
+        except MisconfigurationException as error:  # of Lightning's options, some of which fail inside `fit` alone
+            raise InputError(f"the trainer's settings do not work here: {str(error).splitlines()[0]}") from None
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
     bank.release()  # the trainer and the module hold each other, and it, until the garbage collector comes by
     trained = module.trained()
+    if not np.isfinite(trained.losses_H).any():  # more than NaN, as options of Lightning's end training early
+        raise InputError(f"{recipe.loss.name}: no epoch was trained to its end: leave out what shortens training")
     trained.to(device)  # Lightning has moved them to the CPU, where assigning all samples would take long
     return FitResult(trained, time.perf_counter() - started, neighbors)
 

@@ -159,7 +159,8 @@ class MLPHeads(Heads):
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) * length)
 
     def single(self, head: int) -> MLPHeads:
-        one = MLPHeads(self.in_dim, self.n_clusters, 1, hidden_dim=self.hidden_dim, embedding_dim=self.embedding_dim)
+        widths = {"hidden_dim": self.hidden_dim, "embedding_dim": self.embedding_dim}
+        one = MLPHeads(self.in_dim, self.n_clusters, 1, **widths, generator=torch.Generator())  # not the caller's
         one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
         return one
 
@@ -304,7 +305,7 @@ class LinearHeads(Heads):
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) / self.in_dim**0.5)
 
     def single(self, head: int) -> LinearHeads:
-        one = LinearHeads(self.in_dim, self.n_clusters, 1)
+        one = LinearHeads(self.in_dim, self.n_clusters, 1, generator=torch.Generator())  # not the caller's
         one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
         return one
 

@@ -81,7 +81,7 @@ class HeadStart:
             bank: of the training split.
         """
         recipe = self.recipe
-        if recipe.init == "random":
+        if recipe.init == "random" or recipe.n_clusters == 1:
             return
         if recipe.init == "kmeans" and isinstance(heads, LinearHeads):
             centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])

@@ -15,6 +15,33 @@ from typing import Any
 
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import is_first_process
+from deepclust.runtime.settings import Group, Member, setting
+
+LOGGERS = ("none", "csv", "tensorboard", "wandb")
+TEXT = setting(None, "text", text=True)
+FLAG = setting(None, "yes or no", flag=True)
+# What is checked here of the options of loggers; the packages behind them take more.
+OPTIONS: Mapping[str, Mapping[str, Member]] = {
+    "none": {},
+    "csv": {"prefix": TEXT, "flush_logs_every_n_steps": setting(100, "", at_least=1, whole=True)},
+    "tensorboard": {
+        **dict.fromkeys(("log_graph", "default_hp_metric"), FLAG),
+        **dict.fromkeys(("prefix", "sub_dir", "comment", "filename_suffix"), TEXT),
+        **dict.fromkeys(("max_queue", "flush_secs"), setting(None, "", at_least=1, whole=True)),
+    },
+    "wandb": {
+        **dict.fromkeys(("project", "entity", "group", "notes", "job_type", "prefix", "checkpoint_name"), TEXT),
+        "mode": setting(None, "", choices=("online", "offline", "disabled", "shared")),
+        "tags": setting(None, "", each=True, text=True),
+        **dict.fromkeys(("anonymous", "force", "save_code", "sync_tensorboard"), FLAG),
+    },
+}
+
+
+def logger_group(name: Any) -> Group:
+    """The settings of a logger."""
+    known = {"name": setting("none", "of the logger", choices=LOGGERS), **OPTIONS.get(name, {})}
+    return Group(f"logger={name}", known, needed=("name",))
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ def _logger(name: str, run_dir: Path, options: dict[str, Any]) -> Any:
         return WandbLogger(
             name=run_dir.name, save_dir=str(run_dir), id=run_id, resume="allow", offline=mode == "offline", **options
         )
-    raise InputError(f"unknown logger '{name}': choose one of none, csv, tensorboard, wandb")
+    raise InputError(f"unknown logger '{name}': choose one of {', '.join(LOGGERS)}")
 
 
 def log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from deepclust.features.transform import PREPROCESSINGS
 from deepclust.losses import LOSSES, Loss, make_loss
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.settings import check_names, check_settings, setting
+from deepclust.runtime.settings import check_names, check_settings, seed_setting, setting
 from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM, Heads, make_heads
 
 INITIALIZATIONS = ("random", "kmeans", "spectral")
@@ -36,7 +36,7 @@ class Recipe:
     """
 
     loss: Loss
-    n_clusters: int = setting(about="C, the number of clusters", at_least=2, whole=True)
+    n_clusters: int = setting(about="C, the number of clusters", at_least=1, whole=True)
     head: str = setting("mlp", "`mlp` (TEMI, SCANv2) or `linear` (TSP)", choices=HEADS)
     hidden_dim: int = setting(HIDDEN_DIM, "width of the `mlp` head's first layer", at_least=1, whole=True)
     embedding_dim: int = setting(EMBEDDING_DIM, "width of the `mlp` head's embedding", at_least=1, whole=True)
@@ -99,7 +99,7 @@ class Recipe:
         1, "the prototypes stay as they are for so many epochs", at_least=0, whole=True
     )
     gradient_clip: float | None = setting(None, "maximal gradient norm over all heads, or None", above=0)
-    seed: int = setting(0, "of the heads, the pairs and the initialization", at_least=0, whole=True)
+    seed: int = seed_setting(0, "of the heads, the pairs and the initialization")
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
 import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins import CheckpointIO
@@ -50,9 +51,10 @@ SET_BY_TRAINING = (*OURS, "max_epochs", "callbacks", "logger", "plugins")
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's hints about workers, devices and its own newer features say nothing about this run."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for pattern in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
@@ -60,7 +62,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class TrainerSettings:
     """
 
     accelerator: str = setting("auto", "as in `pytorch_lightning.Trainer`", text=True)
-    devices: int | str | Sequence[int] = 1
+    devices: int | str | Sequence[int] = setting(1, "how many, which, or `auto`", such=lambda value: _devices(value))
     num_nodes: int = setting(1, "machines", at_least=1, whole=True)
     strategy: str = setting("auto", "`auto`, or `ddp` for several processes", text=True)
     precision: str | int = "auto"
@@ -111,6 +114,10 @@ class TrainerSettings:
             if name not in known:
                 near = difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.0)
                 raise InputError(f"unknown trainer option '{name}': did you mean '{near[0]}'?")
+        kinds = get_type_hints(pl.Trainer.__init__)
+        for name, value in self.more.items():
+            if not _is_of(value, kinds[name]):
+                raise InputError(f"trainer.{name} is {value!r}: pytorch_lightning.Trainer takes {kinds[name]}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TrainerSettings:
@@ -120,6 +127,25 @@ class TrainerSettings:
             **{name: value for name, value in options.items() if name in own},
             more={name: value for name, value in options.items() if name not in own},
         )
+
+
+def _devices(value: Any) -> str | None:
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    good = isinstance(value, str) or (bool(numbers) and all(type(number) is int for number in numbers))
+    return None if good else "a number of devices, a list of their numbers, or auto"
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a type; what is no plain type is left to those who take it."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (list, dict):
+        return isinstance(value, get_origin(kind))
+    if get_args(kind):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, float) and math.isfinite(value)
+    return type(value) is kind if kind is int else isinstance(value, kind)
 
 
 DEFAULT_TRAINER = TrainerSettings()
@@ -232,10 +258,36 @@ def joined_ranks(settings: TrainerSettings, *, trains: bool = True) -> Ranks:
         trains: whether anything is trained. If not, no further process is started, but those that torchrun or srun
             has started are joined, as each of them would otherwise do everything.
     """
-    if not trains and not Launch.from_environment().starts_every_rank:
-        return Ranks()
+    launch = Launch.from_environment()
+    if not trains:
+        if not launch.starts_every_rank:
+            return Ranks()
+        # They only wait for the first: there may be more of them than GPUs.
+        settings = replace(settings, accelerator="cpu", strategy="ddp", **_asked_by(launch))
     with quiet_lightning():
         return join_processes(make_trainer(settings))
+
+
+@quiet_lightning()
+def check_launch(settings: TrainerSettings) -> None:
+    """Refuse to train in another number of processes than torchrun or srun started: each would train alone.
+
+    Raises:
+        InputError: saying what to set.
+    """
+    launch, trainer = Launch.from_environment(), make_trainer(settings)
+    n_asked = trainer.num_devices * trainer.num_nodes
+    if launch.starts_every_rank and n_asked != launch.world_size:
+        wanted = " ".join(f"trainer.{name}={value}" for name, value in _asked_by(launch).items())
+        raise InputError(
+            f"{launch.started_by} started {launch.world_size} processes, but the trainer's settings are for {n_asked}: "
+            f"set trainer=ddp {wanted}"
+        )
+
+
+def _asked_by(launch: Launch) -> dict[str, Any]:
+    """The trainer's settings for as many processes as were started."""
+    return {"devices": launch.local_world_size, "num_nodes": launch.world_size // launch.local_world_size}
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
+from deepclust.runtime.settings import check_names, check_value, seed_setting, setting, settings_of
 from deepclust.zero_shot.protocol import check_name
 
 # Stands for no encoder: a data set's own pixels.
@@ -49,20 +50,20 @@ class DataSpec:
     """
 
     key: str
-    name: str | None = None
-    features: str | None = None
-    labels: str | None = None
-    split: str = "train"
-    title: str | None = None
-    rows: int | None = None
-    seed: int = 0
-    range: tuple[int, int] | None = None
-    classes: tuple[int, ...] | None = None
-    n_clusters: int | None = None
-    levels: Mapping[str, Any] = field(default_factory=dict)
-    probe: str | None = None
-    encoders: tuple[str, ...] | None = None
-    optional: bool = False
+    name: str | None = setting(None, "of a known data set", text=True)
+    features: str | None = setting(None, "a folder or file", text=True)
+    labels: str | None = setting(None, "a file", text=True)
+    split: str = setting("train", "of the data set", choices=("train", "test"), optional=True)
+    title: str | None = setting(None, "of the column", text=True)
+    rows: int | None = setting(None, "at most so many", at_least=3, whole=True)
+    seed: int = seed_setting(0, "of the subset")
+    range: tuple[int, int] | None = setting(None, "first row and one past the last", each=True, at_least=0, whole=True)
+    classes: tuple[int, ...] | None = setting(None, "that take part", each=True, at_least=0, whole=True)
+    n_clusters: int | None = setting(None, "C", at_least=2, whole=True)
+    levels: Mapping[str, Any] | None = setting(None, "of a taxonomy", such=lambda value: _levels(value))
+    probe: str | None = setting(None, "the memory of the kNN probe", text=True)
+    encoders: tuple[str, ...] | None = setting(None, "that it comes with", each=True, text=True)
+    optional: bool = setting(False, "left out where it is not there", flag=True)
 
     @property
     def column(self) -> str:
@@ -99,13 +100,13 @@ def data_specs(config: Mapping[str, Mapping[str, Any]]) -> dict[str, DataSpec]:
     Raises:
         InputError: if a key or a setting is not valid, or a probe's memory is not among the data sets.
     """
-    known = [item.name for item in fields(DataSpec) if item.name != "key"]
+    known = settings_of(DataSpec)
     specs = {}
     for key, settings in config.items():
         check_name(key, "data")
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise InputError(f"data.{key}: unknown setting {', '.join(unknown)}: a data set has {', '.join(known)}")
+        check_names(settings, known, f"data.{key}")
+        for name, value in settings.items():
+            check_value(known[name], value, f"data.{key}.{name}")
         given = {name: value for name, value in settings.items() if value is not None}
         if ("name" in given) == ("features" in given):
             raise InputError(f"data.{key}: give either name= of a known data set or features=PATH")
@@ -119,6 +120,14 @@ def data_specs(config: Mapping[str, Mapping[str, Any]]) -> dict[str, DataSpec]:
         if spec.probe is not None and spec.probe not in specs:
             raise InputError(f"data.{spec.key}.probe is '{spec.probe}', which is no data set here")
     return specs
+
+
+def _levels(value: Any) -> str | None:
+    good = value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(ids, (str, list)) and all(type(one) in (int, str) for one in ids) for ids in value.values())
+    )
+    return None if good else "{name: [a coarse id for each class], …}, or {name: FILE.npy, …}"
 
 
 def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None = None) -> LoadedData:
@@ -152,7 +161,7 @@ def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | No
     if len(rows) < 3:
         raise InputError(f"{where}: {len(rows)} rows are left: clustering needs at least 3")
     chosen = split.select(rows).check(where)
-    levels = {name: _level(given, name, split, rows, where) for name, given in spec.levels.items()}
+    levels = {name: _level(given, name, split, rows, where) for name, given in (spec.levels or {}).items()}
     n_clusters = spec.n_clusters or chosen.n_classes
     key = fingerprint(chosen.features, chosen.labels, n_clusters, *[part for pair in levels.items() for part in pair])
     return LoadedData(chosen, levels, n_clusters, key)
@@ -174,8 +183,6 @@ def stratified_rows(n_rows: int, n_chosen: int, labels_N: np.ndarray | None, see
 
 
 def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None) -> FeatureSet:
-    if spec.split not in ("train", "test"):
-        raise InputError(f"data.{spec.key}.split is '{spec.split}': it is train or test")
     if spec.features is not None:
         path = Path(spec.features.format(encoder=encoder))
         labels = None if spec.labels is None else spec.labels.format(encoder=encoder)

@@ -23,7 +23,9 @@ from typing import Any
 
 from deepclust.clusterers import clusterer_class
 from deepclust.clusterers.base import MAX_SAMPLES
+from deepclust.clusterers.dendrogram import LINKAGES, METRICS
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import check_settings, setting
 
 Settings = Mapping[str, Any]
 
@@ -72,6 +74,11 @@ _IN_ORDER = (
 PROTOCOL_CLUSTERERS: Mapping[str, ProtocolClusterer] = {clusterer.name: clusterer for clusterer in _IN_ORDER}
 
 
+def dims_setting(*default: int) -> Any:
+    """A `setting` of dimensions to reduce to."""
+    return setting(default, "dimensions", each=True, at_least=1, whole=True)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """What each stage of the search tries; the defaults are the paper's lists, where it gives one.
@@ -92,22 +99,30 @@ class Candidates:
         resolutions: of Louvain and Leiden; ours, around 1, the plain modularity.
     """
 
-    unreduced: bool = True
-    pca_dims: Sequence[int] = (2, 5, 10, 20, 50, 100, 200, 500)
-    pca_variances: Sequence[float] = (0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
-    umap_dims: Sequence[int] = (2, 5, 10, 20, 50, 100, 200, 500)
-    pacmap_dims: Sequence[int] = ()
-    consistent_umap_dims: int | None = 50
-    metrics: Sequence[str] = ("l1", "euclidean", "linf", "cosine")
-    linkages: Sequence[str] = ("ward", "complete", "average", "single")
-    thresholds: Sequence[float] = tuple(
-        round(step * 10.0**decade, 3) for decade in range(-3, 4) for step in (1, 2, 5)
-    )  # 0.001 … 5000
-    dampings: Sequence[float] = (0.5, 0.7, 0.9)
-    max_cluster_shares: Sequence[float] = (0.2,)
-    spectral_neighbors: Sequence[int] = ()
-    optics_min_samples: Sequence[int] = (5, 10, 20, 50)
-    resolutions: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+    unreduced: bool = setting(True, "features as they are", flag=True)
+    pca_dims: Sequence[int] = dims_setting(2, 5, 10, 20, 50, 100, 200, 500)
+    pca_variances: Sequence[float] = setting(
+        (0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99), "shares", each=True, above=0, below=1
+    )
+    umap_dims: Sequence[int] = dims_setting(2, 5, 10, 20, 50, 100, 200, 500)
+    pacmap_dims: Sequence[int] = dims_setting()
+    consistent_umap_dims: int | None = setting(50, "dimensions", at_least=1, whole=True, optional=True)
+    metrics: Sequence[str] = setting(("l1", "euclidean", "linf", "cosine"), "names", each=True, choices=METRICS)
+    linkages: Sequence[str] = setting(("ward", "complete", "average", "single"), "names", each=True, choices=LINKAGES)
+    thresholds: Sequence[float] = setting(
+        tuple(round(step * 10.0**decade, 3) for decade in range(-3, 4) for step in (1, 2, 5)),  # 0.001 … 5000
+        "distances",
+        each=True,
+        above=0,
+    )
+    dampings: Sequence[float] = setting((0.5, 0.7, 0.9), "dampings", each=True, at_least=0.5, below=1)
+    max_cluster_shares: Sequence[float] = setting((0.2,), "shares of N", each=True, above=0, at_most=1)
+    spectral_neighbors: Sequence[int] = setting((), "neighbors", each=True, at_least=2, whole=True)
+    optics_min_samples: Sequence[int] = setting((5, 10, 20, 50), "samples", each=True, at_least=2, whole=True)
+    resolutions: Sequence[float] = setting((0.1, 0.2, 0.5, 1.0, 2.0, 5.0), "of the modularity", each=True, above=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def reductions(self) -> list[Settings]:
         """The first stage's candidates, in the paper's order."""

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from deepclust import SCAN, TEMI, TSP
+from deepclust.cli import schema
 from deepclust.cli.configure import CONF, SHARED, composed
 from deepclust.clusterers import CLUSTERERS
 from deepclust.extraction.datasets import DATASETS
 from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
 from deepclust.reduction.reduction import KINDS, Reduction
-from deepclust.runs import checks
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.benchmarks import BENCHMARKS
 from deepclust.training.recipe import Recipe, default_settings
@@ -196,7 +196,7 @@ def test_a_reductions_settings_are_its_defaults(kind):
 
 
 def test_the_settings_for_every_loss_are_the_checked_ones():
-    assert set(checks.SHARED) == set(SHARED)
+    assert set(schema.SHARED) == set(SHARED)
 
 
 def test_configurations_are_few():

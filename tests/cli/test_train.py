@@ -527,9 +527,9 @@ BAD_INPUT = {
     "precision": (nothing, (*OWN, "trainer.precision=16"), "precision 16 is not supported"),
     "no such strategy": (nothing, (*OWN, "trainer.strategy=magic"), "settings do not work here: .*'magic'"),
     "no device": (nothing, (*OWN, "trainer.devices=0"), r"settings do not work here: `Trainer\(devices=0\)`"),
-    "mining method": (nothing, (*OWN, "neighbors.method=lsh"), "unknown neighbor mining method 'lsh'"),
+    "mining method": (nothing, (*OWN, "neighbors.method=lsh"), "unknown neighbors.method 'lsh'"),
     "mining recall": (nothing, (*OWN, "neighbors.recall=1.5"), r"recall is 1\.5: it must be above 0 and at most 1"),
-    "baseline option": (nothing, (*OWN, "+baselines.kmeans.speed=9"), "baseline kmeans: .*speed"),
+    "baseline option": (nothing, (*OWN, "+baselines.kmeans.speed=9"), "baseline kmeans has no setting 'speed'"),
     "resume without a run": (nothing, (*OWN, "resume=old"), r"resume=old: no run there \(config.yaml is missing\)"),
     "sweep with ddp": (nothing, ("-m", *OWN, "seed=0,1", "trainer.strategy=ddp"), r"a sweep \(-m\) cannot train with"),
     "sweep over processes": (

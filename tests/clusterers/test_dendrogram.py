@@ -152,8 +152,11 @@ def test_without_a_threshold_the_tree_is_cut_where_dendrograms_change_color(rows
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_clusters": 3, "linkage": "median"}, "linkage is 'median': choose one of ward, complete, average, single"),
-        ({"n_clusters": 3, "metric": "l3"}, "metric is 'l3': choose one of euclidean, l1, linf, cosine, arccos"),
+        (
+            {"n_clusters": 3, "linkage": "median"},
+            "unknown linkage 'median': choose one of ward, complete, average",
+        ),
+        ({"n_clusters": 3, "metric": "l3"}, "unknown metric 'l3': choose one of euclidean, l1, linf, cosine, arccos"),
         ({"n_clusters": 3, "metric": "l1"}, "ward linkage is defined for metric=euclidean only, not for l1"),
         ({}, "agglomerative needs the number of clusters: set n_clusters="),
         ({"n_clusters": 3, "distance_threshold": 1.0}, "give one of them, or use agglomerative_threshold"),

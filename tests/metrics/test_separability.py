@@ -86,5 +86,5 @@ def test_what_cannot_be_compared_is_refused():
         alignment(rows, np.arange(len(rows)))
     with pytest.raises(InputError, match="1 class found"):
         davies_bouldin(rows, np.zeros(len(rows), int))
-    with pytest.raises(InputError, match="all-zero rows"):
+    with pytest.raises(InputError, match="rows are all zero"):
         alignment(np.concatenate([rows, rows[:1] * 0]), np.append(labels, 0))

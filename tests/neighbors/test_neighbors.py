@@ -503,8 +503,8 @@ def four_gpus(monkeypatch):
     """faiss sees four GPUs that can probe 16 lists; what is put on which of them is noted."""
     placed: list[tuple[int, str]] = []
 
-    def put(resources: Any, device: int, index: Any) -> OneGPU:
-        placed.append((device, type(index).__name__))
+    def put(resources: Any, device: int, index: Any, options: faiss.GpuClonerOptions) -> OneGPU:
+        placed.append((device, type(index).__name__ + (" half" if options.useFloat16 else "")))
         return OneGPU(index, 16)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
@@ -523,6 +523,7 @@ def test_a_rank_searches_on_its_own_gpu_alone(method, kind, four_gpus, monkeypat
     rows = np.random.default_rng(1).standard_normal((1500, 6)).astype(np.float32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(search_module, "free_bytes", lambda device: 8 << 30)
     found = mine_neighbors(rows, 5, method=method, recall=0.5)
     assert {device for device, _ in four_gpus} == {2}
     assert four_gpus[-1][1].startswith(kind)
@@ -533,6 +534,24 @@ def test_a_rank_searches_on_its_own_gpu_alone(method, kind, four_gpus, monkeypat
     monkeypatch.delenv("RANK", raising=False)
     mine_neighbors(rows, 5, method=method, recall=0.5)
     assert four_gpus[-1][0] == 3
+
+
+def test_an_index_takes_half_precision_where_it_is_large_and_the_cpu_where_the_gpu_is_too_small(four_gpus, monkeypatch):
+    rows = np.random.default_rng(1).standard_normal((1500, 6)).astype(np.float32)
+    expected = brute_force(rows, 5)[0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(search_module, "HALF_BYTES", rows.nbytes - 1)
+    monkeypatch.setattr(search_module, "GPU_SCRATCH_BYTES", 100)
+    free = {"cuda:1": rows.nbytes // 2 + 100}
+    monkeypatch.setattr(search_module, "free_bytes", free.get)
+    mine_neighbors(rows, 5, method="exact")
+    assert four_gpus[-1] == (1, "IndexFlatIP half")
+    four_gpus.clear()
+    free["cuda:1"] -= 1
+    with pytest.warns(UserWarning, match=r"the GPU lacks 0\.0 GB .* mined on the CPU"):
+        np.testing.assert_array_equal(mine_neighbors(rows, 5, method="exact").ids, expected)
+    assert four_gpus == []
 
 
 def test_more_lists_than_a_gpu_can_probe_are_answered_exactly(four_gpus):

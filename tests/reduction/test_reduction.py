@@ -210,7 +210,7 @@ def test_a_record_of_another_result_is_refused(tmp_path, rows):
         ({"kind": "pca", "dims": 0}, "reduction.dims is 0"),
         ({"kind": "pca", "variance": 1.0}, "reduction.variance is 1.0"),
         ({"kind": "umap", "variance": 0.9}, "reduction.variance is for reduction=pca, not for umap"),
-        ({"kind": "umap", "metric": "l1"}, "reduction.metric is 'l1': choose one of euclidean, cosine"),
+        ({"kind": "umap", "metric": "l1"}, "unknown reduction.metric 'l1': choose one of euclidean, cosine"),
         ({"kind": "umap", "n_neighbors": 1}, "reduction.n_neighbors is 1"),
     ],
 )

@@ -141,7 +141,7 @@ def test_train_selects_without_labels_too(command, tmp_path):
     ("arguments", "message"),
     [
         (("baselines=[kmeans]",), "kmeans needs the number of clusters"),
-        (("baselines=[leiden]", "select.reductions=[tsne]"), "unknown reduction 'tsne'"),
+        (("baselines=[leiden]", "select.reductions=[tsne]"), "unknown select.reductions 'tsne'"),
         (("baselines=[kmeans]", "select.n_clusters=[1]"), "select.n_clusters"),
         (("baselines=[kmeans]", "select.n_clusters=[5,999]"), "select.n_clusters"),
     ],

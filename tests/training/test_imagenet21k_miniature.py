@@ -62,7 +62,8 @@ def test_two_processes_run_it_to_the_results_of_one(words, command, in_process_o
 @pytest.mark.slow
 def test_without_a_loss_the_processes_of_torchrun_make_one_set_of_results(miniature):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "deepclust"]
-    words = ("train", "loss=none", "baselines=[kmeans,agglomerative]", *SMALL, *TWO, "run_dir=run")
+    # The trainer's settings do not matter where nothing is trained.
+    words = ("train", "loss=none", "baselines=[kmeans,agglomerative]", *SMALL, "run_dir=run")
     ended = subprocess.run(
         [*launch, *words], cwd=miniature, env=process_environment(), capture_output=True, text=True, timeout=300
     )

@@ -317,7 +317,7 @@ def test_heads_that_use_their_clusters_raise_no_warning(planted):
     [
         ({"n_clusters": 301}, "n_clusters=301, but there are only 300 samples"),
         ({"n_neighbors": 300}, "n_neighbors=300, but there are only 300 samples.* at most 299 neighbors"),
-        ({"n_clusters": 1}, "n_clusters is 1: it must be 2 or more"),
+        ({"n_clusters": 0}, "n_clusters is 0: it must be 1 or more"),
         ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0"),
         ({"init": "magic"}, "unknown init 'magic': choose one of random, kmeans"),

@@ -21,6 +21,7 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import (
     COLLECTIVE_TIMEOUT,
     TrainerSettings,
+    check_launch,
     join_processes,
     make_trainer,
     n_processes,
@@ -95,6 +96,16 @@ def test_a_process_that_lightning_started_ends_with_the_one_that_started_it(ends
     started = time.monotonic()
     parent.communicate(timeout=60)  # until the other one has closed its end of stdout
     assert time.monotonic() - started < 30
+
+
+def test_training_in_fewer_processes_than_were_started_is_refused(monkeypatch):
+    check_launch(TrainerSettings("cpu"))
+    # Two machines of two processes each.
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    check_launch(TrainerSettings("cpu", devices=2, num_nodes=2, strategy="ddp"))
+    with pytest.raises(InputError, match=r"torchrun started 4 processes, but .* are for 1: set trainer=ddp"):
+        check_launch(TrainerSettings("cpu"))
 
 
 def test_processes_that_live_inside_fit_alone_are_refused(planted):

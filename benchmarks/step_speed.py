@@ -26,7 +26,6 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import Neighbors
 from deepclust.runtime.devices import freed_memory_kept
-from deepclust.training.fit import heads_of
 from deepclust.training.module import ClusteringModule
 from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
@@ -141,7 +140,7 @@ def fit_step_times(
         enable_model_summary=False, callbacks=[times], precision=resolve_precision("auto"), num_sanity_val_steps=0,
     )  # fmt: skip
     with freed_memory_kept():  # as fit_heads does
-        trainer.fit(ClusteringModule(recipe, heads_of(recipe, DIM), bank), pairs)
+        trainer.fit(ClusteringModule(recipe, recipe.new_heads(DIM), bank), pairs)
     return np.diff(times.stamps)[1:].tolist()
 
 

@@ -10,7 +10,8 @@ demo: $(READY)
 	$(BIN)/deepclust train
 
 test: lint
-	$(BIN)/python -m pytest
+	@# Tests keep to one thread each, so that several run side by side; a worker takes about 1.5 GB.
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

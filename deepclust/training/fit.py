@@ -172,10 +172,12 @@ def fit_heads(
             for parameter in heads.parameters():
                 dist.broadcast(parameter.detach(), 0)
         module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
-        # A generator of its own: the loader draws a number that nobody needs, else from the caller's global one. From
-        # pinned memory, row numbers go to a GPU while the host goes on.
-        pinned = device.type == "cuda"
-        loader = DataLoader(bank.staging(pairs), batch_size=None, generator=torch.Generator(), pin_memory=pinned)
+        loader = DataLoader(
+            bank.staging(pairs),
+            batch_size=None,
+            generator=torch.Generator(),  # it draws a number that nobody needs, else from the caller's global one
+            pin_memory=device.type == "cuda",  # row numbers go to a GPU while the host goes on
+        )
         try:
             runner.fit(module, loader, ckpt_path=resume_from)
         except MisconfigurationException as error:  # of Lightning's options, some of which fail inside `fit` alone

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
@@ -138,3 +139,10 @@ def test_heads_are_initialized_where_their_inputs_are_and_before_training(init, 
 def test_processes_wait_for_each_other_as_long_as_mining_may_take(strategy):
     trainer = make_trainer(TrainerSettings("cpu", devices=2, strategy=strategy))
     assert trainer.strategy._timeout == COLLECTIVE_TIMEOUT
+
+
+def test_ddp_keeps_no_second_copy_of_the_gradients():
+    strategy = make_trainer(TrainerSettings("cpu", devices=2, strategy="ddp")).strategy
+    strategy.connect(module := pl.LightningModule())
+    strategy.configure_ddp()
+    assert strategy.model is module

@@ -77,8 +77,9 @@ class TrainedHeads:
         one = self.heads.single(self.best_head if head is None else head).to(self._device())
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         out = np.empty((len(features), self.recipe.n_clusters), np.float32)
+        weights = one.weights()  # once, not for every block
         for start, block in bank.blocks(self._block_rows()):
-            out[start : start + len(block)] = one(block)[0].float().cpu().numpy()
+            out[start : start + len(block)] = one.logits(weights, block)[0].float().cpu().numpy()
         return out
 
     @torch.no_grad()
@@ -93,11 +94,12 @@ class TrainedHeads:
         head = self.best_head if head is None else head
         one = self.heads.single(head).to(self._device())
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
+        weights = one.weights()
         top = min(TOP, self.recipe.n_clusters)
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
         for start, block in bank.blocks(self._block_rows()):
-            probs_BC = torch.softmax(one(block)[0].float() / self.recipe.temperature, dim=1)
+            probs_BC = torch.softmax(one.logits(weights, block)[0].float() / self.recipe.temperature, dim=1)
             best = probs_BC.topk(top, dim=1)
             ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
             probs_NT[start : start + len(block)] = best.values.cpu().numpy()
@@ -122,8 +124,9 @@ class TrainedHeads:
             features = features.select(np.sort(np.random.default_rng(0).choice(len(features), rows, replace=False)))
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         seen_HC = torch.zeros(self.heads.n_heads, self.recipe.n_clusters, dtype=torch.bool, device=self._device())
+        weights = self.heads.weights()  # once, not for every 64 rows
         for _, block in bank.blocks(self._block_rows(self.heads.n_heads)):
-            seen_HC.scatter_(1, self.heads(block).argmax(dim=2), True)
+            seen_HC.scatter_(1, self.heads.logits(weights, block).argmax(dim=2), True)
         return seen_HC.sum(dim=1).cpu().numpy()
 
     def warn_of_collapse(self, features: FeatureSet) -> list[str]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),
     "subsets": ("subsets", "classes and samples of the ImageNet-21K benchmarks"),
     "relabel": ("relabel", "relabel samples down a class tree with CLIP"),
+    "verify": ("verify", "compare everything in a folder of features or of a run with its checksums"),
 }
 # Lightning starts the other ranks with this process's arguments, in which the command is missing by then.
 COMMAND_VARIABLE = "DEEPCLUST_COMMAND"

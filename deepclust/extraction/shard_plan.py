@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from deepclust.extraction.image_source import ImageSource
-from deepclust.features.shards import MANIFEST, file_sha256, shard_name, write_shard, write_split
+from deepclust.features.shards import MANIFEST, shard_name, write_shard, write_split
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import write_json
+from deepclust.runtime.files import file_sha256, write_json
 
 PROGRESS = ".progress"
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, ShardedRows
-from deepclust.features.shards import FORMAT_VERSION, MANIFEST
+from deepclust.features.shards import FORMAT_VERSION, MANIFEST, check_folder
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import read_json
 
 
 def load_features(
@@ -50,27 +51,27 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
             f"{path} is no FeatureSet: neither {path / MANIFEST} nor {path / split / MANIFEST} exists; "
             "make one with `deepclust extract`, or give a .npy, .npz or .pt file"
         )
+    manifest = read_json(folder / MANIFEST, "extract the features again", "valid JSON")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise InputError(f"{folder} has format {found}, this version reads {FORMAT_VERSION}: extract it again")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / MANIFEST} is not valid JSON ({error}): extract the features again") from None
-    if manifest.get("format") != FORMAT_VERSION:
-        raise InputError(f"{folder} has format {manifest.get('format')}, this version reads {FORMAT_VERSION}")
-    shards = []
-    for entry in manifest["shards"]:
-        shard = _load_npy(folder / entry["file"])
-        if len(shard) != entry["rows"]:
-            raise InputError(
-                f"{folder / entry['file']} has {len(shard)} rows, its manifest says {entry['rows']}: extract it again"
-            )
-        shards.append(shard)
+        check_folder(folder, manifest)
+        shards = [_load_shard(folder, entry) for entry in manifest["shards"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / MANIFEST} is no manifest of features ({error!r}): extract them again") from None
     if not shards:
         raise InputError(f"{folder} holds no features: extract it again")
+    if len({(shard.shape[1:], shard.dtype) for shard in shards}) > 1:
+        raise InputError(f"{folder} holds shards of different widths or dtypes: extract it again")
     rows: Rows = shards[0] if len(shards) == 1 else ShardedRows(shards)
     paths = None
     if manifest.get("has_paths"):
-        with open(folder / "paths.txt", encoding="utf-8") as stream:
-            paths = [json.loads(line) for line in stream]
+        try:
+            with open(folder / "paths.txt", encoding="utf-8") as stream:
+                paths = [json.loads(line) for line in stream]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder / 'paths.txt'} cannot be read ({error}): extract the features again") from None
     result = FeatureSet.from_arrays(
         rows,
         _load_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
@@ -81,6 +82,17 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
     )
     result.root = folder
     return result
+
+
+def _load_shard(folder: Path, entry: dict[str, Any]) -> np.ndarray:
+    """A shard, if it is as the manifest says."""
+    shard = _load_npy(folder / entry["file"])
+    if shard.ndim != 2 or len(shard) != entry["rows"]:
+        rows = len(shard) if shard.ndim else 0
+        raise InputError(
+            f"{folder / entry['file']} has {rows} rows, its manifest says {entry['rows']}: extract it again"
+        )
+    return shard
 
 
 def _load_npy(path: Path) -> np.ndarray:

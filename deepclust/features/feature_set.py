@@ -8,7 +8,8 @@ Shape suffixes: N samples, D feature dimensions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.features.rows import Rows, RowView, ShardedRows, array_of
-from deepclust.features.shards import write_shard, write_split
+from deepclust.features.shards import check_folder, write_shard, write_split
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 
@@ -141,9 +142,20 @@ class FeatureSet:
     def check(self, name: str = "features") -> FeatureSet:
         """Refuse NaN, infinite and zero rows; returns self so that a loader can end with it.
 
+        Those of a folder are compared with its checksums meanwhile, unless they are some of its rows only.
+
         Raises:
-            InputError: naming how many rows are bad and the first of them.
+            InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum.
         """
+        with ThreadPoolExecutor(1) as background:
+            if self.root is not None and self.manifest.get("shards") and not isinstance(self.features, RowView):
+                compared = background.submit(check_folder, self.root, self.manifest, whole=True)
+                self._check_rows(name, compared.result)
+            else:
+                self._check_rows(name)
+        return self
+
+    def _check_rows(self, name: str, is_whole: Callable[[], None] = lambda: None) -> None:
         bad = zero = 0
         first_bad = first_zero = -1
         for start, block in self.blocks():
@@ -157,6 +169,7 @@ class FeatureSet:
                 if not zero:
                     first_zero = start + int(np.argmax(empty))
                 zero += int(empty.sum())
+        is_whole()
         if bad:
             raise InputError(
                 f"{name}: {bad} of {len(self)} rows hold NaN or infinite values (first: row {first_bad}): "
@@ -167,7 +180,6 @@ class FeatureSet:
                 f"{name}: {zero} of {len(self)} rows are all zero (first: row {first_zero}) and have no direction "
                 "for cosine similarity: remove them"
             )
-        return self
 
     def fingerprint(self, *, times: bool = True) -> str:
         """Digest of the content: equal features give equal digests, whatever file they came from.

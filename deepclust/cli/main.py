@@ -9,6 +9,7 @@ import sys
 from deepclust import __version__
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
+from deepclust.runtime.signals import told_of_sigterm
 
 # Name of the command: (module in this folder, what it does).
 COMMANDS = {
@@ -57,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"deepclust {__version__}")
         return
-    with one_line_errors():
+    with told_of_sigterm(), one_line_errors():
         run_command(words[0], words[1:])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from deepclust.features.rows import Rows, RowView, ShardedRows, array_of
 from deepclust.features.shards import check_folder, write_shard, write_split
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint
+from deepclust.runtime.files import fingerprint, make_folder
 
 # 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
 SHARD_BYTES = 1 << 30
@@ -201,8 +201,7 @@ class FeatureSet:
 
     def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:
         """Write a FeatureSet folder; the manifest comes last, so that an interrupted save is not taken for one."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(Path(folder))
         row_bytes = max(1, self.features.shape[1] * self.features.dtype.itemsize)
         rows_per_shard = max(1, shard_bytes // row_bytes)
         shards = []

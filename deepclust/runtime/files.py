@@ -71,6 +71,19 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> Path:
+    """A folder and those above it, unless they are there.
+
+    Raises:
+        InputError: if one cannot be made, or a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(_cannot_write(path, error)) from None
+    return path
+
+
 def _cannot_write(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT)
@@ -105,8 +118,8 @@ def keep_checksums(folder: Path) -> None:
     Raises:
         InputError: if the folder cannot be written.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with open(folder / CHECKSUMS, "a", encoding="utf-8"):
             pass
     except OSError as error:
@@ -141,8 +154,8 @@ def _note_checksum(path: Path, content: Path) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _checksums(ledger: Path, size: int) -> dict[str, set[str]]:
-    """{file: its checksums}. The file only grows, so its size tells whether it has changed."""
+def _checksums(ledger: Path, size: int, time_ns: int, inode: int) -> dict[str, set[str]]:
+    """{file: its checksums}; what the ledger's state is tells whether it has changed since."""
     found: dict[str, set[str]] = {}
     for line in ledger.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)  # a line that a kill cut off is none
@@ -154,7 +167,10 @@ def _checksums(ledger: Path, size: int) -> dict[str, set[str]]:
 def checksums_in(folder: Path) -> dict[str, set[str]]:
     """{file, relative to the folder: the checksums that were noted for it}; empty where none are kept."""
     ledger = folder / CHECKSUMS
-    return _checksums(ledger, ledger.stat().st_size) if ledger.is_file() else {}
+    if not ledger.is_file():
+        return {}
+    state = ledger.stat()
+    return _checksums(ledger, state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 def check_whole(path: Path, remedy: str = "restore it from a copy, or remove it and make it again") -> None:

@@ -21,8 +21,8 @@ Ended = Callable[..., Outcome]
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     """`ended(folder, *words)` runs `deepclust <words>` in a folder to its end.
 
-    With `kill_at=n` it is killed (-9) right before its n-th change of a file there, with `refuse_at=n` the file
-    system refuses that one and all after it (`reason="ENOSPC"`), with `signal_after=seconds` it gets a `signal`.
+    With `kill_at=n` it gets a `signal` (9) right before its n-th change of a file there, with `refuse_at=n` the file
+    system refuses that one and all after it (`reason="ENOSPC"`), with `signal_after=seconds` it gets the signal then.
     """
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
@@ -37,7 +37,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     assert server.stdout.readline() == "ready\n"
 
     def run(folder: Path, *words: Any, **moments: Any) -> Outcome:
-        job = {"kill_at": None, "refuse_at": None, "reason": "ENOSPC", "signal_after": None, "signal": 15, **moments}
+        job = {"kill_at": None, "refuse_at": None, "reason": "ENOSPC", "signal_after": None, "signal": 9, **moments}
         job |= {"folder": str(folder), "words": list(map(str, words))}
         assert server.stdin is not None
         assert server.stdout is not None

@@ -21,7 +21,7 @@ from typing import Any
 import faiss
 import torch
 
-from deepclust.cli.main import run_command
+from deepclust.cli.main import main
 
 # What the commands import when they run.
 PRELOADED = (
@@ -62,9 +62,12 @@ def at_operation(number: int, folder: str, of: set[str], act: Any) -> None:
     sys.addaudithook(hook)
 
 
-def kill(after: int, path: str) -> None:
-    if after == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+def send(number: int) -> Any:
+    def act(after: int, path: str) -> None:
+        if after == 0:
+            os.kill(os.getpid(), number)
+
+    return act
 
 
 def refuse(reason: str) -> Any:
@@ -83,14 +86,14 @@ def child(job: dict[str, Any], out: int, err: int) -> None:
     os.dup2(err, 2)
     os.chdir(job["folder"])
     if job["kill_at"] is not None:
-        at_operation(job["kill_at"], job["folder"], CHANGES, kill)
+        at_operation(job["kill_at"], job["folder"], CHANGES, send(job["signal"]))
     if job["refuse_at"] is not None:
         # A full disk lets files be removed.
         of = CHANGES - {"os.remove", "os.rmdir"} if job["reason"] == "ENOSPC" else CHANGES
         at_operation(job["refuse_at"], job["folder"], of, refuse(job["reason"]))
     code = 0
     try:
-        run_command(job["words"][0], job["words"][1:])
+        main(job["words"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except BaseException:

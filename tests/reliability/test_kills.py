@@ -62,7 +62,7 @@ def test_training_that_is_killed_again_and_again_ends_with_the_same_labels(ended
     save_data(tmp_path)
     kills = 0
     by_operation: list[dict[str, Any]] = [{"kill_at": number} for number in moments(0, 11, 70)]
-    by_clock: list[dict[str, Any]] = [{"signal": 9, "signal_after": seconds} for seconds in (0.05, 0.2, 0.4, 0.6)]
+    by_clock: list[dict[str, Any]] = [{"signal_after": seconds} for seconds in (0.05, 0.2, 0.4, 0.6)]
     for moment in [*by_operation, *by_clock, {}]:
         begun = (tmp_path / "run" / "config.yaml").is_file()
         outcome = ended(tmp_path, *TRAIN, "resume=run" if begun else "run_dir=run", **moment)

@@ -18,8 +18,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from deepclust.runtime.ranks import Launch, is_first_process
-
-EXIT_CODE = 128 + signal.SIGTERM
+from deepclust.runtime.signals import TERMINATED, stop_at_once
 
 
 @contextmanager
@@ -30,7 +29,8 @@ def ended_by_sigterm(remedy: Callable[[], str]) -> Iterator[None]:
         remedy: gives what the line says after "stopped by SIGTERM: ".
     """
     # A handler that is there already, such as submitit's, stays; Lightning calls it, too.
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.getsignal(signal.SIGTERM)
+    ours = threading.current_thread() is threading.main_thread() and before in (signal.SIG_DFL, stop_at_once)
     if ours:
         signal.signal(signal.SIGTERM, _stop)
     try:
@@ -40,10 +40,10 @@ def ended_by_sigterm(remedy: Callable[[], str]) -> Iterator[None]:
             print(f"stopped by SIGTERM: {remedy()}", file=sys.stderr, flush=True)
         # Lightning's launcher kills the first process when one of its others ends with an error.
         started_by_first = Launch.from_environment().started_by == "lightning" and not is_first_process()
-        raise SystemExit(0 if started_by_first else EXIT_CODE) from None
+        raise SystemExit(0 if started_by_first else TERMINATED) from None
     finally:
         if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

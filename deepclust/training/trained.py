@@ -22,7 +22,7 @@ from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
 from deepclust.training.recipe import Recipe
 
@@ -193,7 +193,10 @@ class TrainedHeads:
             content = _state_of_checkpoint(content)
         if "recipe" not in content or "heads" not in content:
             raise InputError(f"{path} is no checkpoint of deepclust")
-        trained = cls.from_state(content)
+        try:
+            trained = cls.from_state(content)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:  # weights of other shapes, or missing
+            raise InputError(f"{path} is no checkpoint of deepclust ({str(error).splitlines()[0][:160]})") from None
         trained.identity = identity
         return trained
 
@@ -216,10 +219,10 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: train first, or name another run folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own on a broken file
-        raise InputError(f"{path} is no readable checkpoint ({str(error).splitlines()[0][:200]})") from None
+    content = read_tensors(path, "remove it to train again, or restore it from a copy")
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no checkpoint of deepclust")
+    return content
 
 
 def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

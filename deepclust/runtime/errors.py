@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 # What a disk refuses, and what to do about it.
 OF_THE_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or name a folder elsewhere"),
@@ -38,7 +39,8 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in OF_THE_DISK or error.filename is None:
+        place = error.filename or ("the disk" if error.errno in FULL else None)
+        if error.errno not in OF_THE_DISK or place is None:
             raise
-        print(f"error: {error.filename}: {(error.strerror or '').lower()}: {OF_THE_DISK[error.errno]}", file=sys.stderr)
+        print(f"error: {place}: {(error.strerror or '').lower()}: {OF_THE_DISK[error.errno]}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 # What a disk refuses, and what to do about it.
 OF_THE_DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or name a folder elsewhere"),
@@ -46,11 +47,11 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):
-        if error.errno is None:
+        place = "the disk" if error.filename is None else repr(os.fsdecode(error.filename))
+        if error.errno is None or (error.filename is None and error.errno not in FULL):
             return None
-        place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
         remedy = OF_THE_DISK.get(error.errno, "name another place, or make this one usable")
-        return f"{place}{os.strerror(error.errno).lower()}: {remedy}"
+        return f"{place}: {os.strerror(error.errno).lower()}: {remedy}"
     said = str(error).splitlines()[0] if str(error) else ""
     if said.startswith("Symlink loop"):  # pathlib's own
         return f"{said}: name another place"

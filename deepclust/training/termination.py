@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from deepclust.runtime.ranks import Launch, is_first_process
 from deepclust.runtime.signals import TERMINATED, stop_at_once
+from deepclust.training.lost_ranks import heartbeats
 
 
 @contextmanager
@@ -55,6 +56,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 class EndTogether(pl.Callback):
     """Ends training on every rank after the same batch once one of them got SIGTERM; a process alone is Lightning's.
 
+    Meanwhile a rank that is silent ends the others, too (`deepclust.training.lost_ranks`).
+
     The answer costs a collective of one number a step.
     """
 
@@ -64,6 +67,18 @@ class EndTogether(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._receive)  # Lightning puts back what was there when training ends
+        self._watch(True)
+
+    def on_train_end(self, *_: Any) -> None:
+        self._watch(False)
+
+    def on_exception(self, *_: Any) -> None:
+        self._watch(False)
+
+    def _watch(self, on: bool) -> None:
+        beats = heartbeats()
+        if beats is not None:
+            beats.watch(on)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.received, all=False):

@@ -27,6 +27,7 @@ from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch, Ranks
 from deepclust.runtime.settings import check_settings, setting
+from deepclust.training.lost_ranks import CHILDREN, start_heartbeats, stop_heartbeats
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -219,8 +220,10 @@ def join_processes(trainer: pl.Trainer) -> Ranks:
         if not launcher.cluster_environment.creates_processes_externally:  # this one is about to start the others
             os.environ[PARENT_VARIABLE] = str(os.getpid())
         launcher.launch(lambda: None, trainer=trainer)
+        CHILDREN[:] = launcher.procs or CHILDREN
     end_with_parent()
     trainer.strategy.setup_environment()
+    start_heartbeats()
     return Ranks.of_run()
 
 
@@ -253,6 +256,7 @@ def leave_processes() -> None:
     for thread in threading.enumerate():
         if isinstance(thread, _Parent):
             thread.left.set()
+    stop_heartbeats()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepclust.features.feature_set import FeatureSet
-from deepclust.runtime.errors import InputError
+from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.files import TEMPORARY, remove_temporaries, written_whole
 from tests.reliability.conftest import save_data
 from tests.reliability.test_kills import TRAIN, ZERO_SHOT, extraction, left_over, moments
@@ -108,3 +108,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
             raise AssertionError
     with pytest.raises(InputError, match="cannot write"):
         FeatureSet.from_arrays(np.eye(3)).save(tmp_path / "file" / "features")
+
+
+def test_what_the_disk_refuses_elsewhere_is_one_line_too(capsys):
+    for error, told in (
+        (OSError(28, "No space left on device"), "error: the disk: no space left on device: free space"),
+        (PermissionError(13, "Permission denied", "x/y"), "error: x/y: permission denied: change its permissions"),
+    ):
+        with pytest.raises(SystemExit) as stop, one_line_errors():
+            raise error
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith(told)
+    with pytest.raises(OSError, match="odd"), one_line_errors():
+        raise OSError("odd")

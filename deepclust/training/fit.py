@@ -31,7 +31,7 @@ from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
-from deepclust.training.step_memory import training_bytes
+from deepclust.training.step_memory import check_heads_fit, training_bytes
 from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import (
@@ -139,6 +139,9 @@ def fit_heads(
         checkpoint_io=CheckpointFile(saved),
     )
     ranks, device = join_processes(runner), runner.strategy.root_device
+    if device.type == "cpu":
+        with ranks.all_or_none():
+            check_heads_fit(recipe, recipe.pca_dim or features.dim)
     if neighbors is None:
         wanted = recipe.mined_neighbors(len(features))
         neighbors = cached_neighbors(

@@ -115,8 +115,13 @@ def pretended_accelerator() -> Iterator[torch.device]:
         _LIBRARIES.append(torch.library.Library("_", "IMPL"))
         _LIBRARIES[0].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
         _MODES.append(FakeTensorMode())
-    # The rejection sampling of the heads' start looks at values.
-    with mock.patch.object(nn.init, "trunc_normal_", lambda weight, **_: weight), _MODES[0]:
+    with (
+        # The rejection sampling of the heads' start looks at values.
+        mock.patch.object(nn.init, "trunc_normal_", lambda weight, **_: weight),
+        # Threads of autograd for a device are started at the first backward pass, which may be long past.
+        torch.autograd.set_multithreading_enabled(False),
+        _MODES[0],
+    ):
         yield torch.device("pretended", 0)
 
 

@@ -42,11 +42,13 @@ class Head(nn.Module):
 class ReferenceTrainer:
     """TEMI over a ModuleList of heads."""
 
-    def __init__(self, in_dim: int, n_clusters: int, n_heads: int, learning_rate: float = 1e-4) -> None:
-        self.student = nn.ModuleList([Head(in_dim, n_clusters) for _ in range(n_heads)])
-        self.teacher = nn.ModuleList([Head(in_dim, n_clusters) for _ in range(n_heads)])
+    def __init__(
+        self, in_dim: int, n_clusters: int, n_heads: int, learning_rate: float = 1e-4, device: str = "cpu"
+    ) -> None:
+        self.student = nn.ModuleList([Head(in_dim, n_clusters) for _ in range(n_heads)]).to(device)
+        self.teacher = nn.ModuleList([Head(in_dim, n_clusters) for _ in range(n_heads)]).to(device)
         self.teacher.load_state_dict(self.student.state_dict())
-        self.marginal = torch.full((n_heads, n_clusters), 1 / n_clusters)
+        self.marginal = torch.full((n_heads, n_clusters), 1 / n_clusters, device=device)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=learning_rate, weight_decay=1e-4)
 
     def step(self, x: Tensor, y: Tensor, beta: float = 0.6, temperature: float = 0.1) -> Tensor:

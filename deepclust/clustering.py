@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_npz, written_whole
 
 NOISE = -1
 TOP = 5
+REMEDY = "remove it, and resume its run"
 # The method of the linear probe's rows. It saw labels, so it is not compared with the others.
 PROBE = "linear_probe"
 DISPLAY_NAMES = {
@@ -99,25 +100,19 @@ class Clustering:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if there is no such file.
+            InputError: if there is no such file, or it is damaged.
         """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no clustering at {path}")
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(str(archive["meta"]))
+        arrays = read_npz(path, REMEDY)
+        try:
+            meta = json.loads(str(arrays.pop("meta")))
             return cls(
-                labels=archive["labels"],
-                top_ids=archive.get("top_ids"),
-                top_probs=archive.get("top_probs"),
-                **meta,
+                labels=arrays["labels"], top_ids=arrays.get("top_ids"), top_probs=arrays.get("top_probs"), **meta
             )
-
-
-def identity_of(path: Path) -> str | None:
-    """The identity that a saved clustering names, without reading its arrays."""
-    with np.load(path, allow_pickle=False) as archive:
-        return json.loads(str(archive["meta"])).get("identity")
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{path} is no clustering ({str(error).splitlines()[0][:160]}): {REMEDY}") from None
 
 
 def display_name(method: str) -> str:

@@ -24,7 +24,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe, RecipeSetting, plain, recipe_settings
-from deepclust.training.trained import TrainedHeads
+from deepclust.training.trained import TrainedHeads, read_saved
 from deepclust.training.trainer import TrainerSettings
 
 # Where and how to train, not what: kept out of the recipe.
@@ -158,7 +158,7 @@ class HeadsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             InputError: if the file is missing, unreadable, or holds another estimator.
         """
         trained = TrainedHeads.load(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_saved(path)
         if content.get("estimator") != cls.__name__:
             raise InputError(f"{path} holds {content.get('estimator', 'no estimator')}, not {cls.__name__}")
         estimator = cls(**content["params"])

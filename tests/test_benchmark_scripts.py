@@ -54,3 +54,15 @@ def test_every_script_takes_quick_and_record(script, command, monkeypatch):
     assert outcome.code == 0, outcome.err
     assert "--quick" in outcome.out
     assert "--record" in outcome.out
+
+
+def test_what_measures_a_gpu_runs_on_a_cpu(tables, command, tmp_path):
+    """So that it works where a GPU is at hand."""
+    outcome = command("benchmarks/gpu.py", "--quick")
+    assert outcome.code == 0, outcome.err
+    steps, parts = (
+        json.loads((tmp_path / "latest" / f"gpu_{name}.json").read_text())["rows"] for name in ("steps", "parts")
+    )
+    assert {row["loss"] for row in steps} == {"TEMI", "SCANv2", "TSP"}
+    assert all(row["samples/s"] > 0 for row in steps)
+    assert [row["part"].split(",")[0] for row in parts] == ["mining", "mining", "k-means", "extraction"]

@@ -18,8 +18,8 @@ def evaluate(config: dict[str, Any]) -> None:
     from deepclust.cli.run_folder import new_folder
     from deepclust.clustering import PROBE
     from deepclust.report.evaluation_tables import evaluation_tables
-    from deepclust.report.tables import report_console, results_table
-    from deepclust.runs.evaluation import check_names, merged_rows, read_rows
+    from deepclust.report.tables import read_rows, report_console, results_table
+    from deepclust.runs.evaluation import check_names, merged_rows
     from deepclust.runs.measure import features_alone, finished_run, measure
     from deepclust.runs.source import DataSource
     from deepclust.runtime.errors import InputError

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from deepclust import __version__
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
+from deepclust.runtime.signals import told_of_sigterm
 
 # Name of the command: (module in this folder, what it does).
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),
     "subsets": ("subsets", "classes and samples of the ImageNet-21K benchmarks"),
     "relabel": ("relabel", "relabel samples down a class tree with CLIP"),
+    "verify": ("verify", "compare everything in a folder of features or of a run with its checksums"),
 }
 # Lightning starts the other ranks with this process's arguments, in which the command is missing by then.
 COMMAND_VARIABLE = "DEEPCLUST_COMMAND"
@@ -59,7 +61,7 @@ def main(words: list[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"deepclust {__version__}")
         return
-    with one_line_errors(), unread_output():
+    with told_of_sigterm(), one_line_errors(), unread_output():
         run_command(words[0], words[1:])
 
 

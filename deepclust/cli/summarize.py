@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,14 @@ from deepclust.report.tables import (
     mean_std_table,
     plain_markdown,
     plain_table,
+    read_rows,
     report_console,
 )
 from deepclust.runs.folder import RunFolder
 from deepclust.runtime.errors import InputError, one_line_errors
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_json, written_whole
+
+MEASURE = "measure it again with deepclust evaluate"
 
 
 def main() -> None:
@@ -163,7 +165,7 @@ def collect(folders: list[Path], split: str | None) -> list[dict]:
         InputError: if there are none.
     """
     places = run_folders(folders, "results.json")
-    rows = [row for place in places for row in json.loads((place / "results.json").read_text(encoding="utf-8"))]
+    rows = [row for place in places for row in read_rows(place / "results.json")]
     rows = [row for row in rows if split is None or row["split"] == split]
     if not rows:
         where = ", ".join(map(str, folders))
@@ -183,10 +185,7 @@ def collect_runs(folders: list[Path], file: str) -> list[Run]:
     if not places:
         made_by = "`deepclust train`" if file == "results.json" else "deepclust evaluate metrics=[…]"
         raise InputError(f"no {file} beside a config.yaml in {', '.join(map(str, folders))}: run {made_by} first")
-    return [
-        Run(RunFolder(place).read_config(), json.loads((place / file).read_text(encoding="utf-8")), place.name)
-        for place in places
-    ]
+    return [Run(RunFolder(place).read_config(), read_rows(place / file), place.name) for place in places]
 
 
 def separability_points(folders: list[Path], key: str | None) -> list[dict[str, Any]]:
@@ -195,8 +194,8 @@ def separability_points(folders: list[Path], key: str | None) -> list[dict[str, 
     for place in run_folders(folders, "evaluation/separability.json"):
         if not (place / "evaluation" / "probe.json").is_file():
             continue
-        scores = json.loads((place / "evaluation" / "separability.json").read_text(encoding="utf-8"))
-        probe = json.loads((place / "evaluation" / "probe.json").read_text(encoding="utf-8"))
+        scores = read_json(place / "evaluation" / "separability.json", MEASURE)
+        probe = read_json(place / "evaluation" / "probe.json", MEASURE)
         value = setting(RunFolder(place).read_config(), key, {"method": ""}) if key else None
         points.append(
             {"name": str(value or place.name), "probe": probe["accuracy"], **scores.get("test", scores["train"])}

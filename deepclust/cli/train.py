@@ -17,6 +17,7 @@ def train(config: dict[str, Any]) -> None:
     from deepclust.cli.run_folder import in_a_sweep, run_folder
     from deepclust.report.tables import report_console, results_table
     from deepclust.runs.config import read_experiment
+    from deepclust.training.lost_ranks import told_of_lost_ranks
     from deepclust.training.termination import ended_by_sigterm
     from deepclust.training.trainer import leave_processes
 
@@ -35,7 +36,7 @@ def train(config: dict[str, Any]) -> None:
         return "nothing was saved yet, so start the run again"
 
     try:
-        with ended_by_sigterm(continued_by):
+        with told_of_lost_ranks(), ended_by_sigterm(continued_by):
             results = experiment.run(folder, resume=resume, progress=True)
     finally:
         leave_processes()

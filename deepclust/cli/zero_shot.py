@@ -21,6 +21,7 @@ def zero_shot(config: dict[str, Any]) -> None:
     if not set(stages) <= set(STAGES):
         raise InputError(f"stage={config['stage']} is unknown: one of {', '.join(STAGES)}, or all")
     # Imported here: `--help` and a mistyped option answer at once.
+    from deepclust.runtime.files import keep_checksums, remove_temporaries
     from deepclust.zero_shot import Runner, data_specs
     from deepclust.zero_shot.protocol import check_clusterers, check_name
 
@@ -35,6 +36,8 @@ def zero_shot(config: dict[str, Any]) -> None:
             if name not in data:
                 raise InputError(f"{setting}: there is no data set '{name}': data has {', '.join(data)}")
     folder = Path(config["folder"]).expanduser()
+    keep_checksums(folder)
+    remove_temporaries(folder)
     runner = Runner(folder, data, config["features_dir"], config["workers"], config["retry"])
     if "search" in stages:
         search(config, runner)

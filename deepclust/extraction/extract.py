@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
 from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint
+from deepclust.runtime.files import fingerprint, make_folder
 from deepclust.runtime.locks import one_at_a_time
 from deepclust.runtime.ranks import Launch
 
@@ -67,7 +67,8 @@ def extract(
     """Embed images and write a FeatureSet folder; goes on where an earlier, interrupted call stopped.
 
     Under `torchrun` or `srun` each process makes its share of the shards, and all of them return when the last shard is
-    there. The bytes on disk depend on neither the number of processes or workers nor on interruptions.
+    there. Of several calls for one folder that know nothing of each other one extracts, and the others wait for it.
+    The bytes on disk depend on neither the number of processes or workers nor on interruptions.
 
     Args:
         images: a folder, a list of image paths, an (N, H, W[, 3]) uint8 array, or an `ImageSource`.
@@ -108,8 +109,10 @@ def extract(
     rows = min(images_per_shard, max(1, SHARD_BYTES // (encoder.dim * DTYPES[dtype]().itemsize)))
     provenance = {**encoder.describe(), "source": source.describe(), "dtype": dtype, "versions": _versions()}
     plan = ShardPlan(Path(out).expanduser(), len(source), rows, provenance)
-    plan.start(overwrite=overwrite, first_rank=rank == 0)
-    if not plan.finished:
+    with alone_in(plan.folder) if launch.world_size == 1 else nullcontext():
+        plan.start(overwrite=overwrite, first_rank=rank == 0)
+        if plan.finished:
+            return load_features(plan.folder)
         mine = [shard for shard in range(rank, plan.n_shards, launch.world_size) if not plan.is_done(shard)]
         size = batch_size or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH)
         n_workers = _n_workers(workers, encoder.device.type, local_world, sum(len(plan.images_of(i)) for i in mine))
@@ -122,6 +125,14 @@ def extract(
         if rank == 0:
             _warn_of_skipped(plan.folder)
     return load_features(plan.folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait for another process that extracts into the folder, and keep others out meanwhile."""
+    make_folder(folder.parent)
+    with one_at_a_time(folder.with_name(f".{folder.name}.lock"), f"extracting to {folder}"):
+        yield
 
 
 def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip") -> FeatureSet:

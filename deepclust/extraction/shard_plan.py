@@ -21,9 +21,16 @@ from typing import Any
 import numpy as np
 
 from deepclust.extraction.image_source import ImageSource
-from deepclust.features.shards import MANIFEST, file_sha256, shard_name, write_shard, write_split
+from deepclust.features.shards import MANIFEST, shard_name, write_shard, write_split
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import write_json
+from deepclust.runtime.files import (
+    file_sha256,
+    keep_checksums,
+    make_folder,
+    read_json,
+    remove_temporaries,
+    write_json,
+)
 
 PROGRESS = ".progress"
 
@@ -63,17 +70,13 @@ class ShardPlan:
         wanted = {**self.provenance, "n_images": self.n_images, "images_per_shard": self.images_per_shard}
         for path in (self.folder / MANIFEST, self.folder / PROGRESS / "plan.json"):
             if path.is_file():
-                _refuse_another(json.loads(path.read_text(encoding="utf-8")), wanted, self.folder)
+                _refuse_another(read_json(path, "give overwrite=true to extract again"), wanted, self.folder)
         if (self.folder / MANIFEST).is_file():
             return
-        try:
-            (self.folder / PROGRESS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.folder} ({error.strerror}): give out=FOLDER elsewhere") from None
+        make_folder(self.folder / PROGRESS)
         if first_rank:
-            # Temporary files that a killed run was writing.
-            for pattern in (".manifest.*.json", ".labels.*.npy", ".paths.*.txt"):
-                _remove(self.folder.glob(pattern))
+            keep_checksums(self.folder / PROGRESS)
+            remove_temporaries(self.folder)
         write_json(self.folder / PROGRESS / "plan.json", wanted)
 
     @property
@@ -87,7 +90,10 @@ class ShardPlan:
         """Whether the shard has a record and its file is what the record says."""
         if not self.record_path(shard).is_file():
             return False
-        entry = json.loads(self.record_path(shard).read_text(encoding="utf-8"))["shard"]
+        try:
+            entry = read_json(self.record_path(shard))["shard"]
+        except InputError:  # damaged: its shard is made again
+            return False
         if entry is None:
             return True
         path = self.folder / entry["file"]
@@ -106,12 +112,15 @@ class ShardPlan:
         Raises:
             InputError: if not one image could be read.
         """
-        records = []
-        try:
-            for shard in range(self.n_shards):
-                records.append(json.loads(self.record_path(shard).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        paths = [self.record_path(shard) for shard in range(self.n_shards)]
+        if not all(path.is_file() for path in paths):
             return self.finished
+        try:
+            records = [read_json(path) for path in paths]
+        except InputError:
+            if self.finished:  # another rank has finished it, and removed the records
+                return True
+            raise
         skipped = [(int(index), str(reason)) for record in records for index, reason in record["skipped"]]
         if len(skipped) == self.n_images:
             first, reason = skipped[0]

@@ -214,7 +214,7 @@ class FeatureBank:
             for index, rows in enumerate((pool.map if pool is not None else map)(read, parts)):
                 low = index * READ_ROWS
                 rows_SP[low : low + len(rows)] = self._transformed(rows)
-            copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
+            copied = None if self._side is None else self._side.record_event()
         return Stage(ids_S, device_ids_S, rows_SP, copied)
 
     def _beside_training(self) -> AbstractContextManager[Any]:

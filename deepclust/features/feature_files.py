@@ -14,8 +14,9 @@ import numpy as np
 from deepclust.features.arrays import as_labels
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, ShardedRows
-from deepclust.features.shards import FORMAT_VERSION, MANIFEST
+from deepclust.features.shards import FORMAT_VERSION, MANIFEST, check_folder
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import read_json
 from deepclust.runtime.settings import ANYTHING, Group, setting
 
 
@@ -53,6 +54,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
             "make one with `deepclust extract`, or give a .npy, .npz or .pt file"
         )
     manifest = _read_manifest(folder)
+    check_folder(folder, manifest)
     shards: list[np.ndarray] = []
     for entry in manifest["shards"]:
         place = folder / entry["file"]
@@ -79,10 +81,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({str(error).splitlines()[0]}): {AGAIN}") from None
+    manifest = read_json(path, AGAIN, "valid JSON")
     if isinstance(manifest, dict) and manifest.get("format") != FORMAT_VERSION:
         raise InputError(f"{folder} has format {manifest.get('format')}, this version reads {FORMAT_VERSION}")
     try:

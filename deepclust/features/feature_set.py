@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ import numpy as np
 
 from deepclust.features.arrays import BadRows, as_labels, as_matrix
 from deepclust.features.rows import Rows, RowView, ShardedRows
-from deepclust.features.shards import write_shard, write_split
+from deepclust.features.shards import check_folder, write_shard, write_split
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint
+from deepclust.runtime.files import fingerprint, make_folder
 
 # 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
 SHARD_BYTES = 1 << 30
@@ -138,12 +139,20 @@ class FeatureSet:
         Returns:
             Itself, so that a loader can end with it.
 
+        Those of a folder are compared with its checksums meanwhile, unless they are some of its rows only.
+
         Raises:
-            InputError: naming how many rows are bad and the first of them.
+            InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum.
         """
-        bad = BadRows()
-        for start, block in self.blocks():
-            bad.look(block, start)
+        with ThreadPoolExecutor(1) as background:
+            compared: Future[None] | None = None
+            if self.root is not None and self.manifest.get("shards") and not isinstance(self.features, RowView):
+                compared = background.submit(check_folder, self.root, self.manifest, whole=True)
+            bad = BadRows()
+            for start, block in self.blocks():
+                bad.look(block, start)
+            if compared is not None:
+                compared.result()
         bad.refuse(name, len(self))
         return self
 
@@ -167,8 +176,7 @@ class FeatureSet:
 
     def save(self, folder: str | os.PathLike, *, shard_bytes: int = SHARD_BYTES) -> Path:
         """Write a FeatureSet folder; the manifest comes last, so that an interrupted save is not taken for one."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(Path(folder))
         row_bytes = max(1, self.features.shape[1] * self.features.dtype.itemsize)
         rows_per_shard = max(1, shard_bytes // row_bytes)
         shards = []

@@ -1,6 +1,6 @@
 """The files of a FeatureSet folder: shards of rows with their checksums, labels, paths, and the manifest last.
 
-manifest.json         provenance, shapes, and the checksum of every shard
+manifest.json         provenance, shapes, and the checksum of every file, its own included
 features-00000.npy    shards of rows, in order, float16 or float32
 labels.npy            optional, N integers
 paths.txt             optional, one image path per row
@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepclust.runtime.files import write_json, written_whole
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import file_sha256, fingerprint, plain_json, write_json, written_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+# What a manifest says of its own files; the rest tells where the features come from.
+OF_THE_FOLDER = ("shards", "n_rows", "checksums", "checksum")
+END_BYTES = 1 << 16
 
 
 def shard_name(index: int) -> str:
@@ -28,23 +31,47 @@ def shard_name(index: int) -> str:
 
 
 def write_shard(folder: Path, index: int, rows: np.ndarray) -> dict[str, Any]:
-    """Write one shard whole and return its manifest entry: file, rows, sha256 of the file."""
+    """Write one shard whole and return its manifest entry: file, rows, dim, dtype, and checksums of the file."""
     path = folder / shard_name(index)
     with written_whole(path) as temporary:
         np.save(temporary, rows)
-    return {"file": path.name, "rows": len(rows), "sha256": file_sha256(path)}
+    shape = {"rows": len(rows), "dim": int(rows.shape[1]), "dtype": str(rows.dtype)}
+    return {"file": path.name, **shape, "sha256": file_sha256(path), "ends": ends_digest(path)}
 
 
-def file_sha256(path: str | os.PathLike) -> str:
+def ends_digest(path: Path) -> str:
+    """A digest of a file's size, beginning and end: it tells shards apart without reading them."""
+    size = path.stat().st_size
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+        first = stream.read(END_BYTES)
+        stream.seek(max(0, size - END_BYTES))
+        return hashlib.sha256(b"%d " % size + first + stream.read()).hexdigest()[:16]
 
 
-def _sha256(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 24):
-        digest.update(chunk)
-    return digest.hexdigest()
+def check_folder(folder: Path, manifest: Mapping[str, Any], *, whole: bool = False) -> None:
+    """Compare the files of a FeatureSet folder with its manifest, as far as it speaks of them.
+
+    Args:
+        whole: read every byte of the shards; without it their size, beginning and end, and the other files.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    remedy = "copy it again, or extract it again"
+    stated = {key: value for key, value in manifest.items() if key != "checksum"}
+    if "checksum" in manifest and fingerprint(stated) != manifest["checksum"]:
+        raise InputError(f"{folder / MANIFEST} is not as it was written (its checksum differs): {remedy}")
+    for name, checksum in manifest.get("checksums", {}).items():
+        if (folder / name).is_file() and file_sha256(folder / name) != checksum:
+            raise InputError(f"{folder / name} differs from its manifest's checksum: {remedy}")
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        if not path.is_file():
+            continue  # told where it is read
+        if "ends" in shard and ends_digest(path) != shard["ends"]:
+            raise InputError(f"{path} is not the shard that its manifest tells of: {remedy}")
+        if whole and file_sha256(path) != shard["sha256"]:
+            raise InputError(f"{path} differs from its manifest's checksum: {remedy}")
 
 
 def write_split(
@@ -63,13 +90,16 @@ def write_split(
         with written_whole(folder / "paths.txt") as temporary:
             # JSON per line: file names may hold line breaks and bytes that are not UTF-8.
             temporary.write_text("".join(json.dumps(str(path)) + "\n" for path in paths), encoding="utf-8")
+    beside = {"labels.npy": labels is not None, "paths.txt": paths is not None}
     manifest = {
-        **{key: value for key, value in provenance.items() if key not in ("shards", "n_rows")},
+        **{key: value for key, value in provenance.items() if key not in OF_THE_FOLDER},
         "format": FORMAT_VERSION,
         "n_rows": sum(shard["rows"] for shard in shards),
         "shards": shards,
         "class_names": list(class_names) if class_names is not None else None,
         "has_labels": labels is not None,
         "has_paths": paths is not None,
+        "checksums": {name: file_sha256(folder / name) for name, there in beside.items() if there},
     }
-    write_json(folder / MANIFEST, manifest)
+    manifest = plain_json(manifest)
+    write_json(folder / MANIFEST, {**manifest, "checksum": fingerprint(manifest)})

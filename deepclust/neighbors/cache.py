@@ -16,7 +16,8 @@ import numpy as np
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors.mining import DEFAULT_RECALL, check_request, mine_neighbors
 from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
-from deepclust.runtime.files import fingerprint
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint, remove_temporaries
 from deepclust.runtime.locks import one_at_a_time
 from deepclust.runtime.ranks import ALONE, Ranks
 
@@ -49,10 +50,10 @@ def cached_neighbors(
         cached, locked = None, False
         with ranks.all_or_none():
             if folder is not None and ranks.rank == 0:
-                cached = _read_cached(folder, key, k)
+                cached = _read_cached(folder, key, k, len(features))
                 if cached is None:
                     locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
-                    cached = _read_cached(folder, key, k)
+                    cached = _read_cached(folder, key, k, len(features))
         is_cached, keep_blocks = ranks.from_first(np.array([cached is not None, locked]))
         if is_cached:
             return _from_first_rank(cached, len(features), k, ranks)
@@ -63,16 +64,26 @@ def cached_neighbors(
         with ranks.all_or_none():
             if folder is not None and ranks.rank == 0:
                 neighbors.save(folder / f"{key}-k{k}.npz")
-                if blocks is not None:
-                    shutil.rmtree(blocks, ignore_errors=True)
+                if blocks is not None:  # of killed searches for more or fewer neighbors, too
+                    for left in folder.glob(f"{key}-k*.blocks"):
+                        shutil.rmtree(left, ignore_errors=True)
+                    remove_temporaries(folder)
         return neighbors
 
 
-def _read_cached(folder: Path, key: str, k: int) -> Neighbors | None:
+def _read_cached(folder: Path, key: str, k: int, n_samples: int) -> Neighbors | None:
+    """The kept neighbors; what is damaged, or of other samples, is removed with a line on the console."""
     for path in sorted(folder.glob(f"{key}-k*.npz")):
         match = re.fullmatch(r".*-k(\d+)", path.stem)
         if match and int(match.group(1)) >= k:
-            return Neighbors.load(path).first(k)
+            try:
+                found = Neighbors.load(path)
+                if len(found) != n_samples:
+                    raise InputError(f"{path} holds neighbors of {len(found)} samples, not of {n_samples}: remove it")
+                return found.first(k)
+            except InputError as error:
+                print(f"{error.cause}: mined again", flush=True)
+                path.unlink(missing_ok=True)
     return None
 
 

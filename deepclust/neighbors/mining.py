@@ -33,7 +33,7 @@ from deepclust.neighbors.search_ivf import IVFSearch
 from deepclust.neighbors.search_lists import Lists, ListSearch, group_rows, shared_lists
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_npz, written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.runtime.settings import check_settings, setting
 
@@ -167,10 +167,13 @@ def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """The block that an earlier search saved, if it is of these rows: another machine may order them otherwise."""
     if not path.is_file():
         return None
-    with np.load(path) as archive:
-        if "rows" not in archive or not np.array_equal(archive["rows"], own_Q):
-            return None
-        return archive["ids"], archive["similarities"]
+    try:
+        block = read_npz(path)
+    except InputError:
+        return None
+    if "rows" not in block or not np.array_equal(block["rows"], own_Q):
+        return None
+    return block["ids"], block["similarities"]
 
 
 def choose_method(n_rows: int, *, on_gpu: bool) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_npz, written_whole
 
 # Raised whenever the mining changes its result, so that no cache of an older rule is read.
 MINING_VERSION = 3
@@ -57,5 +58,23 @@ class Neighbors:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Neighbors:
-        with np.load(path, allow_pickle=False) as archive:
-            return cls(archive["ids"], archive["similarities"], json.loads(str(archive["settings"])))
+        """What `save` wrote.
+
+        Raises:
+            InputError: if the file is damaged, or its ids are no rows of so many samples.
+        """
+        arrays = read_npz(Path(path))
+        try:
+            found = cls(arrays["ids"], arrays["similarities"], json.loads(str(arrays["settings"])))
+            numbered = found.ids.ndim == 2 and np.issubdtype(found.ids.dtype, np.integer)
+            if (
+                numbered
+                and found.ids.shape == found.similarities.shape
+                and found.ids.size
+                and found.ids.min() >= 0
+                and found.ids.max() < len(found)
+            ):
+                return found
+        except (KeyError, ValueError):
+            pass
+        raise InputError(f"{path} holds no neighbors: remove it and mine again")

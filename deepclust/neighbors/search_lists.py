@@ -19,7 +19,7 @@ import torch
 from deepclust.features.rows import Rows
 from deepclust.neighbors.search import ExactSearch
 from deepclust.runtime.devices import free_bytes
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_npz, written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
@@ -54,8 +54,8 @@ class Lists:
 
     @classmethod
     def load(cls, path: Path) -> Lists:
-        with np.load(path) as archive:
-            return cls(archive["centers"], archive["order"], archive["bounds"])
+        arrays = read_npz(path)
+        return cls(arrays["centers"], arrays["order"], arrays["bounds"])
 
 
 def group_rows(rows: Rows, *, seed: int = 0) -> Lists:

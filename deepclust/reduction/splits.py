@@ -6,8 +6,8 @@ again with the same seed gives the same result, and no pickle has to be trusted.
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,13 +20,13 @@ import numpy as np
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.shards import MANIFEST
+from deepclust.features.shards import MANIFEST, OF_THE_FOLDER, check_folder
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.cache import cache_folder
 from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
 from deepclust.reduction.reduction import Reduction
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, write_json
+from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.runtime.locks import one_at_a_time
 
 # Raised whenever the result changes for the same settings, or what is kept of it, so that no older cache is read.
@@ -98,7 +98,18 @@ def reduced_splits(
 
 
 def _read(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
-    return {content: load_features(place) for content, place in places.items() if (place / MANIFEST).is_file()}
+    """What is kept; where a part of it is damaged, nothing: all is reduced again, so that it is one space."""
+    there = {content: place for content, place in places.items() if (place / MANIFEST).is_file()}
+    try:
+        found = {content: load_features(place) for content, place in there.items()}
+        for content, place in there.items():
+            check_folder(place, found[content].manifest, whole=True)
+        return found
+    except InputError as error:
+        print(f"{error.cause}: reduced again", flush=True)
+        for place in there.values():
+            shutil.rmtree(place.parent, ignore_errors=True)
+        return {}
 
 
 def reduced_dataset(
@@ -152,7 +163,7 @@ def _compare(record: Path, reduced: FeatureSet) -> None:
     if not record.is_file():
         write_json(record, facts)
         return
-    earlier = json.loads(record.read_text(encoding="utf-8"))
+    earlier = read_json(record, "restore it from a copy, or start a new run")
     changed = [key for key in facts if facts[key] != earlier.get(key)]
     if changed:
         raise InputError(
@@ -167,7 +178,7 @@ def _facts(reduction: Reduction) -> dict[str, Any]:
 
 def _with_labels_of(original: FeatureSet, reduced: FeatureSet) -> FeatureSet:
     """Reduced features with the labels, paths and provenance of those they were made from."""
-    provenance = {key: value for key, value in original.manifest.items() if key not in ("shards", "n_rows")}
+    provenance = {key: value for key, value in original.manifest.items() if key not in OF_THE_FOLDER}
     return replace(
         reduced,
         labels=original.labels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 from deepclust.clustering import display_name, method_order
 from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, line_style, new_figure, save_figure
 from deepclust.report.sweeps import WHOLE, natural_order
+from deepclust.report.tables import read_rows
 from deepclust.runtime.errors import InputError
 
 DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
@@ -33,7 +33,7 @@ def benchmark_rows(folders: Iterable[str | os.PathLike], benchmark_of: Mapping[P
     rows = []
     for folder in map(Path, folders):
         name = benchmark_of[folder] or WHOLE
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        found = read_rows(folder / "results.json")
         rows += [{**row, "benchmark": name} for row in found]
     return rows
 

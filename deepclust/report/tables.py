@@ -18,7 +18,8 @@ from rich.table import Table
 
 from deepclust.clustering import display_name
 from deepclust.metrics import ROW_KEYS
-from deepclust.runtime.files import write_json, written_whole
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import read_json, write_json, written_whole
 
 Row = Mapping[str, Any]
 
@@ -50,6 +51,21 @@ def write_results(run_dir: str | os.PathLike, rows: Sequence[Row], notes: Iterab
     write_json(run_dir / "results.json", [{key: row.get(key) for key in ROW_KEYS} for row in rows])
     with written_whole(run_dir / "results.md") as temporary:
         temporary.write_text(results_markdown(rows, notes), encoding="utf-8")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that earlier commands left, none where there is no file.
+
+    Raises:
+        InputError: if the file holds no rows.
+    """
+    if not path.is_file():
+        return []
+    try:
+        rows = read_json(path, "remove it", "list of rows")
+        return [{"method": row["method"], "split": row["split"], **row} for row in rows]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path} is no list of rows ({str(error).splitlines()[0]}): remove it") from None
 
 
 def mean_std(rows: Sequence[Row]) -> list[dict[str, Any]]:

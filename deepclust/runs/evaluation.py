@@ -9,7 +9,6 @@ run folder/
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,21 +91,6 @@ def check_names(metrics: Sequence[str], figures: Sequence[str], *, without_run: 
             )
     if without_run and not (metrics or figures):
         raise InputError(f"nothing to measure: name metrics= or figures= of features, {', '.join(OF_FEATURES)}")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that earlier commands left, none where there is no file.
-
-    Raises:
-        InputError: if the file holds no rows.
-    """
-    if not path.is_file():
-        return []
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [{"method": row["method"], "split": row["split"], **row} for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is no list of rows ({str(error).splitlines()[0]}): remove it") from None
 
 
 def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ class Experiment:
             recipe.check_features(len(train))
             self.mining.check(len(train), recipe.mined_neighbors(len(train)))
             seen = FeatureTransform(train.dim, recipe.preprocess, recipe.pca_dim).out_dim
-            if self.reduction.kind == "none" and trains_on_a_cpu(trainer):
+            if self.reduction.kind == "none" and trainer.shard == "batch" and trains_on_a_cpu(trainer):
                 check_heads_fit(recipe, seen)
             if self.reduction.kind != "none" and recipe.pca_dim is not None:
                 raise InputError(

@@ -2,6 +2,7 @@
 
 config.yaml                 what was asked for
 run.lock                    locked while a run writes here
+deepclust.sha256            checksums of everything here: `deepclust verify FOLDER` compares them
 identity.json               the settings that decide the results, and digests of the data
 reduction.json              what the features were reduced by, where they were
 checkpoints/<method>.ckpt   newest training state of each loss
@@ -23,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from deepclust.clustering import identity_of
+from deepclust.clustering import Clustering
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import keep_checksums, read_yaml, remove_temporaries, written_whole
 from deepclust.runtime.locks import claimed
 
 
@@ -60,11 +61,19 @@ class RunFolder:
     def has_finished(self, method: str, splits: Iterable[str], identity: str | None = None) -> bool:
         """Whether a method left a clustering of every split; that of the training split is written last.
 
+        One that is damaged is none; a line on the console says so.
+
         Args:
             identity: the digest that the clusterings must name; None: any, as those of old runs name none.
         """
         left = [self.clustering(method, split) for split in splits]
-        return all(path.is_file() and identity in (None, identity_of(path)) for path in left)
+        if not all(path.is_file() for path in left):
+            return False
+        try:
+            return all(identity in (None, clustering.identity) for clustering in map(Clustering.load, left))
+        except InputError as error:
+            print(f"{error.cause}: made again", flush=True)
+            return False
 
     def trained_methods(self) -> list[str]:
         """The losses that left a checkpoint, in alphabetical order; dotted files are what a kill left half-written."""
@@ -91,6 +100,8 @@ class RunFolder:
             # Asked again under the lock: another run may have begun and ended since it was asked first.
             if not resume:
                 self.check_free()
+            keep_checksums(self.path)
+            remove_temporaries(self.path)
             yield
 
     def check_free(self) -> None:
@@ -113,10 +124,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise InputError(f"{self.path} holds no config.yaml, so its data are not known: name them with data=")
-        try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.config} is no readable YAML ({str(error).splitlines()[0]})") from None
+        config = read_yaml(self.config, "restore it from a copy, or name the data with data= and features alone")
         if not isinstance(config, dict):
             raise InputError(f"{self.config} holds no settings: name a run folder of `deepclust train`")
         return {str(name): value for name, value in config.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepclust.clusterers import make_clusterer
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, write_json
+from deepclust.runtime.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from deepclust.runs.experiment import Experiment
@@ -83,8 +83,8 @@ class Identity:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            return cls(**read_json(path, "restore it from a copy, or start a new run"))
+        except TypeError as error:
             raise InputError(f"{path} is no identity of a run ({str(error).splitlines()[0]})") from None
 
     def write(self, path: Path) -> None:

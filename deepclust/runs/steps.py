@@ -112,7 +112,7 @@ class Steps:
             resume=self.resume,
             logger=self.logger,
             log_prefix=f"{method}/" if len(run.recipes) > 1 else "",
-            validate=validation(self.data.test or self.data.train),
+            validate=validation(self.data.test or self.data.train, silhouette=run.silhouette),
             progress=self.progress,
             in_memory=run.in_memory,
             identity=self.digest(method),
@@ -227,15 +227,17 @@ def distance_of(features: FeatureSet) -> Metric:
     return "cosine" if features.reduction is None else "euclidean"
 
 
-def validation(features: FeatureSet) -> Callable[[TrainedHeads], dict[str, float]]:
-    """What is logged of a split along the way: without labels the silhouette and the number of clusters found.
+def validation(features: FeatureSet, *, silhouette: bool = True) -> Callable[[TrainedHeads], dict[str, float]]:
+    """What is logged of a split along the way: without labels the silhouette, where it is wanted, and the number of
+    clusters found.
 
     Training never looks at these numbers.
     """
 
     def validate(trained: TrainedHeads) -> dict[str, float]:
         clustering = trained.assign(features)
-        row = score(clustering, features.features, features.labels, silhouette_metric=distance_of(features))
+        rows_ND = features.features if silhouette else None
+        row = score(clustering, rows_ND, features.labels, silhouette_metric=distance_of(features))
         return {key: float(row[key]) for key in VALIDATED if row[key] is not None}
 
     return validate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,24 @@ from contextlib import contextmanager
 
 # As torch says it: of a CPU, of a GPU, of sizes that no address reaches.
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Storage size calculation overflowed")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+# What a disk refuses, and what to do about it.
+OF_THE_DISK = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or name a folder elsewhere"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or name another place"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a file and a folder have one name: name another"),
+    **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG), "name another place"),
+    errno.EIO: "the disk cannot be read or written",
+}
 
 
 class InputError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+
+    @property
+    def cause(self) -> str:
+        """The message without what is to be done, for those who do it themselves."""
+        return str(self).rsplit(": ", 1)[0]
 
 
 @contextmanager
@@ -34,10 +49,11 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):
-        if error.errno is None:
+        place = "the disk" if error.filename is None else repr(os.fsdecode(error.filename))
+        if error.errno is None or (error.filename is None and error.errno not in FULL):
             return None
-        place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
-        return f"{place}{os.strerror(error.errno)}: name another place, or make this one usable"
+        remedy = OF_THE_DISK.get(error.errno, "name another place, or make this one usable")
+        return f"{place}: {os.strerror(error.errno).lower()}: {remedy}"
     said = str(error).splitlines()[0] if str(error) else ""
     if said.startswith("Symlink loop"):  # pathlib's own
         return f"{said}: name another place"

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import make_folder
 
 # How often a waiting process asks; each is a call to the file server where the folder lies on one.
 POLL_SECONDS = 0.5
@@ -54,9 +55,9 @@ def claimed(path: Path, taken: str) -> Iterator[None]:
         taken: what the refusal says.
 
     Raises:
-        InputError: if another process holds the lock.
+        InputError: if another process holds the lock, or the folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(path)
     trouble = _trouble(lock, path, taken=taken)
     if trouble:

@@ -115,9 +115,12 @@ class LogValidation(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         due = self.n_epochs > 0 and (trainer.current_epoch + 1) % self.n_epochs == 0
-        if not due or not trainer.is_global_zero or trainer.logger is None:
+        if not due:
             return
         assert isinstance(pl_module, ClusteringModule)
-        found = self.validate(pl_module.trained())
+        trained = pl_module.trained()  # on every rank, as each may have some of the heads
+        if not trainer.is_global_zero or trainer.logger is None:
+            return
+        found = self.validate(trained)
         metrics = {f"{pl_module.log_prefix}val/{name}": value for name, value in found.items()}
         trainer.logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)

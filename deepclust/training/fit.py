@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
 from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.devices import freed_memory_kept
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.ranks import Ranks
+from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
 from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
+from deepclust.training.head_share import HeadShare
 from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
@@ -139,16 +140,18 @@ def fit_heads(
         checkpoint_io=CheckpointFile(saved),
     )
     ranks, device = join_processes(runner), runner.strategy.root_device
+    share = HeadShare(recipe.n_heads, ranks if trainer.shard == "heads" else ALONE)
+    own = replace(recipe, n_heads=share.mine.stop - share.mine.start)
     if device.type == "cpu":
         with ranks.all_or_none():
-            check_heads_fit(recipe, recipe.pca_dim or features.dim)
+            check_heads_fit(own, recipe.pca_dim or features.dim)
     if neighbors is None:
         wanted = recipe.mined_neighbors(len(features))
         neighbors = cached_neighbors(
             features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
     start = HeadStart(recipe, neighbors, partitions, progress=progress)
-    pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, ranks)
+    pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, ALONE if share.shared else ranks)
     if saved is None:
         transform = FeatureTransform.fitted_to(features, recipe.preprocess, recipe.pca_dim)
     else:
@@ -158,7 +161,8 @@ def fit_heads(
     if in_memory is None:
         # The ranks of a node share its memory, but each has a GPU of its own.
         sharers = runner.num_devices if device.type == "cpu" else 1
-        beside = training_bytes(recipe, transform.out_dim, ranks.world_size, dtype, device.type)
+        sharing = 1 if share.shared else ranks.world_size
+        beside = training_bytes(own, transform.out_dim, sharing, dtype, device.type)
         fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers, beside)
         in_memory = runner.strategy.reduce_boolean_decision(fits, all=True)  # the order of samples follows from it
     bank = FeatureBank(features, transform.to(device), device, dtype, in_memory=in_memory)
@@ -173,7 +177,8 @@ def fit_heads(
         if ranks.world_size > 1:
             for parameter in heads.parameters():
                 dist.broadcast(parameter.detach(), 0)
-        module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity)
+        module = ClusteringModule(recipe, heads, bank, log_prefix=log_prefix, identity=identity, share=share)
+        del heads  # of which this rank may have some only
         loader = DataLoader(
             bank.staging(pairs),
             batch_size=None,

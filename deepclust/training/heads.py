@@ -68,8 +68,19 @@ class Heads(nn.Module):
         """Point each cluster's prototype along a direction in embedding space."""
 
     @abstractmethod
+    def like(self, n_heads: int) -> Heads:
+        """So many fresh heads of the same shape."""
+
+    def some(self, which: slice) -> Heads:
+        """A copy of some of the heads."""
+        value_of = {name: value[which] for name, value in self.state_dict().items()}
+        copied = self.like(len(next(iter(value_of.values()))))
+        copied.load_state_dict(value_of)
+        return copied
+
     def single(self, head: int) -> Heads:
         """A copy of one head, as Heads with H = 1."""
+        return self.some(slice(head, head + 1))
 
     def no_decay(self) -> set[str]:
         """Names of parameters that weight decay spares: biases and gains."""
@@ -158,11 +169,10 @@ class MLPHeads(Heads):
             length = self.prototypes.norm(dim=2, keepdim=True).mean()
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) * length)
 
-    def single(self, head: int) -> MLPHeads:
+    def like(self, n_heads: int) -> MLPHeads:
         widths = {"hidden_dim": self.hidden_dim, "embedding_dim": self.embedding_dim}
-        one = MLPHeads(self.in_dim, self.n_clusters, 1, **widths, generator=torch.Generator())  # not the caller's
-        one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
-        return one
+        # From a generator of their own, not the caller's.
+        return MLPHeads(self.in_dim, self.n_clusters, n_heads, **widths, generator=torch.Generator())
 
 
 class Directions(torch.autograd.Function):
@@ -304,10 +314,9 @@ class LinearHeads(Heads):
             # φ_i = c_i / (‖c_i‖ √D), TSP appendix A.
             self.prototypes.copy_(functional.normalize(directions_HCE, dim=2) / self.in_dim**0.5)
 
-    def single(self, head: int) -> LinearHeads:
-        one = LinearHeads(self.in_dim, self.n_clusters, 1, generator=torch.Generator())  # not the caller's
-        one.load_state_dict({name: value[head : head + 1] for name, value in self.state_dict().items()})
-        return one
+    def like(self, n_heads: int) -> LinearHeads:
+        # From a generator of their own, not the caller's.
+        return LinearHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
 
 
 HEADS = ("mlp", "linear")

@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from deepclust.features.bank import FeatureBank
 from deepclust.losses import BatchLook
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import ALONE
+from deepclust.training.head_share import HeadShare
 from deepclust.training.heads import Heads, make_teacher, update_teacher
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
@@ -40,6 +42,8 @@ class ClusteringModule(pl.LightningModule):
         bank: the heads' inputs, and the transform that they went through.
         log_prefix: put before the name of every logged metric.
         identity: digest of the data and settings of the run, kept in the checkpoint.
+        share: this rank's of all heads, where ranks share out the heads; None: each rank has all of them, and some of
+            every batch.
     """
 
     mean_VHC: Tensor
@@ -47,7 +51,14 @@ class ClusteringModule(pl.LightningModule):
     last_loss_H: Tensor
 
     def __init__(
-        self, recipe: Recipe, student: Heads, bank: FeatureBank, *, log_prefix: str = "", identity: str | None = None
+        self,
+        recipe: Recipe,
+        student: Heads,
+        bank: FeatureBank,
+        *,
+        log_prefix: str = "",
+        identity: str | None = None,
+        share: HeadShare | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -55,30 +66,27 @@ class ClusteringModule(pl.LightningModule):
         self.identity = identity
         self.loss = recipe.loss
         self.transform = bank.transform  # kept in the checkpoint with the heads
-        self.student = student
-        self.teacher = make_teacher(student) if self.loss.uses_teacher else None
-        self.register_buffer("mean_VHC", self.loss.first_mean(recipe.n_heads, recipe.n_clusters))
+        self.share = share or HeadShare(recipe.n_heads, ALONE)
+        self.student = self.share.of(student)
+        self.teacher = make_teacher(self.student) if self.loss.uses_teacher else None
+        self.register_buffer("mean_VHC", self.loss.first_mean(self.student.n_heads, recipe.n_clusters))
         self.register_buffer("loss_sum_H", torch.zeros(recipe.n_heads))
         self.register_buffer("last_loss_H", torch.full((recipe.n_heads,), math.inf))
         self.failed_at: dict[int, int] = {}  # {head: first epoch after which it was not finite}
 
     def trained(self) -> TrainedHeads:
-        """What has been trained so far. The teacher assigns clusters where there is one."""
-        heads = self.student if self.teacher is None else self.teacher
+        """What has been trained so far, on every rank, each of which calls this. The teacher assigns clusters where
+        there is one."""
+        heads = self.share.all_of(self.student if self.teacher is None else self.teacher)
         return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy(), self.failed_at)
 
-    @property
-    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """DDP's name for what it leaves to us: all but one small parameter, as it wants one.
-
-        Of the others it would keep a second copy of all gradients, and it would send every buffer at every step.
-        """
-        own = dict(self.student.named_parameters(prefix="student"))
-        kept = min(own, key=lambda name: own[name].numel())
-        return [name for name, _ in (*self.named_parameters(), *self.named_buffers()) if name != kept]
-
     def on_train_start(self) -> None:
-        self.gradient_sum = GradientSum(self.student, over_ranks=self.trainer.world_size > 1)
+        self.gradient_sum = GradientSum(self.student, over_ranks=self.shares_batches)
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether every rank has all heads and some of each batch."""
+        return self.trainer.world_size > 1 and not self.share.shared
 
     # --- one step --------------------------------------------------------------------------------------------------
 
@@ -91,13 +99,20 @@ class ClusteringModule(pl.LightningModule):
         with torch.autocast(self.mean_VHC.device.type, enabled=False):  # each tensor below has the type it should have
             loss_H = self.accumulate(pairs, dtype)
         if self.recipe.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.gradient_clip)
+            self.clip(self.recipe.gradient_clip)
         optimizer.step()
         scheduler.step()
         if self.teacher is not None:
             update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
         self.loss_sum_H += loss_H
         self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
+
+    def clip(self, limit: float) -> None:
+        """Shorten the gradient to a norm, that of all heads of all ranks."""
+        norm = torch.nn.utils.get_total_norm([one.grad for one in self.student.parameters() if one.grad is not None])
+        if self.share.shared:
+            norm = self.share.summed(norm.square()).sqrt()
+        torch.nn.utils.clip_grads_with_norm_(self.student.parameters(), limit, norm)
 
     def accumulate(self, pairs: PairBatch, dtype: torch.dtype) -> Tensor:
         """Give the student's parameters their gradients; returns the loss per head, (H,), over the global batch.
@@ -113,19 +128,30 @@ class ClusteringModule(pl.LightningModule):
 
         # First what the loss needs of the whole batch: of every micro-batch, then of every rank.
         looks = [look_at(self.loss, forward.looked_at(part), self.recipe.temperature) for part in parts]
+        if self.share.shared and looks:  # the weights of pairs are averaged over the heads of all ranks
+            mine = self.student.n_heads / self.recipe.n_heads
+            weights_B = self.share.summed(torch.cat([look.weights_B for look in looks]) * mine)
+            sizes = [len(look.weights_B) for look in looks]
+            looks = [BatchLook(look.mean_VHC, part_B) for look, part_B in zip(looks, weights_B.split(sizes))]
         shares = [part.share * look.mean_VHC for part, look in zip(parts, looks)]
         batch_mean_VHC = sum(shares[1:], start=shares[0]) if shares else torch.zeros_like(self.mean_VHC)
-        if self.trainer.world_size > 1:
+        if self.shares_batches:
             dist.all_reduce(batch_mean_VHC)
         self.mean_VHC.copy_(self.loss.next_mean(self.mean_VHC, batch_mean_VHC))
 
         # Then each micro-batch's exact share of the loss and its gradient.
-        loss_H = torch.zeros_like(self.loss_sum_H)
+        loss_H = self.loss_sum_H.new_zeros(self.student.n_heads)
         for part, look in zip(parts, looks):
             student_HBC, teacher_HBC = forward.both(part)
             batch = BatchLook(self.mean_VHC, look.weights_B)
             part_loss_H, gradient_HBC = loss_and_gradient(
-                self.loss, student_HBC.detach(), teacher_HBC, batch, self.recipe.temperature, part.share
+                self.loss,
+                student_HBC.detach(),
+                teacher_HBC,
+                batch,
+                self.recipe.temperature,
+                part.share,
+                self.recipe.n_heads,
             )
             loss_H += part_loss_H
             # Not `manual_backward`, which goes through DDP: its hooks would sum over ranks at every micro-batch.
@@ -133,7 +159,7 @@ class ClusteringModule(pl.LightningModule):
                 student_HBC.backward(gradient_HBC)
             del student_HBC, teacher_HBC, gradient_HBC
         gradients.finish(loss_H)
-        return loss_H
+        return self.share.losses(loss_H)
 
     # --- optimizer and schedule ------------------------------------------------------------------------------------
 
@@ -161,6 +187,7 @@ class ClusteringModule(pl.LightningModule):
             finite_H = finite_heads(self.student)
             if self.teacher is not None:
                 finite_H &= finite_heads(self.teacher)
+            finite_H = self.share.whole(finite_H)
             # The last step's weights have no loss yet that would tell.
             losses_H = torch.where(finite_H, self.loss_sum_H / self.trainer.num_training_batches, math.nan)
             self.last_loss_H.copy_(losses_H)
@@ -189,6 +216,7 @@ class ClusteringModule(pl.LightningModule):
     # --- checkpoints hold plain types only, so that they load with weights_only=True --------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.share.in_checkpoint(checkpoint, self.share.whole)
         checkpoint["deepclust"] = {
             "recipe": self.recipe.as_dict(),
             "in_dim": self.transform.in_dim,
@@ -211,6 +239,7 @@ class ClusteringModule(pl.LightningModule):
             ]
             for group in groups:
                 group["lr"] = base_rate(self.recipe) * self.rate_factor(step)
+        self.share.in_checkpoint(checkpoint, self.share.cut)
 
 
 def finite_heads(heads: Heads) -> Tensor:

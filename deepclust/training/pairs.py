@@ -88,7 +88,7 @@ class PairBatches:
         world_size: int = 1,
         weights_NK: np.ndarray | None = None,
     ) -> None:
-        self.neighbor_ids_NK = torch.from_numpy(np.require(neighbor_ids_NK, requirements=["C", "W"]))
+        self.neighbor_ids_NK = neighbor_ids_NK  # no copy of its own: 1 GB for each rank at ImageNet-21K's size
         self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
         self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
         self.seed, self.epoch = seed, epoch
@@ -117,7 +117,8 @@ class PairBatches:
                 # Scaling by the last sum keeps a draw of 1 - ε inside the row despite rounding.
                 scaled_B1 = (draws_B * cumulative_BK[:, -1])[:, None]
                 columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
-            yield PairBatch(anchors_B, self.neighbor_ids_NK[anchors_B, columns_B].long(), high - low)
+            neighbors_B = torch.from_numpy(self.neighbor_ids_NK[anchors_B.numpy(), columns_B.numpy()])
+            yield PairBatch(anchors_B, neighbors_B.long(), high - low)
 
     @staticmethod
     def rows_of(batch: PairBatch) -> Tensor:

@@ -222,7 +222,13 @@ def look_at(loss: Loss, logits_HBC: Tensor, temperature: float) -> BatchLook:
 
 @torch.no_grad()
 def loss_and_gradient(
-    loss: Loss, student_HBC: Tensor, teacher_HBC: Tensor | None, batch: BatchLook, temperature: float, share: float
+    loss: Loss,
+    student_HBC: Tensor,
+    teacher_HBC: Tensor | None,
+    batch: BatchLook,
+    temperature: float,
+    share: float = 1.0,
+    n_heads: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss per head, (H,), and its gradient in the student's logits, (H, 2B, C), in their precision.
 
@@ -233,10 +239,11 @@ def loss_and_gradient(
         batch: means over the whole batch, and weights of the pairs at hand.
         temperature: of the softmax.
         share: of the pairs at hand in the global batch; both results are multiplied with it.
+        n_heads: the gradient is that of the mean over so many heads; None: over those at hand.
     """
     loss_H = batch.mean_VHC.new_empty(len(student_HBC))
     gradient_HBC = torch.empty_like(student_HBC)
-    scale = share / len(student_HBC) / temperature  # the loss's gradient is in the log-odds
+    scale = share / (n_heads or len(student_HBC)) / temperature  # the loss's gradient is in the log-odds
     for heads, student, teacher in by_heads(student_HBC, teacher_HBC, temperature):
         part_H, gradients = loss.gradient(student, teacher, BatchLook(batch.mean_VHC[:, heads], batch.weights_B), scale)
         torch.mul(part_H, share, out=loss_H[heads])

@@ -18,8 +18,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from deepclust.runtime.ranks import Launch, is_first_process
-
-EXIT_CODE = 128 + signal.SIGTERM
+from deepclust.runtime.signals import TERMINATED, stop_at_once
+from deepclust.training.lost_ranks import heartbeats
 
 
 @contextmanager
@@ -30,7 +30,8 @@ def ended_by_sigterm(remedy: Callable[[], str]) -> Iterator[None]:
         remedy: gives what the line says after "stopped by SIGTERM: ".
     """
     # A handler that is there already, such as submitit's, stays; Lightning calls it, too.
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.getsignal(signal.SIGTERM)
+    ours = threading.current_thread() is threading.main_thread() and before in (signal.SIG_DFL, stop_at_once)
     if ours:
         signal.signal(signal.SIGTERM, _stop)
     try:
@@ -40,10 +41,10 @@ def ended_by_sigterm(remedy: Callable[[], str]) -> Iterator[None]:
             print(f"stopped by SIGTERM: {remedy()}", file=sys.stderr, flush=True)
         # Lightning's launcher kills the first process when one of its others ends with an error.
         started_by_first = Launch.from_environment().started_by == "lightning" and not is_first_process()
-        raise SystemExit(0 if started_by_first else EXIT_CODE) from None
+        raise SystemExit(0 if started_by_first else TERMINATED) from None
     finally:
         if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -55,6 +56,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 class EndTogether(pl.Callback):
     """Ends training on every rank after the same batch once one of them got SIGTERM; a process alone is Lightning's.
 
+    Meanwhile a rank that is silent ends the others, too (`deepclust.training.lost_ranks`).
+
     The answer costs a collective of one number a step.
     """
 
@@ -64,6 +67,18 @@ class EndTogether(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._receive)  # Lightning puts back what was there when training ends
+        self._watch(True)
+
+    def on_train_end(self, *_: Any) -> None:
+        self._watch(False)
+
+    def on_exception(self, *_: Any) -> None:
+        self._watch(False)
+
+    def _watch(self, on: bool) -> None:
+        beats = heartbeats()
+        if beats is not None:
+            beats.watch(on)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.received, all=False):

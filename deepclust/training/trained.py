@@ -22,7 +22,7 @@ from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import written_whole
+from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
 from deepclust.training.recipe import Recipe
 
@@ -77,8 +77,9 @@ class TrainedHeads:
         one = self.heads.single(self.best_head if head is None else head).to(self._device())
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         out = np.empty((len(features), self.recipe.n_clusters), np.float32)
+        weights = one.weights()  # once, not for every block
         for start, block in bank.blocks(self._block_rows()):
-            out[start : start + len(block)] = one(block)[0].float().cpu().numpy()
+            out[start : start + len(block)] = one.logits(weights, block)[0].float().cpu().numpy()
         return out
 
     @torch.no_grad()
@@ -93,11 +94,12 @@ class TrainedHeads:
         head = self.best_head if head is None else head
         one = self.heads.single(head).to(self._device())
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
+        weights = one.weights()
         top = min(TOP, self.recipe.n_clusters)
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
         for start, block in bank.blocks(self._block_rows()):
-            probs_BC = torch.softmax(one(block)[0].float() / self.recipe.temperature, dim=1)
+            probs_BC = torch.softmax(one.logits(weights, block)[0].float() / self.recipe.temperature, dim=1)
             best = probs_BC.topk(top, dim=1)
             ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
             probs_NT[start : start + len(block)] = best.values.cpu().numpy()
@@ -122,8 +124,9 @@ class TrainedHeads:
             features = features.select(np.sort(np.random.default_rng(0).choice(len(features), rows, replace=False)))
         bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
         seen_HC = torch.zeros(self.heads.n_heads, self.recipe.n_clusters, dtype=torch.bool, device=self._device())
+        weights = self.heads.weights()  # once, not for every 64 rows
         for _, block in bank.blocks(self._block_rows(self.heads.n_heads)):
-            seen_HC.scatter_(1, self.heads(block).argmax(dim=2), True)
+            seen_HC.scatter_(1, self.heads.logits(weights, block).argmax(dim=2), True)
         return seen_HC.sum(dim=1).cpu().numpy()
 
     def warn_of_collapse(self, features: FeatureSet) -> list[str]:
@@ -190,7 +193,10 @@ class TrainedHeads:
             content = _state_of_checkpoint(content)
         if "recipe" not in content or "heads" not in content:
             raise InputError(f"{path} is no checkpoint of deepclust")
-        trained = cls.from_state(content)
+        try:
+            trained = cls.from_state(content)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:  # weights of other shapes, or missing
+            raise InputError(f"{path} is no checkpoint of deepclust ({str(error).splitlines()[0][:160]})") from None
         trained.identity = identity
         return trained
 
@@ -213,10 +219,10 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: train first, or name another run folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own on a broken file
-        raise InputError(f"{path} is no readable checkpoint ({str(error).splitlines()[0][:200]})") from None
+    content = read_tensors(path, "remove it to train again, or restore it from a copy")
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no checkpoint of deepclust")
+    return content
 
 
 def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch, Ranks
 from deepclust.runtime.settings import check_settings, setting
+from deepclust.training.lost_ranks import CHILDREN, start_heartbeats, stop_heartbeats
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -34,6 +35,7 @@ COLLECTIVE_TIMEOUT = timedelta(days=1)
 PARENT_SECONDS = 1.0
 # The id of the process that started the others, which inherit it: it may have ended before they look.
 PARENT_VARIABLE = "DEEPCLUST_PARENT"
+SHARDS = ("batch", "heads")
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed")
 # Options of Lightning's Trainer that training sets itself.
 OURS: Mapping[str, Any] = MappingProxyType(
@@ -75,6 +77,8 @@ class TrainerSettings:
         devices: how many on each node, which, or `auto` for all.
         num_nodes: machines.
         strategy: `auto`, or `ddp` for several processes.
+        shard: what ranks share out: `batch`, each has all heads and a part of every batch; `heads`, each has a part of
+            the heads and every batch. The result is the same up to float order.
         precision: `32`, `bf16-mixed`, or `auto`: bf16-mixed where the device multiplies bfloat16 natively.
         checkpoint_seconds: at most one checkpoint per so many seconds, at the end of an epoch.
         log_every_n_steps: how often `train/loss` is logged, with a logger.
@@ -94,6 +98,7 @@ class TrainerSettings:
     devices: int | str | Sequence[int] = setting(1, "how many, which, or `auto`", such=lambda value: _devices(value))
     num_nodes: int = setting(1, "machines", at_least=1, whole=True)
     strategy: str = setting("auto", "`auto`, or `ddp` for several processes", text=True)
+    shard: str = setting("batch", "what ranks share out: every `batch`, or the `heads`", choices=SHARDS)
     precision: str | int = "auto"
     checkpoint_seconds: float = setting(60.0, "at most one checkpoint per so many seconds", at_least=0)
     log_every_n_steps: int = setting(10, "how often `train/loss` is logged", at_least=1, whole=True)
@@ -187,6 +192,9 @@ def make_trainer(
     if isinstance(trainer.strategy, DDPStrategy):
         # Set here, as `auto` chooses this strategy, too; it is read when the processes join.
         trainer.strategy._timeout = COLLECTIVE_TIMEOUT
+        # Nothing is left for DDP's wrapper: the heads are handed out and gradients summed by training itself. It would
+        # keep a second copy of all gradients and send every buffer of the module at every step.
+        trainer.strategy.configure_ddp = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
@@ -218,8 +226,10 @@ def join_processes(trainer: pl.Trainer) -> Ranks:
         if not launcher.cluster_environment.creates_processes_externally:  # this one is about to start the others
             os.environ[PARENT_VARIABLE] = str(os.getpid())
         launcher.launch(lambda: None, trainer=trainer)
+        CHILDREN[:] = launcher.procs or CHILDREN
     end_with_parent()
     trainer.strategy.setup_environment()
+    start_heartbeats()
     return Ranks.of_run()
 
 
@@ -252,6 +262,7 @@ def leave_processes() -> None:
     for thread in threading.enumerate():
         if isinstance(thread, _Parent):
             thread.left.set()
+    stop_heartbeats()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -8,13 +8,12 @@ A sweep over encoders, data sets or clusterers writes other files in each of its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepclust.metrics.knn_probe import PROBE_KS, TEMPERATURE, knn_probe
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, write_json
+from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.cells import Cell, Row
 from deepclust.zero_shot.protocol import CLASSES, check_clusterers, check_installed, check_name
 from deepclust.zero_shot.runner import Runner
@@ -95,7 +94,7 @@ def read_results(
             for name in (*clusterers, CLASSES, PROBE):
                 path = result_path(folder, dataset, encoder, name)
                 if path.is_file():
-                    (probes if name == PROBE else rows).append(json.loads(path.read_text(encoding="utf-8")))
+                    (probes if name == PROBE else rows).append(read_json(path, "make it again with stage=apply"))
     if not rows:
         raise InputError(f"{folder / 'results'} holds no cell of this matrix: make them with stage=apply")
     return rows, probes
@@ -118,8 +117,12 @@ def _probe(runner: Runner, dataset: str, encoder: str) -> None:
         raise InputError(f"data.{dataset}.probe: the kNN probe needs the labels of {dataset} and of {memory_name}")
     path = result_path(runner.folder, dataset, encoder, PROBE)
     key = fingerprint(data.key, memory.key, list(PROBE_KS), TEMPERATURE)
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key:
-        return
+    if path.is_file():
+        try:
+            if read_json(path)["key"] == key:
+                return
+        except InputError as error:
+            print(f"{error.cause}: made again", flush=True)
     accuracy = knn_probe(memory.features.features, memory.labels, data.features.features, data.labels)
     write_json(
         path,

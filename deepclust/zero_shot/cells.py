@@ -24,7 +24,7 @@ from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_splits
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, write_json
+from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.data import LoadedData
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
 
@@ -79,7 +79,11 @@ class CellStore:
         path = self.path(cell, data)
         if not path.is_file():
             return None
-        row = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            row = read_json(path)
+        except InputError as error:
+            print(f"{error.cause}: made again", flush=True)
+            return None
         return None if retry and row["reason"] else row
 
     def reduced(self, cell: Cell, data: LoadedData) -> tuple[np.ndarray, float]:

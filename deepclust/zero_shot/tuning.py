@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import write_json, written_whole
+from deepclust.runtime.files import read_json, write_json, written_whole
 from deepclust.zero_shot.cells import Cell, Row
 from deepclust.zero_shot.protocol import (
     PROTOCOL_CLUSTERERS,
@@ -226,9 +226,9 @@ def read_choices(folder: Path, encoder: str, clusterers: Sequence[str]) -> dict[
     if not path.is_file():
         raise InputError(f"no settings for encoder {encoder}: {path} is missing; search them with stage=search")
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))["clusterers"]
+        saved = read_json(path, "search again with stage=search")["clusterers"]
         choices = {name: Choice(**settings) for name, settings in saved.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no file of chosen settings ({error}): search again with stage=search") from None
     missing = [name for name in clusterers if name not in choices]
     if missing:

@@ -151,7 +151,7 @@ def test_two_ranks_of_torchrun_write_the_bytes_of_one(tmp_path: Path, photos: Pa
     assert one.wait() == 0
     assert two.returncode == 0, two.stderr
     assert len(contents(tmp_path / "one" / "train")) == 8
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert contents(tmp_path / "one" / "train") == contents(tmp_path / "two" / "train")
 
 
 def test_unreadable_images_are_left_out_and_listed(
@@ -272,3 +272,19 @@ def test_the_manifest_is_plain_json(tmp_path: Path, tiny_encoder: Encoder) -> No
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["source"]["kind"] == "array"
     assert load_features(tmp_path).manifest == manifest
+
+
+def test_of_two_calls_for_one_folder_one_extracts_and_the_other_waits(tmp_path, tiny_encoder, locked_elsewhere, capsys):
+    expected = extract(images(40), tiny_encoder, tmp_path / "made", progress=False).features[:]
+    other = locked_elsewhere(tmp_path / ".made.lock")
+    found: list[FeatureSet] = []
+    waiting = threading.Thread(
+        target=lambda: found.append(extract(images(40), tiny_encoder, tmp_path / "made", progress=False))
+    )
+    waiting.start()
+    time.sleep(0.3)
+    assert found == []
+    other.kill()
+    waiting.join(30)
+    np.testing.assert_array_equal(found[0].features[:], expected)
+    assert capsys.readouterr().out.count("another process is doing this already, waiting for its result") == 1

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import deepclust.runtime.locks as locks_module
 from deepclust.features.dataset import Dataset
+from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import ShardedRows
 from deepclust.neighbors import mine_neighbors
@@ -183,7 +184,8 @@ def test_what_was_kept_and_cannot_be_repeated_is_refused(tmp_path, rows):
     train, new = FeatureSet.from_arrays(rows[:200]), FeatureSet.from_arrays(rows[200:])
     reduced_splits(Reduction("pca", dims=3), {"train": train}, cache_dir=tmp_path)
     (shard,) = tmp_path.rglob("features-*.npy")
-    np.save(shard, np.load(shard) + 1)
+    kept = load_features(shard.parent)
+    FeatureSet.from_arrays(np.load(shard) + 1, manifest=kept.manifest).save(shard.parent)
     with pytest.raises(InputError, match="cannot be repeated here: delete it"):
         reduced_splits(Reduction("pca", dims=3), {"train": train, "test": new}, cache_dir=tmp_path)
 

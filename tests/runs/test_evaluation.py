@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deepclust.metrics.linear_probe import Probe
-from deepclust.runs.evaluation import accuracies_by_class, merged_rows, read_rows
+from deepclust.report.tables import read_rows
+from deepclust.runs.evaluation import accuracies_by_class, merged_rows
 from deepclust.runtime.errors import InputError
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepclust.clustering import Clustering
+from deepclust.training.trained import TrainedHeads
 
 METHODS = ("temi", "scan", "tsp")
 SETTINGS = (
@@ -44,3 +45,26 @@ def test_two_processes_give_the_labels_and_losses_of_one(command, in_process_of_
             losses = [losses_of(tmp_path / run, f"{method}/{name}") for run in ("alone", "both")]
             assert len(losses[0]) == (18 if name == "train/loss" else 3)
             np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_heads_give_what_one_gives(command, in_process_of_its_own, tmp_path):
+    settings = (
+        *SETTINGS,
+        "n_heads=3",
+        "loss.temi.gradient_clip=0.01",
+        "baselines=none",
+        "trainer.val_every_n_epochs=1",
+    )
+    alone = command("train.py", *settings, "run_dir=alone")
+    assert alone.code == 0, alone.err
+    sharing = ("trainer.strategy=ddp", "trainer.devices=2", "trainer.shard=heads")
+    both = in_process_of_its_own("train.py", *settings, "run_dir=both", *sharing, "data.micro_batch_size=110")
+    assert both.code == 0, both.err
+    for method in METHODS:
+        first, second = (
+            TrainedHeads.load(tmp_path / run / "checkpoints" / f"{method}.ckpt") for run in ("alone", "both")
+        )
+        for (name, value), other in zip(first.heads.state_dict().items(), second.heads.state_dict().values()):
+            np.testing.assert_allclose(other, value, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(second.losses_H, first.losses_H, atol=1e-4)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from deepclust.losses import LOSSES, BatchLook
+from deepclust.training import initialization
 from deepclust.training.heads import Heads, make_heads
-from deepclust.training.initialization import cluster_means
+from deepclust.training.initialization import cluster_means, warm_start
 from deepclust.training.recipe import Recipe
 from deepclust.training.step import by_heads, look_at
 
@@ -64,3 +65,16 @@ def test_heads_on_the_cpu_with_rows_on_the_gpu_are_refused(pretended):
     labels_HN = torch.zeros(H, N, dtype=torch.long, device=pretended)
     with pytest.raises(RuntimeError, match="device"):
         cluster_means(heads, PretendedBank(pretended), labels_HN, C)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_warm_start_trains_where_the_heads_are(loss, launches, pretended, monkeypatch):
+    monkeypatch.setattr(initialization, "WARM_START_STEPS", 3)
+    recipe = Recipe.of(loss, n_clusters=C, n_heads=H, hidden_dim=8, embedding_dim=4, warm_start_epochs=1)
+    module = launches.pretended_module(recipe, pretended)
+    module.bank._rows_NP, module.bank.dtype = module.bank._rows_NP.float(), torch.float32
+    labels_HN = torch.zeros(H, len(module.bank), dtype=torch.long, device=pretended)
+    with launches.Launches() as counted:
+        warm_start(module.student, module.bank, labels_HN, recipe)
+    assert counted.operations["_fused_adamw_"] == 3
+    assert counted.host_copies.total() == 2 * 3  # the row numbers of a step, for the inputs and for the labels

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.subsets.counts import imagenet21k_synsets
 from tests.conftest import process_environment
+from tests.training.test_resume import wait_for
 
 N_CLASSES, DIM = 100, 24
 # The paper's recipe in everything but what a miniature cannot bear.
@@ -21,6 +25,8 @@ SMALL = (
     *("data=imagenet21k", f"n_clusters={N_CLASSES}", "n_heads=2", "max_epochs=2", "n_neighbors=10", "silhouette=false"),
     *("data.batch_size=500", "trainer.accelerator=cpu", "trainer.precision=32", "features_dir=features"),
 )
+# One head: of two that are equally good, either may be the best.
+LONG = ("n_heads=1", "max_epochs=40", "trainer.checkpoint_seconds=0")
 TWO = ("trainer=ddp", "trainer.devices=2")
 
 
@@ -60,14 +66,39 @@ def test_two_processes_run_it_to_the_results_of_one(words, command, in_process_o
 
 
 @pytest.mark.slow
-def test_without_a_loss_the_processes_of_torchrun_make_one_set_of_results(miniature):
+def test_processes_of_torchrun_that_are_killed_and_resumed_come_to_the_labels_of_one(command, miniature):
+    words = ("train", "loss=tsp", "init=spectral", "baselines=none", *SMALL, *LONG)
+    alone = command(*words, "run_dir=alone")
+    assert (alone.code, alone.err) == (0, "")
+    with torchrun(miniature, *words, *TWO, "run_dir=both") as started:
+        checkpoint = miniature / "both" / "checkpoints" / "tsp.ckpt"
+        wait_for(checkpoint, started)
+        for worker in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+        started.communicate(timeout=60)
+    assert not (miniature / "both" / "results.json").exists(), "killed too late to have been in training"
+    with torchrun(miniature, *words, *TWO, "resume=both") as resumed:
+        _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    first, second = (Clustering.load(miniature / run / "clusterings" / "tsp.npz") for run in ("alone", "both"))
+    # The hundred first eigenvalues are almost equal, so that rounding decides which partition has which number.
+    assert adjusted_rand_score(first.labels, second.labels) >= 0.995
+
+
+def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A command in two processes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "deepclust"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*launch, *words], cwd=folder, env=process_environment(), **pipes)
+
+
+@pytest.mark.slow
+def test_without_a_loss_the_processes_of_torchrun_make_one_set_of_results(miniature):
     # The trainer's settings do not matter where nothing is trained.
     words = ("train", "loss=none", "baselines=[kmeans,agglomerative]", *SMALL, "run_dir=run")
-    ended = subprocess.run(
-        [*launch, *words], cwd=miniature, env=process_environment(), capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("run folder: ") == 1
+    with torchrun(miniature, *words) as started:
+        out, err = started.communicate(timeout=300)
+    assert started.returncode == 0, err
+    assert out.count("run folder: ") == 1
     methods = {row["method"] for row in json.loads((miniature / "run" / "results.json").read_text())}
     assert methods == {"kmeans", "agglomerative"}

@@ -17,17 +17,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import adjusted_rand_score
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.transform import FeatureTransform
 from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.training.fit import fit_heads
 from deepclust.training.heads import head_groups, make_heads
-from deepclust.training.module import ClusteringModule, schedule_factor
+from deepclust.training.module import schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import TrainerSettings
@@ -412,17 +408,3 @@ def test_groups_take_every_head_once_and_stay_small(n_heads, rows, clusters):
     assert [head for group in groups for head in range(n_heads)[group]] == list(range(n_heads))
     sizes = [group.stop - group.start for group in groups]
     assert all(size == 1 or size * rows * clusters <= 1 << 20 for size in sizes)
-
-
-def test_ddp_keeps_no_second_copy_of_the_gradients(planted, tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    try:
-        bank = FeatureBank(planted, FeatureTransform(planted.dim, "none"), in_memory=False)
-        recipe = recipe_of("temi")
-        module = ClusteringModule(recipe, recipe.new_heads(planted.dim), bank)
-        wrapped = DistributedDataParallel(module)
-        smallest = min(parameter.numel() for parameter in module.student.parameters())
-        assert wrapped._get_ddp_logging_data()["total_parameter_size_bytes"] == 4 * smallest
-        assert list(wrapped.modules_buffers) == []
-    finally:
-        dist.destroy_process_group()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
@@ -150,3 +151,10 @@ def test_an_option_of_lightnings_that_fails_inside_its_fit_is_refused_in_one_lin
 def test_options_of_lightnings_are_of_the_types_that_it_says(options):
     with pytest.raises(InputError, match=rf"trainer\.{next(iter(options))} is .*Trainer takes"):
         TrainerSettings(more=options)
+
+
+def test_ddp_keeps_no_second_copy_of_the_gradients():
+    strategy = make_trainer(TrainerSettings("cpu", devices=2, strategy="ddp")).strategy
+    strategy.connect(module := pl.LightningModule())
+    strategy.configure_ddp()
+    assert strategy.model is module

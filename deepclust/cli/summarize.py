@@ -83,6 +83,8 @@ def show_sweep(options: argparse.Namespace) -> None:
     """One metric of every method over a setting."""
     # What `deepclust evaluate metrics=[…]` measured stands in its own file.
     file = "results.json" if options.metric in ROW_KEYS else "evaluation.json"
+    if options.difference and not options.figure:
+        raise InputError("--difference is drawn: give --figure, too")
     found = sweep(collect_runs(options.folders, file), options.by, options.metric, options.split)
     header, cells = sweep_cells(found)
     notes = [f"{options.metric} on split {found.split}, in percent"]

@@ -46,7 +46,10 @@ class Encoder:
         self.source = backbone.source
         self.weights_sha256 = weights_digest(backbone.network)
         self._encode_text = backbone.encode_text
-        network = fold_batch_norms(backbone.network, self.transform.image_size)
+        try:
+            network = fold_batch_norms(backbone.network, self.transform.image_size)
+        except AssertionError as error:  # timm's own of a layer that is not there
+            raise InputError(f"{spec.name} does not run with layer={spec.layer} ({error}): choose another") from None
         self._eager = _Normalized(network, self.transform).to(memory_format=torch.channels_last).to(device).eval()
         self.dim = self._probe()
         self._forward: Any = self._eager

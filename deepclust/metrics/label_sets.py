@@ -109,7 +109,7 @@ def read_label_sets(path: str | os.PathLike) -> list[list[int]] | dict[str, list
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"label_sets={path}: no such file")
+        raise InputError(f"label_sets={path} cannot be read as JSON: there is no such file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

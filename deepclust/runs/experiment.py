@@ -23,7 +23,8 @@ from deepclust.runtime.ranks import is_first_process
 from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes
+from deepclust.training.step_memory import check_heads_fit
+from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes, trains_on_a_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,9 @@ class Experiment:
         for recipe in self.recipes:
             recipe.check_features(len(train))
             self.mining.check(len(train), recipe.mined_neighbors(len(train)))
-            FeatureTransform(train.dim, recipe.preprocess, recipe.pca_dim)
+            seen = FeatureTransform(train.dim, recipe.preprocess, recipe.pca_dim).out_dim
+            if self.reduction.kind == "none" and trainer.shard == "batch" and trains_on_a_cpu(trainer):
+                check_heads_fit(recipe, seen)
             if self.reduction.kind != "none" and recipe.pca_dim is not None:
                 raise InputError(
                     f"pca_dim={recipe.pca_dim} would project again what reduction={self.reduction.kind} has reduced: "

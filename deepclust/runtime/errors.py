@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# As torch says it: of a CPU, of a GPU, of sizes that no address reaches.
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Storage size calculation overflowed")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 # What a disk refuses, and what to do about it.
 OF_THE_DISK = {
@@ -56,6 +58,6 @@ def _told(error: Exception) -> str | None:
     if said.startswith("Symlink loop"):  # pathlib's own
         return f"{said}: name another place"
     # torch has its own: RuntimeError on a CPU, a subclass of it on a GPU.
-    if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
+    if isinstance(error, MemoryError) or any(word in said for word in OUT_OF_MEMORY):
         return f"the memory does not suffice ({said[:160]}): take fewer heads, clusters or samples, or smaller batches"
     return None

@@ -32,7 +32,7 @@ from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
 from deepclust.training.pairs import pair_batches
 from deepclust.training.recipe import Recipe
-from deepclust.training.step_memory import training_bytes
+from deepclust.training.step_memory import check_heads_fit, training_bytes
 from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer import (
@@ -141,6 +141,10 @@ def fit_heads(
     )
     ranks, device = join_processes(runner), runner.strategy.root_device
     share = HeadShare(recipe.n_heads, ranks if trainer.shard == "heads" else ALONE)
+    own = replace(recipe, n_heads=share.mine.stop - share.mine.start)
+    if device.type == "cpu":
+        with ranks.all_or_none():
+            check_heads_fit(own, recipe.pca_dim or features.dim)
     if neighbors is None:
         wanted = recipe.mined_neighbors(len(features))
         neighbors = cached_neighbors(
@@ -157,7 +161,6 @@ def fit_heads(
     if in_memory is None:
         # The ranks of a node share its memory, but each has a GPU of its own.
         sharers = runner.num_devices if device.type == "cpu" else 1
-        own = replace(recipe, n_heads=share.mine.stop - share.mine.start)
         sharing = 1 if share.shared else ranks.world_size
         beside = training_bytes(own, transform.out_dim, sharing, dtype, device.type)
         fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers, beside)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from deepclust.runtime.devices import free_bytes
+from deepclust.runtime.errors import InputError
 from deepclust.training.heads import head_groups
 from deepclust.training.recipe import Recipe
 
@@ -41,3 +45,22 @@ def training_bytes(
     logits = (networks + 1) * n_heads * rows * n_clusters  # and the student's gradient
     group = head_groups((n_heads, rows, n_clusters), torch.device(device))[0].stop * rows * n_clusters
     return int(standing + weights + dtype.itemsize * (layers + logits) + 4 * LOSS_TENSORS * group)
+
+
+def check_heads_fit(recipe: Recipe, in_dim: int, device: torch.device | str = "cpu") -> None:
+    """Refuse heads whose training no batch is small enough for.
+
+    Args:
+        recipe: what is to be trained.
+        in_dim: P, dimensions that the heads see.
+        device: where.
+
+    Raises:
+        InputError: naming what they need and what there is.
+    """
+    needed, free = training_bytes(replace(recipe, batch_size=1, micro_batch_size=None), in_dim), free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"{recipe.loss.name}: training n_heads={recipe.n_heads} heads takes {needed / 1e9:.3g} GB and more, and "
+            f"{free / 1e9:.3g} GB are at hand: ask for fewer heads, or smaller hidden_dim and embedding_dim"
+        )

@@ -199,6 +199,12 @@ def make_trainer(
 
 
 @quiet_lightning()
+def trains_on_a_cpu(settings: TrainerSettings) -> bool:
+    """Whether these settings train on a CPU; refuses as `make_trainer`."""
+    return make_trainer(settings).strategy.root_device.type == "cpu"
+
+
+@quiet_lightning()
 def n_processes(settings: TrainerSettings) -> int:
     """How many processes these settings train in; refuses as `make_trainer`."""
     return make_trainer(settings).world_size

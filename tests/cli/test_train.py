@@ -590,6 +590,8 @@ BAD_INPUT["select's numbers"] = (
     r"select.n_clusters is 5: it must be a list, such as \[5\]",
 )
 BAD_INPUT["negative decay"] = (nothing, (*OWN, "loss.temi.weight_decay=-1"), "weight_decay is -1: it must be 0 or more")
+for word in ("n_heads=1000000000", "loss.temi.hidden_dim=1000000000"):
+    BAD_INPUT[word] = (nothing, (*OWN, "loss=temi", word), "temi: training n_heads=.* takes .* GB and more")
 BAD_INPUT["csv"] = (nothing, (*OWN, "logger=csv", "+logger.nokey=1"), "logger=csv has no setting 'nokey'")
 
 if not (torch.cuda.is_available() or torch.backends.mps.is_available()):

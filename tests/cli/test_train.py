@@ -16,6 +16,7 @@ from deepclust.clusterers import CLUSTERERS, dendrogram
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import ROW_KEYS
+from deepclust.runtime.files import write_json
 from deepclust.training.module import ClusteringModule
 
 # Two short epochs of everything: what is computed is not looked at here.
@@ -829,7 +830,7 @@ def test_a_sweep_that_is_run_again_on_other_data_is_no_finished_one(command, wor
     folder = next((workplace / "other").iterdir())
     identity = json.loads((folder / "identity.json").read_text())
     identity["results_of"]["silhouette"] = False
-    (folder / "identity.json").write_text(json.dumps(identity))
+    write_json(folder / "identity.json", identity)
     assert command("train.py", *sweep, "run_dir=other").out.count("is finished already") == 1
     os.replace("X_test.npy", "X.npy")
     outcome = command("train.py", *sweep, "run_dir=sweep")

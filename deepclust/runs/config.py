@@ -6,7 +6,6 @@ Nothing here knows the command line: a notebook or a test may read an old run's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from deepclust.runs.choosing import Choosing
 from deepclust.runs.experiment import Experiment
 from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.settings import check_names
 from deepclust.training.loggers import LoggerSettings
 from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import TrainerSettings
@@ -39,6 +37,7 @@ def read_experiment(config: Settings) -> Experiment:
     """
     choosing = read_choosing(config)
     reduction = read_reduction(config)
+    mining = read_mining(config)
     neighbors_dir, reductions_dir = cache_folders(config)
     source = DataSource.of(config)
     dataset = source.load()
@@ -63,7 +62,7 @@ def read_experiment(config: Settings) -> Experiment:
         reduction=reduction,
         choosing=choosing,
         trainer=TrainerSettings.of(config["trainer"]),
-        mining=read_mining(config),
+        mining=mining,
         logger=LoggerSettings.of(config["logger"]),
         neighbors_dir=neighbors_dir,
         reductions_dir=reductions_dir,
@@ -111,7 +110,6 @@ def read_choosing(config: Settings) -> Choosing | None:
 def read_mining(config: Settings) -> MiningSettings:
     """How neighbors are searched."""
     settings = {key: value for key, value in config["neighbors"].items() if key != "cache_dir"}
-    check_names(settings, [one.name for one in fields(MiningSettings)], "neighbors")
     return MiningSettings(**settings)
 
 

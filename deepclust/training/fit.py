@@ -142,9 +142,11 @@ def fit_heads(
     ranks, device = join_processes(runner), runner.strategy.root_device
     share = HeadShare(recipe.n_heads, ranks if trainer.shard == "heads" else ALONE)
     own = replace(recipe, n_heads=share.mine.stop - share.mine.start)
+    in_dim, dtype = recipe.pca_dim or features.dim, stored_dtype(runner.precision)
     if device.type == "cpu":
         with ranks.all_or_none():
-            check_heads_fit(own, recipe.pca_dim or features.dim)
+            check_heads_fit(own, in_dim)
+    beside = training_bytes(own, in_dim, 1 if share.shared else ranks.world_size, dtype, device.type)
     if neighbors is None:
         wanted = recipe.mined_neighbors(len(features))
         neighbors = cached_neighbors(
@@ -157,12 +159,9 @@ def fit_heads(
     else:
         transform = transform_of(saved, recipe)
         in_memory = in_memory_of(saved) if in_memory is None else in_memory
-    dtype = stored_dtype(runner.precision)
     if in_memory is None:
         # The ranks of a node share its memory, but each has a GPU of its own.
         sharers = runner.num_devices if device.type == "cpu" else 1
-        sharing = 1 if share.shared else ranks.world_size
-        beside = training_bytes(own, transform.out_dim, sharing, dtype, device.type)
         fits = fits_in_memory(len(features), transform.out_dim, dtype, device, sharers, beside)
         in_memory = runner.strategy.reduce_boolean_decision(fits, all=True)  # the order of samples follows from it
     bank = FeatureBank(features, transform.to(device), device, dtype, in_memory=in_memory)

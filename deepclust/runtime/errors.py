@@ -49,7 +49,7 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):
-        place = "the disk" if error.filename is None else repr(os.fsdecode(error.filename))
+        place = "the disk" if error.filename is None else os.fsdecode(error.filename)
         if error.errno is None or (error.filename is None and error.errno not in FULL):
             return None
         remedy = OF_THE_DISK.get(error.errno, "name another place, or make this one usable")

@@ -24,9 +24,9 @@ from deepclust.runtime.ranks import Launch
 BEAT_SECONDS = 1.0
 # A rank in training that says nothing for so long is frozen: a batch releases Python's lock many times a second.
 SILENT_SECONDS = float(os.environ.get("DEEPCLUST_SILENT_SECONDS", 300))
-# What gloo and NCCL say of a process that is gone.
 # The processes that this one has started, by rank from 1 on.
 CHILDREN: list[subprocess.Popen] = []
+# What gloo and NCCL say of a process that is gone.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|peer|timed? ?out|socket", re.IGNORECASE)
 
 
@@ -68,9 +68,10 @@ class Heartbeats(threading.Thread):
         return [rank for rank, (_, last) in sorted(self.heard.items()) if now - last > seconds]
 
     def watch(self, on: bool) -> None:
-        """Begin or end to watch; a rank has the whole time from now on."""
+        """Begin or end to watch; a rank has the whole time from now on, also one that never said anything."""
         now = time.monotonic()
-        self.heard = {rank: (said, now) for rank, (said, _) in self.heard.items()}
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        self.heard = {rank: (self.heard.get(rank, (b"", now))[0], now) for rank in others}
         self.watching = on
 
     def tell(self, lost: Sequence[int]) -> None:
@@ -102,7 +103,7 @@ def described(lost: Sequence[int], heard: dict[int, tuple[bytes, float]]) -> str
     """Which ranks are gone, where they ran, and where to read what they said."""
     if lost:
         names = " and ".join(str(rank) for rank in lost)
-        hosts = sorted({heard[rank][0].decode().split(" ", 1)[1] for rank in lost if rank in heard})
+        hosts = sorted({heard[rank][0].decode().split(" ", 1)[1] for rank in lost if heard.get(rank, (b"", 0))[0]})
         which = f"rank {names}" + (f" (on {', '.join(hosts)})" if hosts else "")
     else:
         which = "another rank"

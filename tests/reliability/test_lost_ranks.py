@@ -66,8 +66,10 @@ def test_a_rank_that_says_nothing_is_silent_and_one_that_speaks_is_not(monkeypat
     second.left.set()
     second.join()
     until(lambda: first.silent(0.3) == [1])
-    first.watch(True)  # it has the whole time from now on
+    first.watch(True)  # both have the whole time from now on
     assert first.silent(30) == []
+    until(lambda: first.silent(0.3) == [1, 2])  # also of one that froze before its first word
+    assert described([1, 2], first.heard).startswith("rank 1 and 2 (on ")
     first.left.set()
     first.join()
 

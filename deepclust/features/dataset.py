@@ -8,6 +8,7 @@ from typing import Any
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -29,6 +30,13 @@ class Dataset:
     def splits(self) -> dict[str, FeatureSet]:
         """The splits that are scored, the one that was fitted on first."""
         return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
+
+    def check(self, ranks: Ranks = ALONE) -> Dataset:
+        """Look at every row, shared over ranks, each of which calls; returns itself. Raises as `FeatureSet.check`."""
+        for name, split in self.splits().items():
+            own = self.name == "features" and split.root is not None
+            split.check(str(split.root) if own else f"{self.name} ({name} split)", ranks)
+        return self
 
 
 def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:

@@ -232,13 +232,13 @@ def _own_features(
         raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
     if test is None and test_labels is not None:
         raise InputError("data.test_labels is given without data.test: give both, or neither")
-    fitted = load_features(train, train_labels)
+    fitted = load_features(train, train_labels).check(str(train))
     if test is None and (Path(train).expanduser() / "test" / MANIFEST).is_file():
         test = Path(train).expanduser() / "test"
-    judged = None if test is None else load_features(test, test_labels, split="test")
+    judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
     if judged is not None:
         check_same_encoder(fitted, judged)
-    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"))
+    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"), checked=True)
 
 
 def _own_images(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from deepclust.features.rows import Rows, RowView, ShardedRows
 from deepclust.features.shards import check_shards, write_shard, write_split
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, make_folder
-from deepclust.runtime.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from deepclust.runtime.ranks import Ranks
 
 # 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
 SHARD_BYTES = 1 << 30
@@ -66,7 +68,7 @@ class FeatureSet:
         return self.manifest.get("reduction")
 
     @property
-    def files(self) -> Sequence[str] | None:
+    def files(self) -> Sequence[Path] | None:
         """The image file of each row, where the features were extracted from files; None otherwise."""
         source = self.manifest.get("source")
         if self.paths is None or not isinstance(source, dict) or source.get("kind") != "files":
@@ -136,14 +138,15 @@ class FeatureSet:
             self.root,
         )
 
-    def check(self, name: str = "features", ranks: Ranks = ALONE) -> FeatureSet:
+    def check(self, name: str = "features", ranks: Ranks | None = None) -> FeatureSet:
         """Refuse NaN, infinite and zero rows, and those too long or short for float32.
 
         Those of a folder are compared with its checksums meanwhile, unless they are some of its rows only.
 
         Args:
             name: for messages.
-            ranks: the processes that share the rows and files, each of which calls, and all of which refuse.
+            ranks: the processes that share the rows and files, each of which calls, and all of which refuse; None: this
+                one alone.
 
         Returns:
             Itself, so that a loader can end with it.
@@ -151,7 +154,9 @@ class FeatureSet:
         Raises:
             InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum.
         """
-        bad = BadRows()
+        from deepclust.runtime.ranks import ALONE  # imports torch, which whoever opens features need not
+
+        ranks, bad = ranks or ALONE, BadRows()
         with ranks.all_or_none(), ThreadPoolExecutor(1) as background:
             compared: Future[None] | None = None
             if self.root is not None and self.manifest.get("shards") and not isinstance(self.features, RowView):

@@ -6,7 +6,6 @@ Shape suffixes: S selected rows.
 from __future__ import annotations
 
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -77,7 +76,7 @@ class SomePaths(Paths):
         return [self.base[row] for row in self.ids_S.tolist()]
 
 
-class FilesUnder(Sequence[str]):
+class FilesUnder(Sequence[Path]):
     """Files, each joined with its folder when it is asked for.
 
     Args:
@@ -86,15 +85,15 @@ class FilesUnder(Sequence[str]):
     """
 
     def __init__(self, root: str, paths: Sequence[str]) -> None:
-        self.root, self.paths = root, paths
+        self.root, self.paths = Path(root), paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [os.path.join(self.root, path) for path in self.paths[index]]
-        return os.path.join(self.root, self.paths[index])
+            return [self.root / path for path in self.paths[index]]
+        return self.root / self.paths[index]
 
 
 def read_paths(path: Path, remedy: str = "extract the features again") -> list[str]:

@@ -113,9 +113,10 @@ def silhouette_samples(
             among them.
     """
     labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean"), metric)
-    clusters_C, dense_N = np.unique(labels_N, return_inverse=True)
+    clusters_C, first_C, dense_N = np.unique(labels_N, return_index=True, return_inverse=True)
     if len(clusters_C) < 2:
         raise InputError(f"{len(clusters_C)} cluster found: a silhouette compares at least 2")
+    dense_N = first_C.argsort().argsort()[dense_N]  # by first member: what clusters are called does not change a bit
     device = torch.device(fastest_device())
     own_N, sizes_C = torch.from_numpy(dense_N).to(device), torch.from_numpy(np.bincount(dense_N)).to(device)
     means_CD, spread_C = _cluster_moments(features_ND, own_N, sizes_C, metric)
@@ -138,7 +139,7 @@ def silhouette_of_block(block_BD: Tensor, own_B: Tensor, sizes_C: Tensor, means_
         spread_C: float32 mean squared norms of their members.
     """
     # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
-    distances_BC = torch.addmm(spread_C, block_BD, means_DC, alpha=-2).add_(block_BD.square().sum(dim=1, keepdim=True))
+    distances_BC = (block_BD @ means_DC).mul_(-2).add_(spread_C).add_(block_BD.square().sum(dim=1, keepdim=True))
     own_B1 = own_B[:, None]
     # The mean over the others: the sample's zero distance to itself is in the sum but not in the count.
     size_B = sizes_C.index_select(0, own_B)

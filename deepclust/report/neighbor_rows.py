@@ -26,7 +26,7 @@ def images_of(features: FeatureSet) -> Images | None:
     """
     files = features.files
     if files is not None:
-        return files if files and Path(files[0]).is_file() else None
+        return files if files and files[0].is_file() else None
     source = features.manifest.get("source")
     if not isinstance(source, dict):
         return None

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deepclust.features.dataset import Dataset
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import sweep_figure
 from deepclust.report.sweeps import Run, Sweep, sweep
@@ -61,9 +60,7 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
     own = all(value == trained_on.get(key) for key, value in what.items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
-    dataset = reduced_as_trained(
-        own_checked(DataSource.of(config).load()), trained_on, record=folder.reduction, own=own
-    )
+    dataset = reduced_as_trained(DataSource.of(config).load(), trained_on, record=folder.reduction, own=own)
     evaluation = evaluate_run(folder, dataset, saved=own, silhouette=trained_on.get("silhouette", True))
     if not own:
         # Rows of other data are no further columns of the run's own.
@@ -72,18 +69,13 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
     return evaluation, config, trained_on
 
 
-def own_checked(dataset: Dataset) -> Dataset:
-    """Features of one's own are looked at row by row; those that `extract` made were when they were made."""
-    return dataset.check() if dataset.name == "features" else dataset
-
-
 def features_alone(config: Settings, path: Path) -> Evaluation:
     """Features that nothing was clustered of yet, in a folder of their own.
 
     Raises:
         InputError: if the folder holds a run, or the evaluation of other features.
     """
-    dataset = own_checked(DataSource.of(config).load())
+    dataset = DataSource.of(config).load()
     folder = RunFolder(path)
     if folder.config.is_file():
         there = folder.read_config()

@@ -115,7 +115,7 @@ def test_paths_are_read_when_one_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert found.paths == paths
     assert list(some.paths) == paths[1::3]
-    assert (files[2], files[-1]) == (f"/photos/{paths[7]}", f"/photos/{paths[28]}")
+    assert (files[2], files[-1]) == (Path("/photos", paths[7]), Path("/photos", paths[28]))
     assert found.select(np.array([3, 1])).paths == [paths[3], paths[1]]
 
 

@@ -1,7 +1,7 @@
 """Relabel a data set's samples down its class tree with CLIP: what benchmark=leaf_hzr and benchmark=p_hzr start from.
 
-deepclust relabel --data imagenet21k --clip openclip_vitg14              image features made already, text by the model
-deepclust relabel --data imagenet21k --clip openclip_vitg14 --text T.npy text features made elsewhere, one row per class
+deepclust relabel --data imagenet21k                 image features by OpenCLIP ViT-bigG/14 lie ready, text by the model
+deepclust relabel --data imagenet21k --text T.npy    text features made elsewhere, one row per class
 deepclust relabel … --out features/imagenet21k/ibot_vitl16/benchmarks    where training finds them for iBOT's features
 
 Written are leaf_hzr_<split>.npy and p_hzr_<split>.npy: the new class of each sample, and zero_shot.json: CLIP's
@@ -20,13 +20,22 @@ from deepclust.features.arrays import as_matrix, check_rows
 from deepclust.features.feature_files import read_npy
 from deepclust.runtime.errors import InputError, one_line_errors
 
+# OpenCLIP ViT-G of Adaloglou et al. 2024, section 4.2: of open_clip's, bigG, as its g is lower case.
+RELABELING_CLIP = "openclip_vitbigg14"
+
 
 def main() -> None:
     parser = Arguments("relabel", __doc__)
     parser.add_argument("--data", required=True, help="a data set whose features by a CLIP model lie ready")
-    parser.add_argument("--clip", required=True, help="that model, as `deepclust extract --help` names it")
+    parser.add_argument(
+        "--clip",
+        default=RELABELING_CLIP,
+        help=f"that model, as `deepclust extract --help` names it (default: {RELABELING_CLIP}, the paper's)",
+    )
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
-    parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
+    parser.add_argument(
+        "--hierarchy", help="a .pth tree file, a .txt is-a list, a .csv of child,parent, or WordNet's folder"
+    )
     parser.add_argument("--text", type=path, help=".npy of text features, one row per class; else the model makes them")
     parser.add_argument("--out", type=path, help="default: benchmarks/ beside the image features")
     with one_line_errors():

@@ -11,6 +11,7 @@ import numpy as np
 
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.hierarchy import HYPERNYMS, LINKS, Hierarchy, wordnet_hierarchy
+from deepclust.subsets.imagenet_tree import imagenet_tree_of_wordnet
 from deepclust.subsets.select import make_benchmark
 from deepclust.subsets.selectors import Classes
 from deepclust.subsets.wordnet import read_wordnet
@@ -120,18 +121,18 @@ def link_rules(synsets: Sequence[str]) -> list[dict[str, Any]]:
     The last row is the paper's, for the 10 450 classes of ImageNet-21K.
     """
     wordnet = read_wordnet()
-    rows = []
-    for links in LINKS:
+    rows = [{"links": LINKS[0], "hypernym": "", **_level_counts(imagenet_tree_of_wordnet(synsets, wordnet))}]
+    for links in LINKS[1:]:
         for hypernym in HYPERNYMS:
             hierarchy = wordnet_hierarchy(synsets, wordnet, links=links, hypernym=hypernym)
             rows.append({"links": links, "hypernym": hypernym, **_level_counts(hierarchy)})
     paper = {f"d{depth}": PAPER_COUNTS[f"coarse_{depth}"][0] for depth in range(1, 9)}
     leaves = {"tree_leaf": PAPER_COUNTS["in21k_leaf"][0], "wordnet_leaf": PAPER_COUNTS["wordnet_leaf"][0]}
-    return [*rows, {"links": "paper", "hypernym": "", **paper, **leaves, "levels": 11}]
+    return [*rows, {"links": "published", "hypernym": "", **paper, **leaves, "levels": 11}]
 
 
 def _level_counts(hierarchy: Hierarchy) -> dict[str, int]:
-    counts = {f"d{depth}": len(np.unique(hierarchy.coarse(depth))) for depth in range(1, 9)}
+    counts = {f"d{depth}": len(set(hierarchy.coarse_names(depth))) for depth in range(1, 9)}
     counts["tree_leaf"] = int(hierarchy.leaves_M.sum())
     counts["wordnet_leaf"] = 0 if hierarchy.source_leaf_M is None else int(hierarchy.source_leaf_M.sum())
     return {**counts, "levels": int(hierarchy.depths_M.max())}

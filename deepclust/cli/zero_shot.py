@@ -102,6 +102,11 @@ def report(config: dict[str, Any], runner: Any) -> None:
         encoders={name: config["encoder_titles"].get(name, name) for name in config["encoders"]},
         clusterers=config["clusterers"],
         tuned_on=config["tuning"],
+        sources={
+            name: spec.name or ""
+            for name, spec in runner.data.items()
+            if spec.split == "test" and spec.classes is None and spec.range is None
+        },
         backbones={name: backbone_family(name) for name in config["encoders"]},
     )
     print(f"{len(written)} tables and figures: {runner.folder / 'report' / 'report.md'}")

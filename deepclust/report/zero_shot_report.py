@@ -18,6 +18,7 @@ from deepclust.report.zero_shot_tables import (
     count_table,
     dataset_correlation_table,
     probe_tables,
+    published_table,
     silhouette_table,
 )
 from deepclust.runtime.files import written_whole
@@ -36,6 +37,7 @@ def write_report(
     clusterers: Sequence[str],
     tuned_on: Sequence[str] = (),
     backbones: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the tables (.md, .tex, .csv), the figures (.png, .svg) and `report.md`.
 
@@ -50,6 +52,7 @@ def write_report(
         clusterers: names, in order.
         tuned_on: the tuning sets; those among the data sets are marked in the tables.
         backbones: of each encoder; None: all are of one.
+        sources: as in `published_table`; None compares with nothing published.
 
     Returns:
         The files of tables and figures.
@@ -90,6 +93,7 @@ def write_report(
         dataset_correlation_table(rows, shown, groups),
         clusterer_correlation_table(rows, titles, groups),
         *probe_tables(rows, probes, shown, encoders, titles, groups),
+        *published_table(rows, sources or {}, shown, encoders, titles),
     ]
     written += [path for table in over_all for path in table.write(folder)]
     sections += [_section(table) for table in over_all]

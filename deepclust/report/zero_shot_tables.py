@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepclust.report.matrix_table import MatrixTable
+from deepclust.report.published import protocol_figures, published_rows
 from deepclust.report.tables import ABSENT
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS
 from deepclust.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
@@ -129,6 +130,37 @@ def probe_tables(
         n_labels=2 if grouped else 1,
     )
     return [accuracy, correlation]
+
+
+def published_table(
+    rows: Sequence[Row], sources: Names, datasets: Names, encoders: Names, clusterers: Names
+) -> list[MatrixTable]:
+    """AMI beside Lowe et al. 2023's table 2, where it has the data set, the encoder and the clusterer.
+
+    Args:
+        rows: the cells.
+        sources: of each data set that is a whole test split its name in `deepclust.extraction.datasets`.
+        datasets, encoders, clusterers: titles by name.
+    """
+    figures = protocol_figures()
+    lines, notes = [], []
+    for row in rows:
+        source = sources.get(row["dataset"], "")
+        method = PROTOCOL_CLUSTERERS[row["clusterer"]].method if row["clusterer"] in clusterers else ""
+        figure = figures.get((source, row["encoder"], method))
+        if figure is None or row["ami"] is None:
+            continue
+        here = 100 * row["ami"]
+        title = datasets[row["dataset"]]
+        names = [title, encoders[row["encoder"]], clusterers[row["clusterer"]]]
+        lines.append([*names, f"{here:.1f}", f"{figure.value:.0f}", f"{here - figure.value:+.1f}"])
+        if row["n_samples"] != published_rows(source):
+            notes.append(f"{title}: {row['n_samples']} of the {published_rows(source)} images that the paper clusters.")
+    if not lines:
+        return []
+    caption = "AMI (%) beside that of Lowe et al. 2023, table 2."
+    header = ["Data set", "Encoder", "Clusterer", "Here", "Published", "Difference"]
+    return [MatrixTable("published", caption, header, lines, notes=list(dict.fromkeys(notes)), n_labels=3)]
 
 
 def _scores_table(

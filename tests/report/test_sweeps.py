@@ -156,3 +156,14 @@ def test_levels_are_steps_and_stand_evenly():
     assert figure.axes[0].get_ylabel() == "one-sided AMI (%)"
     over_c = sweep([run({"temi": 0.5}, n_clusters=count) for count in (5, 10, 40)], "n_clusters", "acc")
     assert sweep_figure(over_c).axes[0].get_xscale() == "log"
+
+
+def test_what_is_drawn_needs_a_place_and_a_setting_that_varied(command):
+    for words, told in (
+        (["--by", "seed", "--difference", "temi", "scan"], "--difference is drawn: give --figure, too"),
+        (["--difference", "temi", "scan"], "--figure and --difference need --by KEY"),
+        (["--figure", "over_seeds"], "--figure and --difference need --by KEY"),
+    ):
+        outcome = command("summarize", "nowhere", *words)
+        assert outcome.code == 2
+        assert told in outcome.error_line

@@ -98,14 +98,12 @@ def published(paper: str) -> tuple[Figure, ...]:
         >>> [one.value for one in published("adaloglou2024") if (one.method, one.benchmark) == ("temi", "union")]
         [59.4]
     """
+    figures = []
     with open(FOLDER / f"{paper}.csv", encoding="utf-8", newline="") as stream:
-        return tuple(
-            Figure(
-                paper,
-                **{**line, "value": float(line["value"]), "spread": float(line["spread"]) if line["spread"] else None},
-            )
-            for line in csv.DictReader(stream)
-        )
+        for line in csv.DictReader(stream):
+            value, spread = line.pop("value"), line.pop("spread")
+            figures.append(Figure(paper, **line, value=float(value), spread=float(spread) if spread else None))
+    return tuple(figures)
 
 
 def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[list[Comparison], list[str]]:

@@ -23,7 +23,7 @@ from deepclust.clusterers.base import MAX_SAMPLES
 from deepclust.clustering import NOISE, Clustering
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction.reduction import Reduction
-from deepclust.reduction.splits import reduced_splits
+from deepclust.reduction.splits import REDUCTION_VERSIONS, reduced_splits
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.data import LoadedData
@@ -65,7 +65,8 @@ class Cell:
 
     def key(self, data: LoadedData) -> str:
         settings = {name: value for name, value in asdict(self).items() if name not in ("dataset", "encoder")}
-        return fingerprint(data.key, settings, CELL_VERSION)
+        changed = [REDUCTION_VERSIONS[kind] for kind in REDUCTION_VERSIONS if kind == self.reduction["kind"]]
+        return fingerprint(data.key, settings, CELL_VERSION, *changed)
 
 
 class CellStore:

@@ -305,8 +305,8 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
     for key in ("image_size", "crop_pct", "interpolation", "pooling", "layer"):
         if key in encoder and key in made and encoder[key] not in (made[key], "own"):
             raise InputError(
-                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract to another folder with "
-                f"features_dir=FOLDER, or leave out encoder.{key}"
+                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract with "
+                f"encoder.{key}={encoder[key]} (features_dir=FOLDER keeps both), or take these by encoder.{key}={made[key]}"
             )
 
 

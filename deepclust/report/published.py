@@ -118,7 +118,7 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
     Returns:
         The comparisons, and a sentence for each method and data set of which nothing is published.
     """
-    found: dict[tuple[Any, ...], list[float]] = {}
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
     for run in runs:
         splits = {row["split"] for row in run.rows}
         wanted = split or ("test" if "test" in splits else "train")
@@ -126,7 +126,8 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
             for metric in COMPARED if row["split"] == wanted else ():
                 if row.get(metric) is not None:
                     key = (row["method"], *_source(run.config), _neighbors(run.config, row["method"]), wanted, metric)
-                    found.setdefault(key, []).append(float(row[metric]))
+                    cell = found.setdefault(key, {})  # a baseline stands in every job of a sweep over losses
+                    cell[row.get("same_run", f"the {len(cell) + 1}th")] = float(row[metric])
     comparisons: list[Comparison] = []
     notes: dict[str, None] = {}
     for (method, data, encoder, benchmark, neighbors, wanted, metric), values in found.items():
@@ -145,7 +146,7 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
                     None
                 )
             continue
-        value = float(np.mean(values)) * (100 if metric in PERCENT else 1)
+        value = float(np.mean(list(values.values()))) * (100 if metric in PERCENT else 1)
         for one in [figure for figure in same if figure.encoder == encoder] or same:
             but = [reservation] if reservation else []
             if one.encoder != encoder:

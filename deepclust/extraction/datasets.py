@@ -306,7 +306,8 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
         if key in encoder and key in made and encoder[key] not in (made[key], "own"):
             raise InputError(
                 f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract with "
-                f"encoder.{key}={encoder[key]} (features_dir=FOLDER keeps both), or take these by encoder.{key}={made[key]}"
+                f"encoder.{key}={encoder[key]} (features_dir=FOLDER keeps both), or take them by "
+                f"encoder.{key}={made[key]}"
             )
 
 

@@ -71,6 +71,8 @@ class Clusterer(ABC):
     seed: int = seed_setting(0, "of what is drawn")
     normalize: str = setting("l2", "of the rows", choices=NORMALIZATIONS)
     max_samples: int | None = max_samples_setting(None)
+    # Whether the method settled; None for methods that always do.
+    converged: bool | None = field(default=None, init=False, repr=False)
     _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid; an id without members has no centroid.
@@ -90,6 +92,10 @@ class Clusterer(ABC):
         Raises:
             InputError: saying what to install.
         """
+
+    def n_fitted(self, n_samples: int) -> int:
+        """How many of so many samples the method itself is run on."""
+        return min(n_samples, self.max_samples or n_samples)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class Clusterer(ABC):
         Raises:
             InputError: saying what to change.
         """
-        n_used = min(n_samples, self.max_samples or n_samples)
+        n_used = self.n_fitted(n_samples)
         fewest = self.fewest_clusters
         if self.n_clusters is not None and not fewest <= self.n_clusters <= n_used:
             raise InputError(

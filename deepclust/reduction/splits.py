@@ -31,6 +31,13 @@ from deepclust.runtime.locks import one_at_a_time
 
 # Raised whenever the result changes for the same settings, or what is kept of it, so that no older cache is read.
 REDUCTION_VERSION = 2
+# Of kinds that changed alone: PaCMAP no longer goes through 100 principal directions.
+REDUCTION_VERSIONS = {"pacmap": 3}
+
+
+def reduction_version(kind: str) -> int:
+    """Raised whenever what a kind of reduction gives changes."""
+    return REDUCTION_VERSIONS.get(kind, REDUCTION_VERSION)
 
 
 def reduced_splits(
@@ -66,7 +73,7 @@ def reduced_splits(
     # Keyed by content: a split that comes again under another name is not reduced again.
     contents = {name: split.fingerprint() for name, split in splits.items()}
     own = fitted_on.fingerprint()
-    key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
+    key = fingerprint(own, reduction.settings, reduction.package_version, reduction_version(reduction.kind))
     places = {} if folder is None else {content: folder / key / content for content in contents.values()}
     by_content = {contents[name]: split for name, split in splits.items()}
     results = _read(places)

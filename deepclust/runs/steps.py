@@ -13,7 +13,7 @@ from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics import score
+from deepclust.metrics import cluster_accuracy, score
 from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.spectral import Partitions
@@ -215,6 +215,12 @@ def scored(
     """A row of results; where it has no silhouette though it was wanted the notes say why."""
     rows_ND = features.features if silhouette else None
     row = score(clustering, rows_ND, features.labels, split=split, seed=seed, silhouette_metric=distance_of(features))
+    if clustering.repeats is not None and features.labels is not None:
+        accuracies = ", ".join(f"{100 * cluster_accuracy(features.labels, run_N):.1f}" for run_N in clustering.runs)
+        notes.append(
+            f"{display_name(clustering.method)}, {split}: means over {len(clustering.runs)} runs, whose accuracies are "
+            f"{accuracies} %."
+        )
     if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "

@@ -43,7 +43,7 @@ class ProtocolClusterer:
         method: the name in `deepclust.clusterers.CLUSTERERS`.
         given_n_clusters: whether it is told C.
         defaults: its options in the first stage; the paper takes scikit-learn's. Rows are clustered as the reduction
-            leaves them unless `normalize` is among these.
+            leaves them unless `normalize` is among these, and all of them unless `max_samples` says otherwise.
         follows: the clusterer whose reduction and options it takes over, or None for a search of its own.
     """
 
@@ -64,13 +64,17 @@ _IN_ORDER = (
     ProtocolClusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
     ProtocolClusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
     ProtocolClusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
-    ProtocolClusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
-    ProtocolClusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
-    # 5 is the default of scikit-learn and of the authors' code. As many samples as the other two that hold all pairs.
+    # The authors' published code allows 1000 rounds.
+    ProtocolClusterer(
+        "affinity_propagation", "Affinity prop.", "affinity_propagation", False,
+        {"damping": 0.5, "max_iter": 1000, "max_samples": None},
+    ),
+    ProtocolClusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None, "max_samples": None}),
+    # 5 is the default of scikit-learn and of the authors' code. It walks from sample to sample, in N² time.
     ProtocolClusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
     ProtocolClusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
     ProtocolClusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
-)
+)  # fmt: skip
 PROTOCOL_CLUSTERERS: Mapping[str, ProtocolClusterer] = {clusterer.name: clusterer for clusterer in _IN_ORDER}
 
 

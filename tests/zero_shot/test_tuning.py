@@ -70,7 +70,7 @@ def test_every_trial_is_kept_and_a_second_search_makes_none(runner, monkeypatch)
         (stage, dataset) for stage in ("reduction", "linkage", "threshold") for dataset in "ab"
     }
     assert (runner.folder / "trials" / "raw.csv").read_text().count("\n") == len(trials) + 1
-    monkeypatch.setattr("deepclust.zero_shot.cells._cluster", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("deepclust.zero_shot.cells._clusterer", lambda *_: pytest.fail("made again"))
     assert Search(runner, "raw", ["a", "b"], NAMES, SMALL).run() == first
     assert read_choices(runner.folder / "chosen", "raw", NAMES)["kmeans"].reduction == first["kmeans"].reduction
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from deepclust.cli.arguments import Arguments, path
+from deepclust.clustering import display_name, method_order
 from deepclust.metrics import ROW_KEYS
 from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
 from deepclust.report.tables import (
@@ -31,9 +33,12 @@ from deepclust.report.tables import (
     report_console,
 )
 from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity, flat
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.files import read_json, written_whole
 
+# Over these the mean is taken.
+SEEDS = ("seed", "random_state", "reduction.seed")
 MEASURE = "measure it again with deepclust evaluate"
 
 
@@ -66,17 +71,21 @@ def main() -> None:
 def show_seeds(options: argparse.Namespace) -> None:
     """Mean ± standard deviation over the seeds."""
     rows = collect(options.folders, options.split)
-    report_console().print(mean_std_table(rows))
+    notes = [
+        f"{display_name(method)}: its runs differ in {', '.join(names)} as well; --by KEY shows one at a time"
+        for method, names in differing(options.folders, {row["method"] for row in rows}).items()
+    ]
+    report_console().print(mean_std_table(rows, notes))
     if options.svg:
         picture = Console(record=True, width=94, file=io.StringIO())
-        picture.print(mean_std_table(rows))
+        picture.print(mean_std_table(rows, notes))
         with written_whole(options.svg) as temporary:
             # Without its font rules the picture fetches nothing; the viewer's own monospace font does.
             svg = re.sub(r"@font-face {.*?}", "", picture.export_svg(title="deepclust summarize"), flags=re.DOTALL)
             temporary.write_text(svg, encoding="utf-8")
     if options.markdown:
         with written_whole(options.markdown) as temporary:
-            temporary.write_text(mean_std_markdown(rows), encoding="utf-8")
+            temporary.write_text(mean_std_markdown(rows, notes), encoding="utf-8")
 
 
 def show_sweep(options: argparse.Namespace) -> None:
@@ -165,7 +174,7 @@ def collect(folders: list[Path], split: str | None) -> list[dict]:
         InputError: if there are none.
     """
     places = run_folders(folders, "results.json")
-    rows = [row for place in places for row in read_rows(place / "results.json")]
+    rows = [row for place in places for row in rows_of(place, "results.json")]
     rows = [row for row in rows if split is None or row["split"] == split]
     if not rows:
         where = ", ".join(map(str, folders))
@@ -173,6 +182,32 @@ def collect(folders: list[Path], split: str | None) -> list[dict]:
             f"no results{f' of split {split}' if split else ''} in {where}: name run folders of `deepclust train`"
         )
     return rows
+
+
+def rows_of(place: Path, file: str) -> list[dict[str, Any]]:
+    """The rows of a run, each with `same_run`: equal where a method was run with equal settings on equal data, as a
+    baseline is in every job of a sweep over losses."""
+    identity = Identity.read(RunFolder(place).identity)
+    known = {} if identity is None else {method: identity.digest(method) for method in identity.methods}
+    return [{**row, "same_run": known.get(row["method"], str(place))} for row in read_rows(place / file)]
+
+
+def differing(folders: list[Path], methods: Iterable[str]) -> dict[str, list[str]]:
+    """Of each method whose runs differ in more than the seed: the settings in which they do, and `data`."""
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in sorted(methods, key=method_order)}
+    for place in run_folders(folders, "results.json"):
+        identity = Identity.read(RunFolder(place).identity)
+        for method in found if identity else ():
+            if identity and method in identity.methods:
+                own = {**dict(flat(identity.shared)), **dict(flat(identity.methods[method])), "data": identity.data}
+                found[method].append(own)
+    names: dict[str, list[str]] = {}
+    for method, runs in found.items():
+        asked = dict.fromkeys(name for run in runs for name in run if name not in SEEDS)
+        different = [name for name in asked if any(run.get(name) != runs[0].get(name) for run in runs)]
+        if different:
+            names[method] = different
+    return names
 
 
 def collect_runs(folders: list[Path], file: str) -> list[Run]:
@@ -185,7 +220,7 @@ def collect_runs(folders: list[Path], file: str) -> list[Run]:
     if not places:
         made_by = "`deepclust train`" if file == "results.json" else "deepclust evaluate metrics=[…]"
         raise InputError(f"no {file} beside a config.yaml in {', '.join(map(str, folders))}: run {made_by} first")
-    return [Run(RunFolder(place).read_config(), read_rows(place / file), place.name) for place in places]
+    return [Run(RunFolder(place).read_config(), rows_of(place, file), place.name) for place in places]
 
 
 def separability_points(folders: list[Path], key: str | None) -> list[dict[str, Any]]:

@@ -6,19 +6,15 @@ deepclust verify features runs             any number of folders, and what lies 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
+from deepclust.cli.arguments import Arguments, path
 from deepclust.runtime.errors import InputError, one_line_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="deepclust verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path)
-    options = parser.parse_args()
     with one_line_errors():
+        parser = Arguments("verify", __doc__)
+        parser.add_argument("folders", nargs="+", type=path)
+        options = parser.parse_args()
         from deepclust.runs.verification import verify
 
         damaged = []

@@ -83,7 +83,7 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
     rows = [(run, row) for run in runs for row in run.rows]
     splits = {row["split"] for _, row in rows}
     split = split or ("test" if "test" in splits else "train")
-    found: dict[tuple[Value, str], list[float]] = {}
+    found: dict[tuple[Value, str], dict[str, float]] = {}
     known = False
     for run, row in rows:
         value = setting(run.config, key, row)
@@ -91,7 +91,8 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
             continue
         known = True
         if row.get(metric) is not None:
-            found.setdefault((value, row["method"]), []).append(row[metric])
+            cell = found.setdefault((value, row["method"]), {})
+            cell[row.get("same_run", f"the {len(cell) + 1}th")] = row[metric]
     if not known:
         raise InputError(
             f"no run has a setting '{key}' on split {split}: name a key of config.yaml, such as n_clusters"
@@ -101,7 +102,7 @@ def sweep(runs: Sequence[Run], key: str, metric: str, split: str | None = None) 
         raise InputError(f"no row of split {split} has '{metric}': choose from {', '.join(names)}")
     cells = {
         place: (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
-        for place, values in found.items()
+        for place, values in ((place, list(cell.values())) for place, cell in found.items())
     }
     values = sorted({value for value, _ in cells}, key=natural_order)
     methods = sorted({method for _, method in cells}, key=method_order)

@@ -71,13 +71,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def mean_std(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One row per method and split over its seeds, in order of first appearance.
 
+    Args:
+        rows: of several runs; rows of equal `same_run` are of one run and count once.
+
     Returns:
         Dicts with `method`, `split`, `n_clusters`, `n_seeds`, and for `n_found`, `seconds` and each metric a pair
         (mean, standard deviation). The deviation is the sample's (n - 1), None for one seed; the pair is None where no
         seed has a value.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    for row in once(rows):
         groups.setdefault((row["method"], row["split"]), []).append(row)
     aggregated = []
     for (method, split), members in groups.items():
@@ -93,6 +96,18 @@ def mean_std(rows: Sequence[Row]) -> list[dict[str, Any]]:
             entry[key] = (float(np.mean(values)), spread) if values else None
         aggregated.append(entry)
     return aggregated
+
+
+def once(rows: Sequence[Row]) -> list[Row]:
+    """Rows without those that repeat a method's run: a baseline stands in every job of a sweep over losses."""
+    seen: set[tuple[str, ...]] = set()
+    kept = []
+    for row in rows:
+        key = (row["method"], row["split"], row.get("same_run", ""))
+        if not row.get("same_run") or key not in seen:
+            kept.append(row)
+        seen.add(key)
+    return kept
 
 
 def mean_std_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import make_folder
@@ -32,7 +32,7 @@ def one_at_a_time(path: Path, work: str) -> Iterator[bool]:
         Whether the lock is held. It is not where the file system has no locks or the file is another user's; a line on
         the console says so. Then nothing may be written there that a second process would find half-finished.
     """
-    lock = FileLock(path)
+    lock = _lock(path)
     trouble = _trouble(lock, path, work)
     if trouble:
         print(f"{work}: {path} cannot be locked ({trouble}), so unfinished work is not kept there", flush=True)
@@ -58,7 +58,7 @@ def claimed(path: Path, taken: str) -> Iterator[None]:
         InputError: if another process holds the lock, or the folder cannot be made.
     """
     make_folder(path.parent)
-    lock = FileLock(path)
+    lock = _lock(path)
     trouble = _trouble(lock, path, taken=taken)
     if trouble:
         print(f"{path} cannot be locked ({trouble}), so nothing keeps a second run out of this folder", flush=True)
@@ -70,6 +70,11 @@ def claimed(path: Path, taken: str) -> Iterator[None]:
         lock.release()
 
 
+def _lock(path: Path) -> FileLock:
+    # The fallback where there are no locks is a file that outlives its process, and would lock the folder for ever.
+    return FileLock(path, fallback_to_soft=False)
+
+
 def _trouble(lock: FileLock, path: Path, work: str = "", *, taken: str = "") -> str:
     """Acquire the lock; return the reason where that is impossible, else an empty string.
 
@@ -78,19 +83,14 @@ def _trouble(lock: FileLock, path: Path, work: str = "", *, taken: str = "") -> 
     """
     try:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # filelock's own on falling back; the caller tells it in one line
-                lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
-            if not isinstance(lock, SoftFileLock):
-                if taken:
-                    raise InputError(taken) from None
-                print(f"{work}: another process is doing this already, waiting for its result ({path})", flush=True)
-                lock.acquire(timeout=-1, poll_interval=POLL_SECONDS)
+            if taken:
+                raise InputError(taken) from None
+            print(f"{work}: another process is doing this already, waiting for its result ({path})", flush=True)
+            lock.acquire(timeout=-1, poll_interval=POLL_SECONDS)
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.ENOSYS:
+            return "no locks on this file system"
         return (getattr(error, "strerror", None) or str(error)).lower()
-    if isinstance(lock, SoftFileLock):
-        # filelock falls back to this where there are no locks: a file that outlives its process.
-        lock.release()
-        return "no locks on this file system"
     return ""

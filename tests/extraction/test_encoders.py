@@ -311,3 +311,9 @@ def test_clip_has_a_text_tower_beside_its_image_tower(tmp_path: Path) -> None:
 def test_other_encoders_have_no_text_tower(tiny_encoder: Encoder) -> None:
     with pytest.raises(InputError, match="tiny has no text tower"):
         tiny_encoder.encode_text(["a cat"])
+
+
+def test_a_layer_that_an_encoder_does_not_have_is_refused(vit, tmp_path) -> None:
+    weights = {"checkpoint": saved(tmp_path, vit.state_dict())}
+    with pytest.raises(InputError, match=r"small does not run with .*layer=99 .*: choose others"):
+        load_encoder({**VIT, **weights, "layer": 99}, device="cpu")

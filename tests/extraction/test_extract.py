@@ -288,3 +288,9 @@ def test_of_two_calls_for_one_folder_one_extracts_and_the_other_waits(tmp_path, 
     waiting.join(30)
     np.testing.assert_array_equal(found[0].features[:], expected)
     assert capsys.readouterr().out.count("another process is doing this already, waiting for its result") == 1
+
+
+def test_files_of_features_are_no_images_to_extract(command):
+    outcome = command("extract", "data=folder", "data.path=photos", "data.train=X.npy")
+    assert outcome.code == 2
+    assert outcome.error_line == "error: data.train is for data=features: images lie in data.path"

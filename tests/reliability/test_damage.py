@@ -246,3 +246,10 @@ def test_a_copy_of_a_run_is_whole_and_old_runs_have_no_checksums(tmp_path, comma
     assert (outcome.code, outcome.err) == (0, "")
     assert "old: 0 files compared with their checksums, 6 without one can be read" in outcome.out
     assert json.loads((tmp_path / "old" / "results.json").read_text())
+
+
+def test_verify_wants_a_folder_and_says_so_in_one_line(command):
+    for words in ((), ("",), ("--fast", "run")):
+        outcome = command("verify", *words)
+        assert outcome.code == 2
+        assert outcome.error_line.startswith("error: ")

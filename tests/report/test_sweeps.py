@@ -6,10 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import difference_figure, separability_figure, sweep_figure
 from deepclust.report.sweeps import Run, Sweep, difference, natural_order, sweep, sweep_cells
+from deepclust.report.tables import write_results
+from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.benchmarks import BENCHMARKS
 
@@ -156,3 +159,45 @@ def test_levels_are_steps_and_stand_evenly():
     assert figure.axes[0].get_ylabel() == "one-sided AMI (%)"
     over_c = sweep([run({"temi": 0.5}, n_clusters=count) for count in (5, 10, 40)], "n_clusters", "acc")
     assert sweep_figure(over_c).axes[0].get_xscale() == "log"
+
+
+def test_what_is_drawn_needs_a_place_and_a_setting_that_varied(command):
+    for words, told in (
+        (["--by", "seed", "--difference", "temi", "scan"], "--difference is drawn: give --figure, too"),
+        (["--difference", "temi", "scan"], "--figure and --difference need --by KEY"),
+        (["--figure", "over_seeds"], "--figure and --difference need --by KEY"),
+    ):
+        outcome = command("summarize", "nowhere", *words)
+        assert outcome.code == 2
+        assert told in outcome.error_line
+
+
+def finished(folder, seed, *, loss=None, n_heads=8, **accuracies):
+    """A run folder as far as `deepclust summarize` reads it."""
+    methods = {"kmeans": {"seed": seed, "n_init": 5}, **({loss: {"seed": seed, "n_heads": n_heads}} if loss else {})}
+    folder.mkdir(parents=True)
+    Identity({"features": "a"}, {"seed": seed}, methods, {}).write(folder / "identity.json")
+    write_results(folder, [{"method": method, "split": "train", "acc": acc} for method, acc in accuracies.items()])
+    config = {"seed": seed, "loss": {loss: {}} if loss else {}, "n_heads": n_heads}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_baseline_that_every_job_of_a_sweep_repeats_counts_once_per_seed(command, tmp_path):
+    for seed, kmeans in ((0, 0.76), (1, 0.80)):
+        for loss in ("temi", "tsp"):
+            finished(tmp_path / f"s{seed}{loss}", seed, loss=loss, kmeans=kmeans, **{loss: 0.9 + 0.02 * seed})
+    table = command("summarize", ".").out
+    # (0.80 - 0.76) / sqrt(2), of two values and not of four
+    assert "78.0±2.8" in table
+    assert "over 2 seeds" in table
+    assert "differ" not in table
+    by_heads = command("summarize", ".", "--by", "n_heads").out
+    assert "78.0 ± 2.8" in by_heads
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_said_to(command, tmp_path):
+    finished(tmp_path / "a", 0, loss="temi", n_heads=8, temi=0.9, kmeans=0.7)
+    finished(tmp_path / "b", 1, loss="temi", n_heads=16, temi=0.8, kmeans=0.7)
+    table = command("summarize", ".").out
+    assert "TEMI: its runs differ in n_heads as well; --by KEY shows one at a time" in table
+    assert "k-means: its runs" not in table

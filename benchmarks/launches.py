@@ -182,14 +182,20 @@ def pretended_module(
     return module
 
 
+def pretended_batch(recipe: Recipe, device: torch.device) -> PairBatch:
+    n_pairs = recipe.batch_size * (2 if recipe.loss.local_pairs else 1)
+    ids_B = torch.empty(n_pairs, dtype=torch.long, device=device)
+    return PairBatch(ids_B, ids_B, n_pairs)
+
+
 def launches_of_a_step(recipe: Recipe, *, held: bool = True) -> Launches:
     """What the second step launches; the first one makes the optimizer's state."""
     with pretended_accelerator() as device:
         module = pretended_module(recipe, device, held=held)
-        ids_B = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
+        batch = pretended_batch(recipe, device)
         for _ in range(2):
             with Launches() as launches, torch.autocast(device.type, torch.bfloat16):
-                module.training_step(PairBatch(ids_B, ids_B, recipe.batch_size), 0)
+                module.training_step(batch, 0)
     return launches
 
 
@@ -197,10 +203,10 @@ def peak_of_training(recipe: Recipe, in_dim: int = DIM) -> int:
     """Bytes that training takes at most on an accelerator beside the bank's rows: networks, optimizer, a step."""
     with pretended_accelerator() as device, Memory() as memory:
         module = pretended_module(recipe, device, in_dim)
-        ids_B = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
+        batch = pretended_batch(recipe, device)
         for _ in range(2):
             with torch.autocast(device.type, torch.bfloat16):
-                module.training_step(PairBatch(ids_B, ids_B, recipe.batch_size), 0)
+                module.training_step(batch, 0)
     return memory.peak - ROWS * in_dim * torch.bfloat16.itemsize
 
 

@@ -21,10 +21,11 @@ from deepclust.clustering import TOP, Clustering
 from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
+from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
-from deepclust.training.recipe import Recipe
+from deepclust.training.recipe import Recipe, loss_settings
 
 BLOCK_LOGITS = 1 << 24
 
@@ -236,11 +237,12 @@ def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
+    loss = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]]
     return {
         "recipe": checkpoint["deepclust"]["recipe"],
         "in_dim": checkpoint["deepclust"]["in_dim"],
         "transform": part("transform."),
-        "heads": part("teacher.") or part("student."),
+        "heads": part("student.") if loss.of_all_samples else part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
         "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }
@@ -256,9 +258,10 @@ def _remedy(recipe: Recipe) -> str:
     tries = []
     if recipe.init == "random":
         tries.append("init=kmeans")
-    if recipe.loss.name == "temi":
+    own = loss_settings(recipe.loss.name)
+    if "beta" in own:
         tries.append("a smaller beta")
-    else:
+    elif "entropy_weight" in own:
         tries.append("a larger entropy_weight")
     if recipe.batch_size < 4 * recipe.n_clusters:
         tries.append(f"a batch above {4 * recipe.n_clusters}")

@@ -159,6 +159,16 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
     return comparisons, list(notes)
 
 
+def published_notes(run: Run) -> list[str]:
+    """For under a run's results: the published accuracies of its very method, data and encoder, a sentence each."""
+    comparisons, _ = beside_published([run])
+    return [
+        f"Published, {one.figure.where}: {one.figure.row}, accuracy {one.figure.value:g} %, {one.difference:+.1f} here."
+        for one in comparisons
+        if one.figure.metric == "acc" and not one.but
+    ]
+
+
 def comparison_cells(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, cells and notes of a table of comparisons."""
     header = ["Method", "Data", "Metric", "Here", "Published", "Difference", "Where", "But"]

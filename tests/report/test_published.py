@@ -10,7 +10,15 @@ from deepclust.clusterers import CLUSTERERS
 from deepclust.extraction.datasets import DATASETS
 from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
-from deepclust.report.published import FOLDER, PAPERS, beside_published, comparison_cells, published, published_rows
+from deepclust.report.published import (
+    FOLDER,
+    PAPERS,
+    beside_published,
+    comparison_cells,
+    published,
+    published_notes,
+    published_rows,
+)
 from deepclust.report.sweeps import Run
 from deepclust.report.zero_shot_tables import published_table
 from deepclust.subsets.benchmarks import BENCHMARKS
@@ -101,6 +109,15 @@ def test_a_run_of_the_papers_method_data_and_encoder_is_compared_without_a_reser
         "Difference": "+0.3", "Where": "Adaloglou et al. 2024, table 1", "But": "",
     }  # fmt: skip
     assert reservations == []
+
+
+def test_under_the_results_of_a_run_stand_the_published_accuracies_of_its_very_method_data_and_encoder():
+    assert published_notes(run(acc=0.66)) == [
+        "Published, Adaloglou et al. 2024, table 1: ImageNet-1K, accuracy 66.4 %, -0.4 here."
+    ]
+    assert published_notes(run(acc=0.66, encoder="dino_vitb16")) == []
+    assert published_notes(run(acc=None)) == []
+    assert published_notes(Run({}, [{"method": "temi", "split": "test", "acc": 0.5}], "made without settings")) == []
 
 
 def test_another_encoder_another_benchmark_and_another_split_are_said():

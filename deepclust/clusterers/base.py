@@ -189,8 +189,12 @@ class Clusterer(ABC):
         """Whether the nearest centroid is the one of the most similar direction."""
         return self.normalize == "l2"
 
-    def _nearest(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and top ids of the nearest centroids; all noise where no cluster was found."""
+    def _nearest(self, features_ND: Rows, ranks: Ranks = ALONE) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and top ids of the nearest centroids; all noise where no cluster was found.
+
+        Args:
+            ranks: the processes that share the rows where they are compared by direction.
+        """
         if self._centroids_CD is None or self._centroid_ids_C is None:
             raise InputError(f"{self.name} was not fitted: call fit before predict")
         if features_ND.ndim != 2 or features_ND.shape[1] != self._centroids_CD.shape[1]:
@@ -201,7 +205,7 @@ class Clusterer(ABC):
         if len(self._centroids_CD) == 0:
             return np.full(len(features_ND), NOISE, np.int32), np.full((len(features_ND), 1), NOISE, np.int32)
         if self._by_direction:
-            _, rows_NT = kmeans_predict(features_ND, self._centroids_CD)
+            _, rows_NT = kmeans_predict(features_ND, self._centroids_CD, ranks=ranks)
         else:
             rows_NT = _nearest_euclidean(features_ND, self._centroids_CD, normalize=self.normalize == "l2")
         top_ids_NT = self._centroid_ids_C[rows_NT].astype(np.int32)

@@ -72,7 +72,7 @@ class KMeansClusterer(_Centers):
             )
             self._centroids_CD = result.centroids_CD
             self._centroid_ids_C = np.arange(self.n_clusters)
-        return (*self._nearest(features_ND), ())
+        return (*self._nearest(features_ND, self._ranks), ())
 
 
 @dataclass(eq=False, kw_only=True)

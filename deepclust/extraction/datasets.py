@@ -249,7 +249,7 @@ def _own_features(
     judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
     if judged is not None:
         check_same_encoder(fitted, judged)
-    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"))
+    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"), checked=True)
 
 
 def _own_images(

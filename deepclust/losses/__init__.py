@@ -6,13 +6,23 @@ from dataclasses import fields
 from typing import Any
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.losses.dec import DEC
+from deepclust.losses.iic import IIC
+from deepclust.losses.nnm import NNM
+from deepclust.losses.pica import PICA
 from deepclust.losses.scan import SCAN, scan_loss
+from deepclust.losses.scan_original import ScanOriginal
+from deepclust.losses.sela import SeLa
+from deepclust.losses.self_classifier import SelfClassifier
+from deepclust.losses.self_label import SelfLabel
 from deepclust.losses.temi import TEMI, next_marginal, temi_loss, temi_weights
+from deepclust.losses.temi_ablations import PMI, WMI
 from deepclust.losses.tsp import TSP, gaussian_neighbor_weights, tsp_loss
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names
 
 __all__ = [
+    "COMPARATORS",
     "LOSSES",
     "SCAN",
     "TEMI",
@@ -22,6 +32,7 @@ __all__ = [
     "LogProbs",
     "Loss",
     "Probs",
+    "SelfLabel",
     "gaussian_neighbor_weights",
     "make_loss",
     "next_marginal",
@@ -31,7 +42,10 @@ __all__ = [
     "tsp_loss",
 ]
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (TEMI, SCAN, TSP)}
+# What the papers compare these three with, and TEMI without its parts.
+COMPARATORS: tuple[type[Loss], ...] = (ScanOriginal, SelfLabel, NNM, IIC, PICA, SeLa, SelfClassifier, DEC, PMI, WMI)
+_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS)
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _ALL}
 
 
 def make_loss(name: str, **options: Any) -> Loss:

@@ -3,7 +3,8 @@
 A loss is a function of the log-probabilities of both members of each pair, and of a few means over the whole batch.
 Training holds only a part of the batch at a time, so a loss says by `look` what it needs of the whole. Training
 averages it over micro-batches and ranks and passes it back to `gradient`. No loss knows a loader or a rank, and the
-batch that the loss sees does not depend on the batch that memory sees.
+batch that the loss sees does not depend on the batch that memory sees. Where the gradient of such a mean needs another
+mean, or the loss iterates over the batch, it looks again, knowing the means so far.
 
 Gradients are in closed form, and in the student's log-odds: the logits over the temperature, of which ℓ is the log
 softmax. With p = exp ℓ and a score s = log Σ_c exp(β (ℓ_c + t_c) - o_c) whose softmax is r, the gradient of -w · s is
@@ -74,7 +75,11 @@ class Loss(ABC):
         uses_teacher: whether an EMA teacher takes part. Without one, training passes the student as its own teacher.
         looks_at_teacher: whether `look` reads the teacher, else the student.
         gaussian_pairs: whether neighbors are drawn with TSP's Gaussian weights, else uniformly.
-        n_means: V, how many means of the batch per head the loss needs.
+        local_pairs: whether each sample is paired with the nearest of its batch, too.
+        reads_log_odds: whether `look` and `gradient` get log-odds as they are, for softmaxes over something else.
+        of_all_samples: whether `look` sees all samples as each epoch begins, and not the pairs of each batch. The
+            teacher then is the student as it was at that time.
+        n_means: V, how many means of the batch per head the loss needs, where that does not depend on C.
     """
 
     name: ClassVar[str]
@@ -83,6 +88,9 @@ class Loss(ABC):
     uses_teacher: ClassVar[bool] = True
     looks_at_teacher: ClassVar[bool] = False
     gaussian_pairs: ClassVar[bool] = False
+    local_pairs: ClassVar[bool] = False
+    reads_log_odds: ClassVar[bool] = False
+    of_all_samples: ClassVar[bool] = False
     n_means: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -96,15 +104,33 @@ class Loss(ABC):
             probs: of the teacher if `looks_at_teacher`, else of the student.
         """
 
+    @property
+    def n_looks(self) -> int:
+        """How often the batch is looked at before its gradient: once, then by `look_again`."""
+        return 1
+
+    def look_again(self, probs: Probs, mean_VHC: Tensor) -> BatchLook:
+        """A further look at the pairs, which knows what the looks before have told.
+
+        Args:
+            probs: as for `look`.
+            mean_VHC: what `next_mean` made of the look before.
+        """
+        raise NotImplementedError(f"{self.name} looks once")
+
+    def means(self, n_clusters: int) -> int:
+        """V, how many means of the batch per head the loss needs."""
+        return self.n_means
+
     def first_mean(self, n_heads: int, n_clusters: int) -> Tensor:
         """(V, H, C) the mean before the first batch: 1/C everywhere."""
-        return torch.full((self.n_means, n_heads, n_clusters), 1 / n_clusters)
+        return torch.full((self.means(n_clusters), n_heads, n_clusters), 1 / n_clusters)
 
     def next_mean(self, mean_VHC: Tensor, batch_mean_VHC: Tensor) -> Tensor:
         """The mean that `gradient` is given: this batch's, unless the loss keeps a running one.
 
         Args:
-            mean_VHC: that of the step before.
+            mean_VHC: that of the look before.
             batch_mean_VHC: over the whole batch, of all micro-batches and ranks.
         """
         return batch_mean_VHC
@@ -163,6 +189,23 @@ def negative_entropy(mean_HC: Tensor, probs_HBC: Tensor, weight: float) -> tuple
     # A sum, not a product of matrices: autocast would round that to bfloat16.
     gradient_HBC.addcmul_(probs_HBC, gradient_HBC.sum(dim=2, keepdim=True), value=-1)
     return weight * (mean_HC * log_mean_HC).sum(dim=1), gradient_HBC
+
+
+def through_softmax(gradient_HBC: Tensor, probs_HBC: Tensor) -> Tensor:
+    """From a gradient in the probabilities p that in their log-odds, p (g - Σ_c g_c p_c), in place."""
+    gradient_HBC.mul_(probs_HBC)
+    return gradient_HBC.addcmul_(probs_HBC, gradient_HBC.sum(dim=2, keepdim=True), value=-1)
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """Products of matrices, head by head, in the precision of the operands whatever autocast is on."""
+    with torch.autocast(first.device.type, enabled=False):
+        return torch.bmm(first, second)
+
+
+def joint_mean(first_HBC: Tensor, second_HBC: Tensor) -> Tensor:
+    """(C, H, C) the mean over the pairs of p_c · p'_d: row c of the first member is mean c, column d of the second."""
+    return product(first_HBC.transpose(1, 2), second_HBC).div_(first_HBC.shape[1]).movedim(1, 0)
 
 
 def log_clamped(probs: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def temi_loss(
         student_log_probs_HBC: log q_s of one member of each pair.
         teacher_log_probs_HBC: log q_t of the other member; no gradient flows into it.
         marginal_HC: p̃_t, the teacher's running cluster marginal of each head.
-        weights_B: w, see `temi_weights`.
+        weights_B: w, see `temi_weights`; (H, B) where each head has weights of its own.
         beta: β in (0.5, 1]; below 1 it keeps one cluster from swallowing all. 0.6 in the papers.
 
     Returns:
@@ -68,8 +68,8 @@ def temi_loss(
     score_HBC.mul_(beta).sub_(log_clamped(marginal_HC)[:, None, :])
     log_sum_HB, shares_HBC = log_sum_and_shares(score_HBC)
     loss_H = -(weights_B * log_sum_HB).mean(dim=1)
-    factor_B = weights_B * (beta / len(weights_B))
-    gradient_HBC = student_log_probs_HBC.exp().sub_(shares_HBC).mul_(factor_B[None, :, None])
+    factor_B = weights_B * (beta / weights_B.shape[-1])
+    gradient_HBC = student_log_probs_HBC.exp().sub_(shares_HBC).mul_(factor_B[..., None])
     return loss_H, gradient_HBC
 
 

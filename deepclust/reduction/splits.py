@@ -20,7 +20,7 @@ import numpy as np
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.shards import MANIFEST, OF_THE_FOLDER, check_folder
+from deepclust.features.shards import MANIFEST, OF_THE_FOLDER, check_shards
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.cache import cache_folder
 from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
@@ -110,7 +110,7 @@ def _read(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
     try:
         found = {content: load_features(place) for content, place in there.items()}
         for content, place in there.items():
-            check_folder(place, found[content].manifest, whole=True)
+            check_shards(place, found[content].manifest["shards"])
         return found
     except InputError as error:
         print(f"{error.cause}: reduced again", flush=True)

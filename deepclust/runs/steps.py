@@ -91,7 +91,8 @@ class Steps:
 
     def is_finished(self, method: str) -> bool:
         """Whether the method has left its clusterings already, in the eyes of the first rank."""
-        return self.ranks.decide(self.folder.has_finished(method, self.data.splits(), self.digest(method)))
+        first = self.ranks.rank == 0  # the others need not read them
+        return self.ranks.decide(first and self.folder.has_finished(method, self.data.splits(), self.digest(method)))
 
     def digest(self, method: str) -> str | None:
         """What the method's checkpoint and clusterings name as their identity."""
@@ -256,7 +257,7 @@ def show_images(folder: RunFolder, features: FeatureSet, method: str) -> None:
     """For features that know their images: `clusters.csv`, and a contact sheet per cluster, of one method."""
     if features.paths is None:
         return
-    clustering = Clustering.load(folder.clustering(method))
-    write_clusters_csv(folder.path / "clusters.csv", features.files or features.paths, clustering)
-    if features.files is not None and all(Path(file).is_file() for file in features.files[:1]):
-        write_contact_sheets(folder.path / "contact_sheets", features.files, clustering)
+    clustering, files = Clustering.load(folder.clustering(method)), features.files
+    write_clusters_csv(folder.path / "clusters.csv", features.paths if files is None else files, clustering)
+    if files is not None and all(Path(file).is_file() for file in files[:1]):
+        write_contact_sheets(folder.path / "contact_sheets", files, clustering)

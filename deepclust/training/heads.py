@@ -36,6 +36,8 @@ class Heads(nn.Module):
     n_clusters: int
     # The weights that are made of `prototype_parameters`.
     prototype_weights: ClassVar[tuple[str, ...]]
+    # Whether a prototype is the place of its cluster, else the direction to it.
+    places: ClassVar[bool] = False
 
     @abstractmethod
     def embed(self, features_BD: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class Heads(nn.Module):
 
     @abstractmethod
     def set_prototypes(self, directions_HCE: Tensor) -> None:
-        """Point each cluster's prototype along a direction in embedding space."""
+        """Point each cluster's prototype along a direction in embedding space, or put it there."""
 
     @abstractmethod
     def like(self, n_heads: int) -> Heads:
@@ -320,7 +322,63 @@ class LinearHeads(Heads):
         return LinearHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
 
 
-HEADS = ("mlp", "linear")
+class StudentTHeads(Heads):
+    """-log(1 + ‖W z - μ_c‖²): logits whose softmax is Student's t with one degree of freedom around C centers (DEC).
+
+    W is a linear encoder that starts as the identity.
+
+    Args:
+        in_dim: D, which is the dimension of the code, too.
+        n_clusters: C.
+        n_heads: H.
+        generator: source of the first centers.
+    """
+
+    prototype_weights = ("prototypes",)
+    places = True
+
+    def __init__(
+        self, in_dim: int, n_clusters: int, n_heads: int = 1, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.n_clusters, self.n_heads = in_dim, n_clusters, n_heads
+        self.encoder = nn.Parameter(torch.eye(in_dim).repeat(n_heads, 1, 1))
+        self.prototypes = nn.Parameter(torch.empty(n_heads, n_clusters, in_dim))
+        nn.init.trunc_normal_(self.prototypes, generator=generator)
+
+    def embed(self, features_BD: Tensor) -> Tensor:
+        return self._embed(self.encoder, features_BD)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {"encoder": self.encoder, "prototypes": self.prototypes}
+
+    def logits(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
+        # In float32 whatever is asked for: distances are differences of large products.
+        embedding_HBD = self._embed(weights["encoder"].float(), features_BD.float())
+        centers_HCD = weights["prototypes"].float()
+        squared_HBC = torch.baddbmm(
+            centers_HCD.square().sum(dim=2)[:, None, :], embedding_HBD, centers_HCD.transpose(1, 2), alpha=-2
+        )
+        squared_HBC = squared_HBC + embedding_HBD.square().sum(dim=2, keepdim=True)
+        return -torch.log1p(squared_HBC.clamp_min(0)).to(features_BD.dtype)
+
+    def _embed(self, encoder_HDD: Tensor, features_BD: Tensor) -> Tensor:
+        embedding_BhD = functional.linear(features_BD, encoder_HDD.flatten(0, 1))
+        return embedding_BhD.unflatten(1, (self.n_heads, -1)).transpose(0, 1)
+
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        return [self.prototypes]
+
+    def set_prototypes(self, directions_HCE: Tensor) -> None:
+        with torch.no_grad():
+            self.prototypes.copy_(directions_HCE)
+
+    def like(self, n_heads: int) -> StudentTHeads:
+        # From a generator of their own, not the caller's.
+        return StudentTHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
+
+
+HEADS = ("mlp", "linear", "student_t")
 
 
 def make_heads(
@@ -345,6 +403,8 @@ def make_heads(
         )
     if kind == "linear":
         return LinearHeads(in_dim, n_clusters, n_heads, generator=generator)
+    if kind == "student_t":
+        return StudentTHeads(in_dim, n_clusters, n_heads, generator=generator)
     raise InputError(f"unknown head '{kind}': choose one of {', '.join(HEADS)}")
 
 

@@ -21,13 +21,16 @@ from torch.nn import functional
 
 from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
+from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
+from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import progress_bar
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
-from deepclust.training.heads import Heads, LinearHeads, MLPHeads
+from deepclust.training.heads import Heads, LinearHeads, MLPHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
 from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
+from deepclust.training.trained import TrainedHeads
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighboring recipe seeds do not coincide.
 SEED_STRIDE = 1009
@@ -48,7 +51,7 @@ SAMPLE_ITERATIONS = 6
 EUCLIDEAN_BYTES = 1 << 31
 BLOCK_ROWS = 16384
 # One map has to turn further than three layers together.
-WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2}
+WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, StudentTHeads: 1e-2}
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
@@ -66,6 +69,8 @@ class HeadStart:
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
+
+    A loss that goes on with trained heads starts from these, whatever `init` says.
 
     Args:
         recipe: its `init`, seed and what `init` needs.
@@ -90,6 +95,9 @@ class HeadStart:
             bank: of the training split.
         """
         recipe = self.recipe
+        if isinstance(recipe.loss, SelfLabel) and recipe.loss.start is not None:
+            go_on_with(recipe.loss.start, heads, recipe)
+            return
         if recipe.init == "random" or recipe.n_clusters == 1:
             return
         if recipe.init in KMEANS and isinstance(heads, LinearHeads):
@@ -130,6 +138,24 @@ class HeadStart:
             partitions=self.partitions,
             progress=self.progress,
         )
+
+
+def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:
+    """Set one head, in place, to the best of those in a checkpoint or an export.
+
+    Raises:
+        InputError: if there are several heads to set, or those of the file are others or saw other inputs.
+    """
+    trained = TrainedHeads.load(path)
+    if heads.n_heads != 1:
+        raise InputError(f"{recipe.loss.name} goes on with one head, the best of {path}: set n_heads=1")
+    before = {**trained.recipe.as_dict(), "dimensions": trained.heads.in_dim}
+    now = {**recipe.as_dict(), "dimensions": heads.in_dim}
+    widths = ("hidden_dim", "embedding_dim") if recipe.head == "mlp" else ()
+    for name in ("head", "n_clusters", *widths, "temperature", "preprocess", "pca_dim", "dimensions"):
+        if before[name] != now[name]:
+            raise InputError(f"{path} has heads of {name}={before[name]}, not {now[name]}: go on with the same {name}")
+    heads.load_state_dict(trained.heads.single(trained.best_head).state_dict())
 
 
 def _spherical_start(rows: Rows, n_clusters: int, seed: int) -> Start:
@@ -296,7 +322,7 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
     """(H, C, E) normalized means of the members of each head's clusters in the head's own embedding.
 
     The part that all samples share is taken out first: an untrained head maps everything into a narrow cone, in which
-    the raw means would hardly differ.
+    the raw means would hardly differ. Of heads whose prototypes are places, the means as they are.
     """
     sums_HCE: Tensor | None = None
     for start, block_BP in bank.blocks():
@@ -309,6 +335,8 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
     counts_HC = torch.zeros(sums_HCE.shape[:2], device=sums_HCE.device)
     counts_HC.scatter_add_(1, labels_HN, torch.ones_like(labels_HN, dtype=counts_HC.dtype))
     means_HCE = sums_HCE / counts_HC.clamp_min(1)[..., None]
+    if heads.places:
+        return means_HCE
     center_H1E = sums_HCE.sum(dim=1, keepdim=True) / labels_HN.shape[1]
     return functional.normalize(means_HCE - center_H1E, dim=2)
 

@@ -6,6 +6,7 @@ Shape suffixes: H heads, B pairs, C clusters, V means of a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,11 +24,22 @@ from deepclust.training.head_share import HeadShare
 from deepclust.training.heads import Heads, make_teacher, update_teacher
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
-from deepclust.training.step import ForwardPass, GradientSum, look_at, loss_and_gradient, micro_batches, step_dtype
+from deepclust.training.step import (
+    ForwardPass,
+    GradientSum,
+    MicroBatch,
+    look_at,
+    loss_and_gradient,
+    micro_batches,
+    rounded_weights,
+    step_dtype,
+)
 from deepclust.training.trained import TrainedHeads, finite_remedy
 
 # The lowest head's loss over an epoch, logged under this name.
 EPOCH_LOSS = "train/lowest_loss"
+# A loss that looks at all samples several times does so at logits that are computed once, up to so many: 256 MB.
+KEPT_LOGITS = 1 << 26
 
 
 class ClusteringModule(pl.LightningModule):
@@ -76,8 +88,9 @@ class ClusteringModule(pl.LightningModule):
 
     def trained(self) -> TrainedHeads:
         """What has been trained so far, on every rank, each of which calls this. The teacher assigns clusters where
-        there is one."""
-        heads = self.share.all_of(self.student if self.teacher is None else self.teacher)
+        there is one, but for that of an epoch's beginning."""
+        heads = self.student if self.teacher is None or self.loss.of_all_samples else self.teacher
+        heads = self.share.all_of(heads)
         return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy(), self.failed_at)
 
     def on_train_start(self) -> None:
@@ -102,7 +115,7 @@ class ClusteringModule(pl.LightningModule):
             self.clip(self.recipe.gradient_clip)
         optimizer.step()
         scheduler.step()
-        if self.teacher is not None:
+        if self.teacher is not None and not self.loss.of_all_samples:
             update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
         self.loss_sum_H += loss_H
         self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
@@ -126,24 +139,17 @@ class ClusteringModule(pl.LightningModule):
         weights = gradients.begin(dtype, frozen=self.current_epoch < self.recipe.freeze_prototypes_epochs)
         forward = ForwardPass(self.loss, self.bank, self.student, weights, self.teacher, several=len(parts) > 1)
 
-        # First what the loss needs of the whole batch: of every micro-batch, then of every rank.
-        looks = [look_at(self.loss, forward.looked_at(part), self.recipe.temperature) for part in parts]
-        if self.share.shared and looks:  # the weights of pairs are averaged over the heads of all ranks
-            mine = self.student.n_heads / self.recipe.n_heads
-            weights_B = self.share.summed(torch.cat([look.weights_B for look in looks]) * mine)
-            sizes = [len(look.weights_B) for look in looks]
-            looks = [BatchLook(look.mean_VHC, part_B) for look, part_B in zip(looks, weights_B.split(sizes))]
-        shares = [part.share * look.mean_VHC for part, look in zip(parts, looks)]
-        batch_mean_VHC = sum(shares[1:], start=shares[0]) if shares else torch.zeros_like(self.mean_VHC)
-        if self.shares_batches:
-            dist.all_reduce(batch_mean_VHC)
-        self.mean_VHC.copy_(self.loss.next_mean(self.mean_VHC, batch_mean_VHC))
+        # First what the loss needs of the whole batch.
+        if self.loss.of_all_samples:  # known since the epoch began
+            pair_weights = [self.mean_VHC.new_ones(len(part.rows_I) // 2) for part in parts]
+        else:
+            pair_weights = self.look_at_batch(parts, forward)
 
         # Then each micro-batch's exact share of the loss and its gradient.
         loss_H = self.loss_sum_H.new_zeros(self.student.n_heads)
-        for part, look in zip(parts, looks):
+        for part, weights_B in zip(parts, pair_weights):
             student_HBC, teacher_HBC = forward.both(part)
-            batch = BatchLook(self.mean_VHC, look.weights_B)
+            batch = BatchLook(self.mean_VHC, weights_B)
             part_loss_H, gradient_HBC = loss_and_gradient(
                 self.loss,
                 student_HBC.detach(),
@@ -160,6 +166,60 @@ class ClusteringModule(pl.LightningModule):
             del student_HBC, teacher_HBC, gradient_HBC
         gradients.finish(loss_H)
         return self.share.losses(loss_H)
+
+    def look_at_batch(self, parts: list[MicroBatch], forward: ForwardPass) -> list[Tensor]:
+        """Bring `mean_VHC` to this batch, over micro-batches and ranks; returns the weights of each part's pairs."""
+        weights: list[Tensor] = []
+        for look in range(self.loss.n_looks):
+            known_VHC = None if look == 0 else self.mean_VHC
+            sum_VHC: Tensor | None = None
+            for part in parts:
+                found = look_at(self.loss, forward.looked_at(part), self.recipe.temperature, known_VHC)
+                share_VHC = found.mean_VHC.mul_(part.share)
+                sum_VHC = share_VHC if sum_VHC is None else sum_VHC.add_(share_VHC)
+                weights += [found.weights_B] if look == 0 else []
+            self.take_in(torch.zeros_like(self.mean_VHC) if sum_VHC is None else sum_VHC)
+        if self.share.shared and weights:  # the weights of pairs are averaged over the heads of all ranks
+            mine = self.student.n_heads / self.recipe.n_heads
+            weights_B = self.share.summed(torch.cat(weights) * mine)
+            weights = list(weights_B.split([len(part_B) for part_B in weights]))
+        return weights
+
+    def take_in(self, mean_VHC: Tensor) -> None:
+        """What the loss makes of a look, of which this rank has its share."""
+        if self.shares_batches:
+            dist.all_reduce(mean_VHC)
+        self.mean_VHC.copy_(self.loss.next_mean(self.mean_VHC, mean_VHC))
+
+    # --- losses that look at all samples as an epoch begins ----------------------------------------------------------
+
+    @torch.no_grad()
+    def on_train_epoch_start(self) -> None:
+        if not self.loss.of_all_samples:
+            return
+        assert self.teacher is not None, "such a loss looks at the teacher"
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.mean_VHC.copy_(self.loss.first_mean(self.student.n_heads, self.recipe.n_clusters))
+        n_logits = len(self.bank) * self.student.n_heads * self.recipe.n_clusters
+        keeps = self.loss.n_looks > 1 and n_logits <= KEPT_LOGITS
+        kept = list(self.blocks_of_logits()) if keeps else None
+        for look in range(self.loss.n_looks):
+            known_VHC = None if look == 0 else self.mean_VHC
+            sum_VHC = torch.zeros_like(self.mean_VHC)
+            for logits_HBC in self.blocks_of_logits() if kept is None else kept:
+                found = look_at(self.loss, logits_HBC, self.recipe.temperature, known_VHC, paired=False)
+                sum_VHC += found.mean_VHC * (logits_HBC.shape[1] / len(self.bank))
+            self.take_in(sum_VHC)
+
+    def blocks_of_logits(self) -> Iterator[Tensor]:
+        """(H, B, C) the teacher's logits of this rank's share of all samples, a block at a time."""
+        assert self.teacher is not None
+        n_ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.shares_batches else (1, 0)
+        weights = rounded_weights(self.teacher, self.bank.dtype)
+        rows = self.recipe.micro_batch_size or self.recipe.batch_size  # what memory is known to hold
+        for index, (_, block_BP) in enumerate(self.bank.blocks(rows)):
+            if index % n_ranks == rank:
+                yield self.teacher.logits(weights, block_BP)
 
     # --- optimizer and schedule ------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
@@ -76,6 +77,8 @@ class PairBatches:
         rank: which share of each batch is this process's.
         world_size: number of processes.
         weights_NK: probabilities with which a sample's neighbors are drawn; None draws uniformly.
+        local: features, where each sample makes a second pair, with the nearest of its batch by cosine; None: no such
+            pairs.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class PairBatches:
         rank: int = 0,
         world_size: int = 1,
         weights_NK: np.ndarray | None = None,
+        local: FeatureSet | None = None,
     ) -> None:
         self.neighbor_ids_NK = neighbor_ids_NK  # no copy of its own: 1 GB for each rank at ImageNet-21K's size
         self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
         self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
         self.seed, self.epoch = seed, epoch
         self.rank, self.world_size = rank, world_size
+        self.local = local
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -117,13 +122,38 @@ class PairBatches:
                 # Scaling by the last sum keeps a draw of 1 - ε inside the row despite rounding.
                 scaled_B1 = (draws_B * cumulative_BK[:, -1])[:, None]
                 columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
-            neighbors_B = torch.from_numpy(self.neighbor_ids_NK[anchors_B.numpy(), columns_B.numpy()])
-            yield PairBatch(anchors_B, neighbors_B.long(), high - low)
+            neighbors_B = torch.from_numpy(self.neighbor_ids_NK[anchors_B.numpy(), columns_B.numpy()]).long()
+            if self.local is None:
+                yield PairBatch(anchors_B, neighbors_B, high - low)
+            else:
+                nearest_B = nearest_in_batch(self.local, anchors_B, order_N[low:high])
+                both_B = torch.cat([neighbors_B, nearest_B])
+                yield PairBatch(anchors_B.repeat(2), both_B, 2 * (high - low))
 
     @staticmethod
     def rows_of(batch: PairBatch) -> Tensor:
         """The row numbers that a batch gathers."""
         return torch.cat([batch.anchors_B, batch.neighbors_B])
+
+
+def nearest_in_batch(features: FeatureSet, anchors_B: Tensor, batch_A: Tensor) -> Tensor:
+    """(B,) of each row number the one of the batch whose row is nearest by cosine; one that is alone has itself.
+
+    Args:
+        features: the rows.
+        anchors_B: row numbers in the batch.
+        batch_A: those of the whole batch, of all ranks.
+    """
+
+    def unit_rows(ids: Tensor) -> Tensor:
+        # In ascending order, in which a file is read best.
+        ordered, places = torch.unique(ids, return_inverse=True)
+        rows = torch.from_numpy(np.asarray(features.features[ordered.numpy()], dtype=np.float32))
+        return functional.normalize(rows, dim=1)[places]
+
+    cosines_BA = unit_rows(anchors_B) @ unit_rows(batch_A).T
+    cosines_BA.masked_fill_(anchors_B[:, None] == batch_A, -torch.inf)
+    return batch_A[cosines_BA.argmax(dim=1)]
 
 
 def pair_batches(
@@ -132,6 +162,7 @@ def pair_batches(
     recipe: Recipe,
     epoch: Callable[[], int] = lambda: 0,
     ranks: Ranks = ALONE,
+    read_by: Ranks = ALONE,
 ) -> PairBatches:
     """The pairs that a recipe learns from: those of its nearest neighbors, drawn as its loss asks.
 
@@ -141,6 +172,7 @@ def pair_batches(
         recipe: its loss, number of neighbors, batch size and seed.
         epoch: called at the start of an epoch, gives its number.
         ranks: the processes that share out each batch.
+        read_by: those that share the reading of the features, each of which calls.
     """
     nearest = neighbors.first(recipe.n_neighbors)
     return PairBatches(
@@ -150,18 +182,22 @@ def pair_batches(
         epoch=epoch,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        weights_NK=pair_weights(features, nearest) if recipe.loss.gaussian_pairs else None,
+        weights_NK=pair_weights(features, nearest, read_by) if recipe.loss.gaussian_pairs else None,
+        local=features if recipe.loss.local_pairs else None,
     )
 
 
-def pair_weights(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+def pair_weights(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
     """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance."""
-    return gaussian_neighbor_weights(squared_distances(features, neighbors))
+    return gaussian_neighbor_weights(squared_distances(features, neighbors, ranks))
 
 
-def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+def squared_distances(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
     """(N, K) squared Euclidean distances of each row to its neighbors, from cosines and norms: no second gather."""
-    norms_N = np.concatenate([np.linalg.norm(block, axis=1) for _, block in features.blocks()])
+    with ranks.all_or_none():
+        blocks = features.blocks(share=ranks.share(len(features)))
+        own_S = np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(block, axis=1) for _, block in blocks)])
+    norms_N = ranks.gather(own_S)
     own_N1, other_NK = norms_N[:, None], norms_N[neighbors.ids]
     squared_NK = own_N1**2 + other_NK**2 - 2 * neighbors.similarities * own_N1 * other_NK
     return np.maximum(squared_NK, 0)

@@ -150,8 +150,8 @@ class ForwardPass:
         student: the student's heads.
         weights: the student's weights, as leaves, in the precision of the step.
         teacher: its heads, if there is one.
-        several: whether there are several micro-batches: then those of the first look are computed again for the
-            gradient, and only of the network that is looked at.
+        several: whether there are several micro-batches: then those of a look are computed again for every further look
+            and for the gradient, and only of the network that is looked at.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ class ForwardPass:
 
     def looked_at(self, part: MicroBatch) -> Tensor:
         """(H, 2B, C) logits of the network that the loss looks at, samples first, without gradient."""
-        if self.several:
+        if self.several:  # and in every look
             inputs = self.inputs(part)
             with torch.no_grad():
                 teacher = self.loss.looks_at_teacher
                 logits_HBC = self.teacher_logits(inputs) if teacher else self.student.logits(self.weights, inputs)
         else:
-            self.kept = self.compute(part)
+            self.kept = self.kept or self.compute(part)
             logits_HBC = self.kept[1] if self.loss.looks_at_teacher else self.kept[0].detach()
         assert logits_HBC is not None, "a loss that looks at the teacher has one"
         return logits_HBC
@@ -206,12 +206,26 @@ class ForwardPass:
 
 
 @torch.no_grad()
-def look_at(loss: Loss, logits_HBC: Tensor, temperature: float) -> BatchLook:
-    """What these pairs, samples first, tell of the batch: of every head, the weights averaged over the heads."""
+def look_at(
+    loss: Loss, logits_HBC: Tensor, temperature: float, mean_VHC: Tensor | None = None, *, paired: bool = True
+) -> BatchLook:
+    """What these pairs, samples first, tell of the batch: of every head, the weights averaged over the heads.
+
+    Args:
+        loss: what is looked for.
+        logits_HBC: of the network that it looks at.
+        temperature: of the softmax.
+        mean_VHC: what the looks before have told; None: this is the first.
+        paired: whether the second half of the rows are the neighbors of the first; else each is its own neighbor.
+    """
     groups = head_groups(logits_HBC.shape, logits_HBC.device)
-    looks = [
-        loss.look(Probs(*halves(torch.softmax(log_odds(logits_HBC[heads], temperature), dim=2)))) for heads in groups
-    ]
+    looks = []
+    for heads in groups:
+        values_HBC = log_odds(logits_HBC[heads], temperature)
+        if not loss.reads_log_odds:
+            values_HBC = torch.softmax(values_HBC, dim=2)
+        seen = Probs(*halves(values_HBC)) if paired else Probs(values_HBC, values_HBC)
+        looks.append(loss.look(seen) if mean_VHC is None else loss.look_again(seen, mean_VHC[:, heads]))
     if len(looks) == 1:
         return looks[0]
     shares = [(heads.stop - heads.start) / len(logits_HBC) for heads in groups]
@@ -244,7 +258,7 @@ def loss_and_gradient(
     loss_H = batch.mean_VHC.new_empty(len(student_HBC))
     gradient_HBC = torch.empty_like(student_HBC)
     scale = share / (n_heads or len(student_HBC)) / temperature  # the loss's gradient is in the log-odds
-    for heads, student, teacher in by_heads(student_HBC, teacher_HBC, temperature):
+    for heads, student, teacher in by_heads(student_HBC, teacher_HBC, temperature, as_log_odds=loss.reads_log_odds):
         part_H, gradients = loss.gradient(student, teacher, BatchLook(batch.mean_VHC[:, heads], batch.weights_B), scale)
         torch.mul(part_H, share, out=loss_H[heads])
         for half_HBC, half_gradient_HBC in zip(halves(gradient_HBC[heads]), gradients):
@@ -253,19 +267,20 @@ def loss_and_gradient(
 
 
 def by_heads(
-    student_HBC: Tensor, teacher_HBC: Tensor | None, temperature: float
+    student_HBC: Tensor, teacher_HBC: Tensor | None, temperature: float, *, as_log_odds: bool = False
 ) -> Iterator[tuple[slice, LogProbs, LogProbs]]:
     """Log-probabilities of student and teacher, a group of heads at a time; a student alone is its own teacher.
 
-    No float32 tensor outlives its group.
+    Of a loss that reads log-odds, these. No float32 tensor outlives its group.
     """
+
+    def read(logits_HBC: Tensor) -> LogProbs:
+        values_HBC = log_odds(logits_HBC, temperature)
+        return LogProbs(*halves(values_HBC if as_log_odds else torch.log_softmax(values_HBC, dim=2)))
+
     for heads in head_groups(student_HBC.shape, student_HBC.device):
-        student = log_probs(student_HBC[heads], temperature)
-        yield heads, student, student if teacher_HBC is None else log_probs(teacher_HBC[heads], temperature)
-
-
-def log_probs(logits_HBC: Tensor, temperature: float) -> LogProbs:
-    return LogProbs(*halves(torch.log_softmax(log_odds(logits_HBC, temperature), dim=2)))
+        student = read(student_HBC[heads])
+        yield heads, student, student if teacher_HBC is None else read(teacher_HBC[heads])
 
 
 def log_odds(logits_HBC: Tensor, temperature: float) -> Tensor:

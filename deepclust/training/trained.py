@@ -21,10 +21,11 @@ from deepclust.clustering import TOP, Clustering
 from deepclust.features.bank import FeatureBank
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
+from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
-from deepclust.training.recipe import Recipe
+from deepclust.training.recipe import Recipe, loss_settings
 
 BLOCK_LOGITS = 1 << 24
 
@@ -99,10 +100,9 @@ class TrainedHeads:
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
         for start, block in bank.blocks(self._block_rows()):
-            probs_BC = torch.softmax(one.logits(weights, block)[0].float() / self.recipe.temperature, dim=1)
-            best = probs_BC.topk(top, dim=1)
-            ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
-            probs_NT[start : start + len(block)] = best.values.cpu().numpy()
+            probs_BT, ids_BT = most_probable(one.logits(weights, block)[0], self.recipe.temperature, top)
+            ids_NT[start : start + len(block)] = ids_BT.cpu().numpy()
+            probs_NT[start : start + len(block)] = probs_BT.cpu().numpy()
         if not np.isfinite(probs_NT).all():
             name = self.recipe.loss.name
             raise InputError(f"{name} head {head}: its probabilities are not finite: {finite_remedy(self.recipe)}")
@@ -201,6 +201,12 @@ class TrainedHeads:
         return trained
 
 
+def most_probable(logits_BC: Tensor, temperature: float, top: int) -> tuple[Tensor, Tensor]:
+    """(B, T) float32 probabilities and numbers of each sample's most probable clusters, the most probable first."""
+    best = torch.softmax(logits_BC.float() / temperature, dim=1).topk(top, dim=1)
+    return best.values, best.indices
+
+
 def check_dimension(features: FeatureSet, in_dim: int) -> None:
     """Raises InputError unless the features have the dimension that heads were trained on."""
     if features.dim != in_dim:
@@ -231,11 +237,12 @@ def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
+    loss = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]]
     return {
         "recipe": checkpoint["deepclust"]["recipe"],
         "in_dim": checkpoint["deepclust"]["in_dim"],
         "transform": part("transform."),
-        "heads": part("teacher.") or part("student."),
+        "heads": part("student.") if loss.of_all_samples else part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
         "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }
@@ -251,9 +258,10 @@ def _remedy(recipe: Recipe) -> str:
     tries = []
     if recipe.init == "random":
         tries.append("init=kmeans")
-    if recipe.loss.name == "temi":
+    own = loss_settings(recipe.loss.name)
+    if "beta" in own:
         tries.append("a smaller beta")
-    else:
+    elif "entropy_weight" in own:
         tries.append("a larger entropy_weight")
     if recipe.batch_size < 4 * recipe.n_clusters:
         tries.append(f"a batch above {4 * recipe.n_clusters}")

@@ -11,10 +11,13 @@ import pytest
 from deepclust.clustering import Clustering
 from deepclust.training.trained import TrainedHeads
 
-METHODS = ("temi", "scan", "tsp")
+# The three, and of the comparators those that look at a batch in another way: at its columns, twice, at all samples.
+METHODS = ("temi", "scan", "tsp", "nnm", "self_classifier", "sela")
 SETTINGS = (
+    f"loss=[{','.join(METHODS)}]",
     *("init=kmeans", "n_heads=2", "n_neighbors=10", "max_epochs=3", "data.batch_size=301", "baselines=kmeans"),
-    *("loss.temi.hidden_dim=32", "loss.scan.hidden_dim=32", "seed=1"),
+    *(f"loss.{method}.hidden_dim=32" for method in METHODS),
+    "seed=1",
     *("trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "trainer.log_every_n_steps=1"),
 )
 

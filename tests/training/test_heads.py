@@ -17,6 +17,7 @@ from deepclust.training.heads import HEADS, LinearHeads, MLPHeads, make_heads, m
 
 H, B, D, F, E, C = 3, 7, 6, 10, 5, 4
 every_kind = pytest.mark.parametrize("kind", HEADS)
+kinds_of_directions = pytest.mark.parametrize("kind", ["mlp", "linear"])
 
 
 def heads_of(kind: str, seed: int = 0, n_heads: int = H):
@@ -87,7 +88,26 @@ def test_linear_heads_are_matrix_products(features_BD):
     assert [name for name, _ in heads.named_parameters()] == ["prototypes"]
 
 
-@every_kind
+def test_student_t_heads_are_students_t_around_centers(features_BD):
+    """DEC's equation 1, one number at a time."""
+    heads = disturbed(heads_of("student_t"))
+    probs_HBC = torch.softmax(heads(features_BD), dim=2)
+    for head in range(H):
+        code_BD = features_BD @ heads.encoder[head].detach().T
+        for row, found_C in zip(code_BD, probs_HBC[head]):
+            kernel = [1 / (1 + float((row - center).square().sum())) for center in heads.prototypes[head].detach()]
+            np.testing.assert_allclose(found_C.detach(), np.array(kernel) / sum(kernel), atol=1e-6)
+
+
+def test_student_t_heads_start_with_the_features_themselves(features_BD):
+    heads = heads_of("student_t")
+    centers_HCD = 3 * torch.randn(H, C, D, generator=torch.Generator().manual_seed(1))
+    heads.set_prototypes(centers_HCD)
+    expected = -torch.log1p(torch.cdist(features_BD.expand(H, -1, -1), centers_HCD).square())
+    np.testing.assert_allclose(heads(features_BD).detach(), expected, atol=1e-4)
+
+
+@kinds_of_directions
 def test_logits_compare_embeddings_with_prototypes(kind, features_BD):
     heads = heads_of(kind)
     directions_HCE = heads.prototypes if kind == "linear" else functional.normalize(heads.prototypes, dim=2)
@@ -109,12 +129,12 @@ def test_equal_seeds_give_equal_heads_and_other_seeds_others(kind):
 @every_kind
 def test_each_head_is_a_draw_of_its_own(kind):
     for name, parameter in heads_of(kind).named_parameters():
-        if not name.endswith(("bias", "gain")):
+        if not name.endswith(("bias", "gain", "encoder")):
             assert not torch.equal(parameter[0], parameter[1]), name
             assert abs(np.corrcoef(parameter[0].detach().flatten(), parameter[1].detach().flatten())[0, 1]) < 0.5
 
 
-@every_kind
+@kinds_of_directions
 def test_weights_start_truncated_normal_with_the_papers_width(kind):
     heads = make_heads(kind, 200, 50, 4, hidden_dim=300, embedding_dim=100, seed=0)
     for name, parameter in heads.named_parameters():

@@ -16,20 +16,25 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.spectral import Partitions
+from deepclust.runtime.errors import InputError
 from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training import initialization
+from deepclust.training.fit import fit_heads
 from deepclust.training.heads import make_heads
 from deepclust.training.initialization import (
     SAMPLE_ITERATIONS,
     HeadStart,
     cluster_means,
+    go_on_with,
     pair_information,
     spectral_partitions,
     warm_start,
 )
 from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import TrainerSettings
 
 H, C = 3, 5
+HERE = TrainerSettings(accelerator="cpu", precision="32")
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +236,34 @@ def test_at_thousands_of_clusters_kmeans_starts_from_a_few_rounds_over_a_sample(
         assert ours > theirs
     again, _, _ = started(planted, kind, "kmeans")
     np.testing.assert_array_equal(assigned(again, bank), found)
+
+
+def test_self_labelling_goes_on_with_the_best_head(planted, tmp_path):
+    sizes = {"n_clusters": 5, "n_neighbors": 10, "batch_size": 100, "init": "kmeans"}
+    first = fit_heads(planted, Recipe.of("scan_original", n_heads=3, max_epochs=2, **sizes), HERE).trained
+    path = str(first.save(tmp_path / "first.pt"))
+    recipe = Recipe.of("self_label", start=path, max_epochs=1, **sizes)
+    heads = recipe.new_heads(16)
+    go_on_with(path, heads, recipe)
+    torch.testing.assert_close(heads.prototypes[0], first.heads.prototypes[first.best_head])
+    second = fit_heads(planted, Recipe.of("self_label", start=path, max_epochs=5, threshold=0.3, **sizes), HERE).trained
+    assert (second.assign(planted).labels == first.assign(planted).labels).mean() > 0.99
+    assert second.assign(planted).top_probs[:, 0].mean() > first.assign(planted).top_probs[:, 0].mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_heads": 2}, "self_label goes on with one head, the best of .*first.pt: set n_heads=1"),
+        ({"n_clusters": 4}, "has heads of n_clusters=5, not 4: go on with the same n_clusters"),
+        ({"preprocess": "l2"}, "has heads of preprocess=standardize, not l2"),
+        ({"head": "mlp"}, "has heads of head=linear, not mlp"),
+    ],
+)
+def test_heads_that_cannot_be_gone_on_with_are_refused(settings, message, planted, tmp_path):
+    sizes = {"n_clusters": 5, "n_neighbors": 10, "init": "random", "max_epochs": 1}
+    path = str(fit_heads(planted, Recipe.of("scan_original", **sizes), HERE).trained.save(tmp_path / "first.pt"))
+    with pytest.raises(InputError, match=message):
+        fit_heads(planted, Recipe.of("self_label", start=path, **{**sizes, **settings}), HERE)
+    with pytest.raises(InputError, match="no checkpoint at"):
+        fit_heads(planted, Recipe.of("self_label", start=str(tmp_path / "none.pt"), **sizes), HERE)

@@ -12,7 +12,8 @@ import torch
 from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import mine_neighbors
-from deepclust.training.pairs import PairBatches, batch_bounds, pair_batches, squared_distances
+from deepclust.runtime.ranks import Ranks
+from deepclust.training.pairs import PairBatches, batch_bounds, nearest_in_batch, pair_batches, squared_distances
 from deepclust.training.recipe import Recipe
 
 N, K = 103, 6
@@ -122,6 +123,40 @@ def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
     if weighted:
         expected = gaussian_neighbor_weights(squared_distances(planted, mine_neighbors(planted, 8)))
         np.testing.assert_allclose(batches.cumulative_NK, expected.cumsum(axis=1), atol=1e-5)
+
+
+def test_nnm_pairs_each_sample_with_the_nearest_of_its_batch_too(planted):
+    recipe = Recipe.of("nnm", n_clusters=5, n_neighbors=3, batch_size=64)
+    cosines = np.asarray(planted.features) @ np.asarray(planted.features).T
+    np.fill_diagonal(cosines, -np.inf)
+    plain = Recipe.of("scan", n_clusters=5, n_neighbors=3, batch_size=64)
+    mined = mine_neighbors(planted, 3)
+    for batch, drawn in zip(pair_batches(planted, mined, recipe), pair_batches(planted, mined, plain)):
+        size = len(drawn.anchors_B)
+        assert batch.global_size == 2 * size == len(batch.anchors_B)
+        for half in (batch.anchors_B[:size], batch.anchors_B[size:]):
+            assert torch.equal(half, drawn.anchors_B)
+        assert torch.equal(batch.neighbors_B[:size], drawn.neighbors_B)
+        members = drawn.anchors_B.numpy()
+        nearest = members[cosines[np.ix_(members, members)].argmax(axis=1)]
+        np.testing.assert_array_equal(batch.neighbors_B[size:], nearest)
+
+
+def test_local_pairs_of_ranks_are_those_of_one_process(planted):
+    recipe = Recipe.of("nnm", n_clusters=5, n_neighbors=3, batch_size=50)
+    mined = mine_neighbors(planted, 3)
+
+    def pairs(batch):
+        return list(zip(batch.anchors_B.tolist(), batch.neighbors_B.tolist()))
+
+    shares = [pair_batches(planted, mined, recipe, ranks=Ranks(rank, 3)) for rank in range(3)]
+    for whole, *parts in zip(pair_batches(planted, mined, recipe), *shares):
+        assert sorted(pairs(whole)) == sorted(pair for part in parts for pair in pairs(part))
+        assert {part.global_size for part in parts} == {whole.global_size}
+
+
+def test_a_sample_that_is_alone_in_its_batch_has_itself(planted):
+    assert nearest_in_batch(planted, torch.tensor([4]), torch.tensor([4])).tolist() == [4]
 
 
 def test_more_neighbors_than_needed_are_cut_to_the_nearest(planted):

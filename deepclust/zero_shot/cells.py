@@ -27,7 +27,8 @@ from deepclust.reduction.splits import REDUCTION_VERSIONS, reduced_splits
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.data import LoadedData
-from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
+from deepclust.zero_shot.heads_clusterer import HeadsClusterer
+from deepclust.zero_shot.protocol import CLASSES, HEADS, PROTOCOL_CLUSTERERS, Settings
 
 # Raised whenever a cell's result changes.
 CELL_VERSION = 2
@@ -190,6 +191,8 @@ def _clusterer(cell: Cell, data: LoadedData, linkages: Linkages, n_rows: int) ->
     if clusterer.given_n_clusters and n_clusters is None:
         raise InputError(f"{clusterer.title} needs the number of clusters: set data.{cell.dataset}.n_clusters")
     options = {"normalize": "none", **cell.options, "seed": cell.seed}
+    if clusterer.method == HEADS:
+        return HeadsClusterer(n_clusters, **options)
     made = make_clusterer(clusterer.method, linkages, n_clusters=n_clusters, **options)
     if cell.clusterer in SAMPLED_BEYOND_MEMORY and made.max_samples is None:
         try:

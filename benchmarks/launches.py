@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -31,6 +32,8 @@ from deepclust.features.bank import FeatureBank, Stage
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.training import module as module_file
+from deepclust.training.head_share import HeadShare
+from deepclust.training.heads import Heads
 from deepclust.training.module import ClusteringModule
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
@@ -125,7 +128,19 @@ def pretended_accelerator() -> Iterator[torch.device]:
         yield torch.device("pretended", 0)
 
 
-def pretended_module(recipe: Recipe, device: torch.device, in_dim: int = DIM, *, held: bool = True) -> ClusteringModule:
+def without_values(tensor: torch.Tensor) -> torch.Tensor:
+    """The same inside `pretended_accelerator`."""
+    return _MODES[0].from_tensor(tensor)
+
+
+def pretended_module(
+    recipe: Recipe,
+    device: torch.device,
+    in_dim: int = DIM,
+    *,
+    held: bool = True,
+    share: HeadShare | None = None,
+) -> ClusteringModule:
     """A module in the middle of its training, as Lightning would have it, but for logging.
 
     Args:
@@ -133,6 +148,7 @@ def pretended_module(recipe: Recipe, device: torch.device, in_dim: int = DIM, *,
         device: of `pretended_accelerator`.
         in_dim: of the rows.
         held: whether the bank holds its rows, else they are staged.
+        share: the rank's of all heads.
     """
     with torch.device("cpu"):
         bank = FeatureBank(
@@ -148,11 +164,11 @@ def pretended_module(recipe: Recipe, device: torch.device, in_dim: int = DIM, *,
     else:
         bank._stage = Stage(torch.arange(ROWS), torch.arange(ROWS, device=device), rows_NP)
 
-    def fresh_teacher(_: nn.Module) -> nn.Module:  # a copy would bring a mode of its own
-        return recipe.new_heads(in_dim).requires_grad_(False)
+    def fresh_teacher(student: Heads) -> nn.Module:  # a copy would bring a mode of its own
+        return replace(recipe, n_heads=student.n_heads).new_heads(in_dim).requires_grad_(False)
 
     with torch.device(device), mock.patch.object(module_file, "make_teacher", fresh_teacher):
-        module = ClusteringModule(recipe, recipe.new_heads(in_dim), bank)
+        module = ClusteringModule(recipe, recipe.new_heads(in_dim), bank, share=share)
     strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure, **_: optimizer.step(closure))
     trainer: Any = SimpleNamespace(world_size=1, current_epoch=1, estimated_stepping_batches=100, strategy=strategy)
     module._trainer = trainer

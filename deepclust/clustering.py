@@ -38,6 +38,7 @@ DISPLAY_NAMES = {
     "wmi": "WMI",
     "kmeans": "k-means",
     "kmeans_l2": "k-means, ℓ2",
+    "kmeans_paper": "k-means, single starts",
     "agglomerative": "Agglomerative",
     "agglomerative_threshold": "Agglomerative w/o C",
     "affinity_propagation": "Affinity propagation",
@@ -64,6 +65,7 @@ class Clustering:
         seconds: wall-clock time of fitting, or of assigning for a split that was not fitted on.
         notes: sentences that belong under any table this clustering appears in.
         identity: digest of the data and settings of the run that made it (`deepclust.runs.identity`), or None.
+        repeats: (R, N) int32 cluster ids of further runs of the method, or None; its scores are the means over all.
     """
 
     labels: np.ndarray
@@ -75,6 +77,7 @@ class Clustering:
     seconds: float = 0.0
     notes: Sequence[str] = ()
     identity: str | None = None
+    repeats: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,14 +88,21 @@ class Clustering:
         found = np.unique(self.labels)
         return int((found != NOISE).sum())
 
+    @property
+    def runs(self) -> list[np.ndarray]:
+        """The cluster ids of every run of the method: `labels`, then `repeats`."""
+        return [self.labels, *(() if self.repeats is None else self.repeats)]
+
     def save(self, path: str | os.PathLike) -> Path:
-        """Write a `.npz` with `labels`, `top_ids`, `top_probs` (where there are any) and `meta` (JSON)."""
+        """Write a `.npz` with `labels`, `top_ids`, `top_probs`, `repeats` (where there are any) and `meta` (JSON)."""
         path = Path(path)
         arrays: dict[str, Any] = {"labels": self.labels.astype(np.int32)}
         if self.top_ids is not None:
             arrays["top_ids"] = self.top_ids.astype(np.int32)
         if self.top_probs is not None:
             arrays["top_probs"] = self.top_probs.astype(np.float32)
+        if self.repeats is not None:
+            arrays["repeats"] = self.repeats.astype(np.int32)
         meta = {
             "method": self.method,
             "n_clusters": self.n_clusters,
@@ -118,9 +128,8 @@ class Clustering:
         arrays = read_npz(path, REMEDY)
         try:
             meta = json.loads(str(arrays.pop("meta")))
-            return cls(
-                labels=arrays["labels"], top_ids=arrays.get("top_ids"), top_probs=arrays.get("top_probs"), **meta
-            )
+            optional: dict[str, Any] = {name: arrays.get(name) for name in ("top_ids", "top_probs", "repeats")}
+            return cls(labels=arrays["labels"], **optional, **meta)
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path} is no clustering ({str(error).splitlines()[0][:160]}): {REMEDY}") from None
 

@@ -19,12 +19,13 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from deepclust.clustering import TOP
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
 from deepclust.features.rows import Rows
-from deepclust.features.unit_rows import UnitRows, check_matrix, unit_blocks
-from deepclust.runtime.devices import native_bfloat16
+from deepclust.features.unit_rows import UnitRows, check_matrix, unit_blocks, unit_tensors
+from deepclust.runtime.devices import fastest_device, native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
 
@@ -118,13 +119,16 @@ def spherical_kmeans(
     return KMeansResult(centroids_CD, ranks.gather(labels_S), similarity, n_iter, seed)
 
 
-def kmeans_predict(features_ND: Rows, centroids_CD: np.ndarray, top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
+def kmeans_predict(
+    features_ND: Rows, centroids_CD: np.ndarray, top: int = TOP, *, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, np.ndarray]:
     """The closest centers of each sample by cosine similarity, in blocks.
 
     Args:
         features_ND: samples, normalized or not.
         centroids_CD: centers of norm 1.
         top: T, how many centers to keep; C where there are fewer.
+        ranks: processes that share the rows, all of which call with the same arguments and return the same.
 
     Returns:
         (N,) int32 labels and (N, T) int32 center ids, the closest first.
@@ -138,23 +142,20 @@ def kmeans_predict(features_ND: Rows, centroids_CD: np.ndarray, top: int = TOP) 
             f"features have {features_ND.shape[1]} dimensions, the centers have {centroids_CD.shape[1]}: "
             "give features of the encoder that the centers were fitted on"
         )
-    n_samples = features_ND.shape[0]
-    centroids_DC = torch.from_numpy(np.array(centroids_CD, dtype=np.float32)).to(_device()).T
-    top_ids_NT = np.empty((n_samples, min(top, len(centroids_CD))), np.int32)
-    for start, block_BD in unit_blocks(features_ND):
-        top_ids_NT[start : start + len(block_BD)] = _closest(block_BD, centroids_DC, top_ids_NT.shape[1])
+    share, device = ranks.share(features_ND.shape[0]), fastest_device()
+    centroids_DC = torch.from_numpy(np.array(centroids_CD, dtype=np.float32)).to(device).T
+    top_ids_ST = np.empty((share.stop - share.start, min(top, len(centroids_CD))), np.int32)
+    with ranks.all_or_none():
+        for start, block_BD in unit_tensors(features_ND, share, device):
+            found_BT = closest(block_BD, centroids_DC, top_ids_ST.shape[1])
+            top_ids_ST[start - share.start :][: len(block_BD)] = found_BT.cpu().numpy()
+    top_ids_NT = ranks.gather(top_ids_ST)
     return top_ids_NT[:, 0].copy(), top_ids_NT
 
 
 def _unit_rows(features_ND: Rows, half: bool, ranks: Ranks) -> UnitRows:
-    unit, problem = None, None
-    try:
-        unit = UnitRows(features_ND, ranks.share(features_ND.shape[0]), half=half)
-    except InputError as error:
-        problem = str(error)
-    ranks.raise_any(problem)
-    assert unit is not None
-    return unit
+    with ranks.all_or_none():
+        return UnitRows(features_ND, ranks.share(features_ND.shape[0]), half=half, device=fastest_device())
 
 
 def _check_settings(n_init: int, max_iter: int, init: str, precision: str) -> None:
@@ -168,12 +169,10 @@ def _check_settings(n_init: int, max_iter: int, init: str, precision: str) -> No
         raise InputError(f"precision is '{precision}': choose one of {', '.join(PRECISIONS)}")
 
 
-def _closest(block_BD: np.ndarray, centroids_DC: torch.Tensor, top: int) -> np.ndarray:
-    """(B, top) ids of the closest centers, the closest first."""
-    rows_at_once = max(64, BLOCK_SIMILARITIES // centroids_DC.shape[1])
-    parts = torch.from_numpy(block_BD).split(rows_at_once)
-    found = [(part_BD.to(centroids_DC.device) @ centroids_DC).topk(top, dim=1).indices.cpu() for part_BD in parts]
-    return torch.cat(found).numpy()
+def closest(block_BD: Tensor, centroids_DC: Tensor, top: int) -> Tensor:
+    """(B, top) numbers of the closest centers, the closest first."""
+    parts = block_BD.split(max(64, BLOCK_SIMILARITIES // centroids_DC.shape[1]))
+    return torch.cat([(part_BD @ centroids_DC).topk(top, dim=1).indices for part_BD in parts])
 
 
 def _seed_centroids(
@@ -188,41 +187,44 @@ def _seed_centroids(
             n_rows = min(unit.n_total, max(SEEDING_ROWS, SEEDING_ROWS_PER_CENTER * n_clusters))
             # Sorted, so that a memory-mapped file is read front to back.
             sample_SD = unit.take(np.sort(rng.choice(unit.n_total, n_rows, replace=False)))
-            centroids_CD = _greedy_plus_plus(sample_SD, n_clusters, rng, half)
+            # ½‖x - y‖² = ½‖x‖² + ½‖y‖² - x·y about any origin; about the mean products and their rounding are small.
+            centered_SD = torch.from_numpy(sample_SD - sample_SD.mean(axis=0)).to(unit.device)
+            chosen_C = greedy_plus_plus(centered_SD, n_clusters, rng, half)
+            centroids_CD = sample_SD[chosen_C.cpu().numpy()]
     return ranks.from_first(centroids_CD)
 
 
-def _greedy_plus_plus(sample_SD: np.ndarray, n_clusters: int, rng: np.random.Generator, half: bool) -> np.ndarray:
-    """k-means++ with 2 + ln C candidates per step, of which the one that lowers the objective most is kept.
+def greedy_plus_plus(centered_SD: Tensor, n_clusters: int, rng: np.random.Generator, half: bool) -> Tensor:
+    """(C,) rows chosen by k-means++ with 2 + ln C candidates per step, of which the one that lowers the objective most
+    is kept.
 
     Arthur & Vassilvitskii 2007; the probability of a row is proportional to 1 - cosine, half its squared distance.
+    All is drawn before, so that no step waits for what the device has found.
     """
-    n_candidates = 2 + int(np.log(n_clusters))
-    # ½‖x - y‖² = ½‖x‖² + ½‖y‖² - x·y about any origin; about the mean the products are small, and so is their rounding.
-    centered_SD = torch.from_numpy(sample_SD - sample_SD.mean(axis=0))
-    halves_S = centered_SD.square().sum(dim=1).numpy() / 2
-    compared_SD = (centered_SD.bfloat16() if half else centered_SD).to(_device())
+    n_rows, device = len(centered_SD), centered_SD.device
+    first = int(rng.integers(n_rows))
+    draws_MR = torch.from_numpy(rng.random((n_clusters - 1, 2 + int(np.log(n_clusters))))).to(device)
+    halves_S = centered_SD.square().sum(dim=1) / 2
+    compared_SD = centered_SD.bfloat16() if half else centered_SD
 
-    def distances_to(rows_R: np.ndarray) -> np.ndarray:
-        products_SR = compared_SD @ compared_SD[torch.from_numpy(rows_R).to(compared_SD.device)].T
-        distances_RS = halves_S[rows_R, None] + halves_S - products_SR.float().cpu().numpy().T
-        distances_RS[np.arange(len(rows_R)), rows_R] = 0
-        return np.maximum(distances_RS, 0)
+    def distances_to(rows_R: Tensor) -> Tensor:
+        products_RS = (compared_SD @ compared_SD.index_select(0, rows_R).T).float().T
+        distances_RS = halves_S.index_select(0, rows_R)[:, None] + halves_S - products_RS
+        return distances_RS.scatter_(1, rows_R[:, None], 0.0).clamp_min_(0)
 
-    chosen = [int(rng.integers(len(sample_SD)))]
-    distances_S = distances_to(np.array(chosen))[0]
-    for _ in range(1, n_clusters):
-        cumulative_S = np.cumsum(distances_S, dtype=np.float64)
-        if cumulative_S[-1] > 0:
-            draws_R = rng.random(n_candidates) * cumulative_S[-1]
-            candidates_R = np.minimum(np.searchsorted(cumulative_S, draws_R, side="right"), len(sample_SD) - 1)
-        else:  # fewer distinct rows than centers
-            candidates_R = rng.integers(len(sample_SD), size=n_candidates)
-        distances_RS = np.minimum(distances_to(candidates_R), distances_S)
-        best = int(np.argmin(distances_RS.sum(axis=1, dtype=np.float64)))
-        chosen.append(int(candidates_R[best]))
-        distances_S = distances_RS[best]
-    return sample_SD[chosen]
+    chosen_C = torch.full((n_clusters,), first, device=device)
+    distances_S = distances_to(chosen_C[:1])[0]
+    for step, draws_R in enumerate(draws_MR, start=1):
+        cumulative_S = distances_S.cumsum(0, dtype=torch.float64)
+        total = cumulative_S[-1:]
+        candidates_R = torch.searchsorted(cumulative_S, draws_R * total, right=True)
+        # Fewer distinct rows than centers: no distance is left, and every row is as good.
+        candidates_R = torch.where(total > 0, candidates_R, (draws_R * n_rows).long()).clamp_max_(n_rows - 1)
+        distances_RS = torch.minimum(distances_to(candidates_R), distances_S)
+        best_1 = distances_RS.sum(dim=1, dtype=torch.float64).argmin(dim=0, keepdim=True)
+        chosen_C[step : step + 1] = candidates_R.index_select(0, best_1)
+        distances_S = distances_RS.index_select(0, best_1)[0]
+    return chosen_C
 
 
 def _lloyd(
@@ -261,28 +263,43 @@ def _lloyd(
 
 def _assign(unit: UnitRows, centroids_CD: np.ndarray, half: bool) -> tuple[np.ndarray, np.ndarray]:
     """One pass over the share: the closest center of each row, and the sum of each center's members (float64)."""
-    columns_CD = torch.from_numpy(centroids_CD)
+    labels_S, sums_CD = assigned(unit, torch.from_numpy(centroids_CD).to(unit.device), half)
+    return labels_S.cpu().numpy().astype(np.int32), sums_CD.cpu().numpy()
+
+
+def assigned(unit: UnitRows, centroids_CD: Tensor, half: bool) -> tuple[Tensor, Tensor]:
+    """As `_assign`, where the rows are."""
+    columns_CD = centroids_CD
     if half:
         # The part that all centers share does not change which is closest; without it products and rounding are small.
         columns_CD = (columns_CD - columns_CD.mean(dim=0)).bfloat16()
-    columns_DC = columns_CD.to(_device()).T
+    columns_DC = columns_CD.T
     rows_at_once = max(64, BLOCK_SIMILARITIES // len(centroids_CD))
-    labels_S = np.empty(len(unit), np.int32)
-    sums_CD = np.zeros(centroids_CD.shape, np.float64)
-    for start, block_BD in unit.blocks():
-        rows = slice(start, start + len(block_BD))
-        compared_BD = unit.as_half(start, block_BD) if half else torch.from_numpy(block_BD)
-        parts = [
-            (part_BD.to(columns_DC.device) @ columns_DC).max(dim=1).indices
-            for part_BD in compared_BD.split(rows_at_once)
-        ]
-        labels_S[rows] = torch.cat(parts).cpu().numpy()
-        members_BC = sparse.csr_array(
-            (np.ones(len(block_BD), np.float32), labels_S[rows], np.arange(len(block_BD) + 1)),
-            shape=(len(block_BD), len(centroids_CD)),
-        )
-        sums_CD += members_BC.T @ block_BD
+    labels_S = torch.empty(len(unit), dtype=torch.long, device=unit.device)
+    sums_CD = torch.zeros(centroids_CD.shape, dtype=torch.float64, device=unit.device)
+    for start, block_BD in unit.tensors():
+        compared_BD = unit.as_half(start, block_BD) if half else block_BD
+        parts = [(part_BD @ columns_DC).max(dim=1).indices for part_BD in compared_BD.split(rows_at_once)]
+        labels_B = torch.cat(parts)
+        labels_S[start : start + len(block_BD)] = labels_B
+        add_members_(sums_CD, labels_B, block_BD)
     return labels_S, sums_CD
+
+
+def add_members_(sums_CD: Tensor, labels_B: Tensor, block_BD: Tensor, dtype: type = np.float32) -> None:
+    """Add each row to the float64 sum of its cluster, in place; on a CPU a sparse product does it, which is faster.
+
+    Args:
+        dtype: in which that product adds up.
+    """
+    if sums_CD.device.type != "cpu":
+        sums_CD.index_add_(0, labels_B, block_BD.double())
+        return
+    members_BC = sparse.csr_array(
+        (np.ones(len(block_BD), dtype), labels_B.int().numpy(), np.arange(len(block_BD) + 1)),
+        shape=(len(block_BD), len(sums_CD)),
+    )
+    sums_CD += torch.from_numpy(members_BC.T @ block_BD.numpy())
 
 
 def _refill_empty(
@@ -299,9 +316,11 @@ def _refill_empty(
     """
     empty_C = np.flatnonzero(counts_C == 0)
     similarities_S = np.empty(len(unit), np.float32)
-    for start, block_BD in unit.blocks():
+    centers_CD = torch.from_numpy(centroids_CD).to(unit.device)
+    for start, block_BD in unit.tensors():
         rows = slice(start, start + len(block_BD))
-        similarities_S[rows] = np.einsum("bd,bd->b", block_BD, centroids_CD[labels_S[rows]])
+        own_BD = centers_CD.index_select(0, torch.from_numpy(labels_S[rows]).to(unit.device))
+        similarities_S[rows] = torch.linalg.vecdot(block_BD, own_BD).cpu().numpy()
     offered = np.argsort(similarities_S, kind="stable")[: len(empty_C)]
     ids, labels = ranks.gather(offered + unit.first), ranks.gather(labels_S[offered])
     # A singleton fits perfectly, so the worst samples never empty another cluster of one.
@@ -309,11 +328,6 @@ def _refill_empty(
     rows_D = unit.take(ids[worst])
     np.subtract.at(sums_CD, labels[worst], rows_D)
     sums_CD[empty_C[: len(worst)]] = rows_D
-
-
-def _device() -> torch.device:
-    """The device that computes the products."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -57,6 +57,8 @@ ENCODER_OPTIONS = (
     "checkpoint",
     "image_size",
     "crop_pct",
+    "interpolation",
+    "study",
     "pooling",
     "layer",
 )
@@ -64,6 +66,7 @@ ENCODER_OPTIONS = (
 OPEN_ENCODERS = {
     "default": (),
     "timm": ("name", "model"),
+    "torchvision": ("name", "model", "pretrained"),
     "open_clip": ("name", "model", "pretrained"),
     "hub": ("name", "model", "pretrained"),
 }

@@ -21,6 +21,7 @@ def extract(config: dict[str, Any]) -> None:
     from deepclust.extraction.extract import extract as extract_split
     from deepclust.extraction.extract import rank_device
     from deepclust.extraction.sources import open_sources
+    from deepclust.extraction.studies import with_study
     from deepclust.runtime.ranks import is_first_process
 
     data = config["data"]
@@ -30,7 +31,7 @@ def extract(config: dict[str, Any]) -> None:
         raise InputError(f"data.{given[0]} is for data=features: images lie in data.path")
     # Fashion-MNIST's default for training is raw pixels.
     name = config["encoder"]["name"] or data["encoder"] or "efficientnet_lite0"
-    spec = encoder_spec({**config["encoder"], "name": name})
+    spec = encoder_spec(with_study({**config["encoder"], "name": name}, data["name"]))
     root = Path(config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features")
     out = Path(config["out"]) if config["out"] else root / data["name"] / spec.name
     sources = open_sources(data["name"], data["path"], labels=data["labels"])

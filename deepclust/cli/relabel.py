@@ -1,17 +1,19 @@
 """Relabel a data set's samples down its class tree with CLIP: what benchmark=leaf_hzr and benchmark=p_hzr start from.
 
-deepclust relabel --data imagenet21k --clip openclip_vitg14              image features made already, text by the model
-deepclust relabel --data imagenet21k --clip openclip_vitg14 --text T.npy text features made elsewhere, one row per class
+deepclust relabel --data imagenet21k                 image features by OpenCLIP ViT-bigG/14 lie ready, text by the model
+deepclust relabel --data imagenet21k --text T.npy    text features made elsewhere, one row per class
 deepclust relabel … --out features/imagenet21k/ibot_vitl16/benchmarks    where training finds them for iBOT's features
 
-Written are leaf_hzr_<split>.npy and p_hzr_<split>.npy: the new class of each sample, and zero_shot.json: CLIP's
-accuracy among all classes, those of the same level, and siblings.
+Written are leaf_hzr_<split>.npy and p_hzr_<split>.npy: the new class of each sample; zero_shot_<split>.npz: the class
+that CLIP gives each sample and its confidence, among all classes, those of the same level, and siblings; zero_shot.json
+and zero_shot_<split>.png, .svg: accuracy and calibration of these (the paper's figure 7).
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +22,24 @@ from deepclust.features.arrays import as_matrix, check_rows
 from deepclust.features.feature_files import read_npy
 from deepclust.runtime.errors import InputError, one_line_errors
 
+# OpenCLIP ViT-G of Adaloglou et al. 2024, section 4.2: of open_clip's, bigG, as its g is lower case.
+RELABELING_CLIP = "openclip_vitbigg14"
+# What CLIP chooses among (appendix B.5), and what the panels of the figure are called.
+AMONG = {"all": "All classes", "level": "Same level", "siblings": "Siblings"}
+
 
 def main() -> None:
     parser = Arguments("relabel", __doc__)
     parser.add_argument("--data", required=True, help="a data set whose features by a CLIP model lie ready")
-    parser.add_argument("--clip", required=True, help="that model, as `deepclust extract --help` names it")
+    parser.add_argument(
+        "--clip",
+        default=RELABELING_CLIP,
+        help=f"that model, as `deepclust extract --help` names it (default: {RELABELING_CLIP}, the paper's)",
+    )
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
-    parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
+    parser.add_argument(
+        "--hierarchy", help="a .pth tree file, a .txt is-a list, a .csv of child,parent, or WordNet's folder"
+    )
     parser.add_argument("--text", type=path, help=".npy of text features, one row per class; else the model makes them")
     parser.add_argument("--out", type=path, help="default: benchmarks/ beside the image features")
     with one_line_errors():
@@ -36,6 +49,9 @@ def main() -> None:
 
 def relabel_data(options: argparse.Namespace) -> None:
     from deepclust.extraction.datasets import load_dataset
+    from deepclust.metrics.calibration import calibration_of
+    from deepclust.report.calibration_figures import reliability_figure
+    from deepclust.report.figures import save_figure
     from deepclust.runtime.files import write_json, written_whole
     from deepclust.subsets.clip_labels import choose_lemmas, classify_by_clip, relabel
     from deepclust.subsets.select import classes_of
@@ -65,7 +81,7 @@ def relabel_data(options: argparse.Namespace) -> None:
         encode_text = load_encoder(options.clip).encode_text
         _, text_MD = choose_lemmas(train.features, nodes_K[train.labels], lemmas, encode_text)
     out = options.out or (Path("benchmarks") if train.root is None else train.root.parent / "benchmarks")
-    accuracies = {}
+    calibrations = {}
     for split, features in dataset.splits().items():
         assert features.labels is not None
         nodes_N = nodes_K[features.labels]
@@ -75,13 +91,26 @@ def relabel_data(options: argparse.Namespace) -> None:
                 np.save(temporary, new_N.astype(np.int32))
             changed = float((new_N != features.labels).mean())
             print(f"{split}: {name} relabels {100 * changed:.1f} % of {len(new_N)} samples")
-        accuracies[split] = {
-            among: classify_by_clip(features.features, nodes_N, hierarchy, text_MD, among=among).accuracy
-            for among in ("all", "level", "siblings")
+        told = {among: classify_by_clip(features.features, nodes_N, hierarchy, text_MD, among=among) for among in AMONG}
+        with written_whole(out / f"zero_shot_{split}.npz") as temporary:
+            arrays: dict[str, Any] = {}
+            for among, labels in told.items():
+                arrays[f"{among}_class"] = class_of_M[labels.nodes_N].astype(np.int32)
+                arrays[f"{among}_confidence"] = labels.confidence_N
+            np.savez_compressed(temporary, **arrays)
+        found = {
+            among: calibration_of(labels.confidence_N, labels.nodes_N == nodes_N, name="CLIP")
+            for among, labels in told.items()
         }
-        shown = ", ".join(f"{among} {100 * accuracy:.2f} %" for among, accuracy in accuracies[split].items())
+        calibrations[split] = {among: one.as_dict() for among, one in found.items()}
+        save_figure(reliability_figure({AMONG[among]: one for among, one in found.items()}), out / f"zero_shot_{split}")
+        shown = ", ".join(
+            f"{among} {100 * one.accuracy:.2f} % (ECE {100 * one.ece:.1f}, mean confidence "
+            f"{100 * one.mean_confidence:.1f} %)"
+            for among, one in found.items()
+        )
         print(f"{split}: zero-shot among {shown}")
-    write_json(out / "zero_shot.json", accuracies)
+    write_json(out / "zero_shot.json", calibrations)
     print(f"written to {out}")
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from deepclust.clusterers import CLUSTERERS, clusterer_class
 from deepclust.extraction.backbones import POOLINGS
-from deepclust.extraction.encoder_catalog import LIBRARIES
+from deepclust.extraction.encoder_catalog import INTERPOLATIONS, LIBRARIES
 from deepclust.extraction.encoders import PRECISIONS as ENCODING_PRECISIONS
 from deepclust.extraction.extract import DTYPES
+from deepclust.extraction.studies import STUDIES
 from deepclust.features.transform import PREPROCESSINGS
 from deepclust.losses import LOSSES
 from deepclust.metrics.intrinsic import SILHOUETTES
@@ -23,6 +24,7 @@ from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import KINDS, Reduction
 from deepclust.runs.experiment import Experiment
 from deepclust.runtime.settings import ANYTHING, Group, Member, seed_setting, setting, settings_of
+from deepclust.subsets.hierarchy import LINKS
 from deepclust.subsets.select import RULES
 from deepclust.training.loggers import logger_group
 from deepclust.training.recipe import Recipe
@@ -70,6 +72,8 @@ ENCODER: dict[str, Member] = {
     "checkpoint": PLACE,
     "image_size": setting(None, "pixels", choices=("own",), at_least=1, at_most=8192, whole=True),
     "crop_pct": setting(None, "share of the short side", choices=("own",), above=0, at_most=1),
+    "interpolation": setting(None, "of the resize", choices=("own", *INTERPOLATIONS)),
+    "study": setting(None, "whose rule cuts the images", choices=STUDIES),
     "pooling": setting(None, "of the patches", choices=POOLINGS),
     "layer": setting(None, "block to read", whole=True),
     "dim": setting(None, "width", at_least=1, whole=True),
@@ -78,7 +82,7 @@ ENCODER: dict[str, Member] = {
 # Those of benchmark=; the rules of `deepclust.subsets.selectors` say what they mean.
 CLASSES: dict[str, Member] = {
     "hierarchy": PLACE,
-    "links": setting(None, "of WordNet", choices=("direct", "nearest")),
+    "links": setting(None, "how WordNet is read", choices=LINKS),
     "hypernym": setting(None, "which of several parents counts", choices=("first", "last")),
 }
 BENCHMARK: dict[str, Member] = {
@@ -132,6 +136,7 @@ EVALUATE: dict[str, Member] = {
 }
 ZERO_SHOT: dict[str, Member] = {
     "stage": setting("all", "of the protocol", text=True),
+    "study": setting(None, "whose rule cut the images", choices=STUDIES),
     "folder": setting("runs/zero_shot", "of finished cells", text=True),
     "chosen": PLACE,
     "features_dir": PLACE,

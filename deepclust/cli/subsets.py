@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--features-dir", help="where features lie (default: $DEEPCLUST_FEATURES, else features)")
     parser.add_argument("--encoder", help="whose features; any will do, only labels are read")
     parser.add_argument("--synsets", type=path, help="a file with one synset per line instead of ImageNet-21K's")
-    parser.add_argument("--hierarchy", help="a .pth tree file, a .csv of child,parent, or WordNet's folder")
+    parser.add_argument(
+        "--hierarchy", help="a .pth tree file, a .txt is-a list, a .csv of child,parent, or WordNet's folder"
+    )
     parser.add_argument("--json", type=path, help="write the rows to this file, too")
     with one_line_errors():
         options = parser.parse_args()

@@ -5,6 +5,7 @@ deepclust summarize runs/my_seeds --split test --markdown docs/table.md
 deepclust summarize runs/sweep --by n_clusters --metric nmi --figure nmi_over_c
 deepclust summarize runs/sweep --by encoder --difference temi scan --figure difference
 deepclust summarize runs/sweep --by benchmark --separability --figure separability
+deepclust summarize runs/paper --published    beside the papers' own figures of the same method, data and benchmark
 deepclust summarize runs/rehearsal --benchmarks --figure docs/images/accuracy     benchmarks × methods, and figure 2
 """
 
@@ -14,6 +15,7 @@ import argparse
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from rich.console import Console
 from deepclust.cli.arguments import Arguments, path
 from deepclust.clustering import display_name, method_order
 from deepclust.metrics import ROW_KEYS
+from deepclust.report.published import beside_published, comparison_cells
 from deepclust.report.sweeps import Run, setting, sweep, sweep_cells
 from deepclust.report.tables import (
     ABSENT,
@@ -53,10 +56,13 @@ def main() -> None:
     parser.add_argument("--difference", nargs=2, metavar="METHOD", help="with --by: draw the first minus the second")
     parser.add_argument("--separability", action="store_true", help="separability over linear-probe accuracy, with R²")
     parser.add_argument("--benchmarks", action="store_true", help="one row per benchmark instead of one per method")
+    parser.add_argument("--published", action="store_true", help="the papers' figures beside those of the runs")
     parser.add_argument("--figure", type=path, help="with --by, --separability, --benchmarks: write PATH.png, .svg")
     with one_line_errors():
         options = parser.parse_args()
-        if options.benchmarks:
+        if options.published:
+            show_published(options)
+        elif options.benchmarks:
             show_benchmarks(options)
         elif options.separability:
             show_separability(options)
@@ -110,6 +116,28 @@ def show_sweep(options: argparse.Namespace) -> None:
 
         figure = difference_figure(found, *options.difference) if options.difference else sweep_figure(found)
         save_figure(figure, options.figure)
+
+
+def show_published(options: argparse.Namespace) -> None:
+    """The runs' figures beside the papers'."""
+    runs = [
+        # What `deepclust evaluate` measured stands beside the rows of the run there.
+        replace(run, rows=rows_of(place, "evaluation.json") or run.rows)
+        for place, run in zip(
+            [one for one in run_folders(options.folders, "results.json") if (one / "config.yaml").is_file()],
+            collect_runs(options.folders, "results.json"),
+            strict=True,
+        )
+    ]
+    comparisons, notes = beside_published(runs, options.split)
+    if not comparisons:
+        raise InputError(f"nothing is published of these runs ({'; '.join(notes) or 'they have no labels'})")
+    header, cells, reservations = comparison_cells(comparisons)
+    notes = [*reservations, *notes]
+    Console(width=160).print(plain_table(header, cells, notes=notes))
+    if options.markdown:
+        with written_whole(options.markdown) as temporary:
+            temporary.write_text(plain_markdown(header, cells, notes), encoding="utf-8")
 
 
 def show_separability(options: argparse.Namespace) -> None:

@@ -23,10 +23,6 @@ def train(config: dict[str, Any]) -> None:
 
     folder, resume = run_folder(config)
     experiment = read_experiment(config)
-    experiment.check(alone=in_a_sweep())
-    if resume and config["resume"] is None and experiment.is_finished(folder):  # a job of a sweep that is run again
-        print(f"{folder.path} is finished already: {folder.results}")
-        return
 
     def continued_by() -> str:
         if in_a_sweep() and config["run_dir"] is not None:
@@ -36,6 +32,11 @@ def train(config: dict[str, Any]) -> None:
         return "nothing was saved yet, so start the run again"
 
     try:
+        with told_of_lost_ranks():
+            experiment.check(alone=in_a_sweep())
+        if resume and config["resume"] is None and experiment.is_finished(folder):  # a job of a sweep that is run again
+            print(f"{folder.path} is finished already: {folder.results}")
+            return
         with told_of_lost_ranks(), ended_by_sigterm(continued_by):
             results = experiment.run(folder, resume=resume, progress=True)
     finally:

@@ -38,7 +38,7 @@ def zero_shot(config: dict[str, Any]) -> None:
     folder = Path(config["folder"]).expanduser()
     keep_checksums(folder)
     remove_temporaries(folder)
-    runner = Runner(folder, data, config["features_dir"], config["workers"], config["retry"])
+    runner = Runner(folder, data, config["features_dir"], config["workers"], config["retry"], study=config["study"])
     if "search" in stages:
         search(config, runner)
     if "apply" in stages:
@@ -87,6 +87,7 @@ def apply(config: dict[str, Any], runner: Any) -> None:
 
 
 def report(config: dict[str, Any], runner: Any) -> None:
+    from deepclust.extraction.encoder_catalog import backbone_family
     from deepclust.report.zero_shot_report import write_report
     from deepclust.zero_shot import read_results
 
@@ -101,6 +102,12 @@ def report(config: dict[str, Any], runner: Any) -> None:
         encoders={name: config["encoder_titles"].get(name, name) for name in config["encoders"]},
         clusterers=config["clusterers"],
         tuned_on=config["tuning"],
+        sources={
+            name: spec.name or ""
+            for name, spec in runner.data.items()
+            if spec.split == "test" and spec.classes is None and spec.range is None
+        },
+        backbones={name: backbone_family(name) for name in config["encoders"]},
     )
     print(f"{len(written)} tables and figures: {runner.folder / 'report' / 'report.md'}")
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from deepclust.clusterers.dendrogram import Dendrogram, Linkages, build_dendrogram
     from deepclust.clusterers.density import HDBSCANClusterer, OPTICSClusterer
     from deepclust.clusterers.graph import LeidenClusterer, LouvainClusterer, SpectralClusterer
-    from deepclust.clusterers.kmeans import KMeansClusterer, KMeansL2Clusterer
+    from deepclust.clusterers.kmeans import KMeansClusterer, KMeansL2Clusterer, KMeansPaperClusterer
 
 # The class of each method; its module is in _HOMES.
 CLUSTERERS: Mapping[str, str] = {
     "kmeans": "KMeansClusterer",
     "kmeans_l2": "KMeansL2Clusterer",
+    "kmeans_paper": "KMeansPaperClusterer",
     "agglomerative": "AgglomerativeClusterer",
     "agglomerative_threshold": "AgglomerativeThresholdClusterer",
     "affinity_propagation": "AffinityPropagationClusterer",
@@ -44,6 +45,7 @@ _HOMES = {
     "HDBSCANClusterer": "density",
     "KMeansClusterer": "kmeans",
     "KMeansL2Clusterer": "kmeans",
+    "KMeansPaperClusterer": "kmeans",
     "LeidenClusterer": "graph",
     "Linkages": "dendrogram",
     "LouvainClusterer": "graph",
@@ -62,6 +64,7 @@ __all__ = [
     "HDBSCANClusterer",
     "KMeansClusterer",
     "KMeansL2Clusterer",
+    "KMeansPaperClusterer",
     "LeidenClusterer",
     "Linkages",
     "LouvainClusterer",

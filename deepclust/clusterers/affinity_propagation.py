@@ -70,7 +70,8 @@ class AffinityPropagationClusterer(Clusterer):
         exemplars = np.asarray(fitted.cluster_centers_indices_, dtype=np.intp)
         self._centroids_CD = rows_ND[exemplars]
         self._centroid_ids_C = np.arange(len(exemplars))
-        if not any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        self.converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        if self.converged:
             return labels_N, None, ()
         outcome = "; every sample is noise" if len(exemplars) == 0 else ""
         note = f"Affinity propagation did not converge in {fitted.n_iter_} rounds{outcome}: raise damping or max_iter."

@@ -71,6 +71,8 @@ class Clusterer(ABC):
     seed: int = seed_setting(0, "of what is drawn")
     normalize: str = setting("l2", "of the rows", choices=NORMALIZATIONS)
     max_samples: int | None = max_samples_setting(None)
+    # Whether the method settled; None for methods that always do.
+    converged: bool | None = field(default=None, init=False, repr=False)
     _ranks: Ranks = field(default=ALONE, init=False, repr=False)
     _centroids_CD: np.ndarray | None = field(default=None, init=False, repr=False)
     # The cluster id of each centroid; an id without members has no centroid.
@@ -90,6 +92,10 @@ class Clusterer(ABC):
         Raises:
             InputError: saying what to install.
         """
+
+    def n_fitted(self, n_samples: int) -> int:
+        """How many of so many samples the method itself is run on."""
+        return min(n_samples, self.max_samples or n_samples)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class Clusterer(ABC):
         Raises:
             InputError: saying what to change.
         """
-        n_used = min(n_samples, self.max_samples or n_samples)
+        n_used = self.n_fitted(n_samples)
         fewest = self.fewest_clusters
         if self.n_clusters is not None and not fewest <= self.n_clusters <= n_used:
             raise InputError(
@@ -183,8 +189,12 @@ class Clusterer(ABC):
         """Whether the nearest centroid is the one of the most similar direction."""
         return self.normalize == "l2"
 
-    def _nearest(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and top ids of the nearest centroids; all noise where no cluster was found."""
+    def _nearest(self, features_ND: Rows, ranks: Ranks = ALONE) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and top ids of the nearest centroids; all noise where no cluster was found.
+
+        Args:
+            ranks: the processes that share the rows where they are compared by direction.
+        """
         if self._centroids_CD is None or self._centroid_ids_C is None:
             raise InputError(f"{self.name} was not fitted: call fit before predict")
         if features_ND.ndim != 2 or features_ND.shape[1] != self._centroids_CD.shape[1]:
@@ -195,7 +205,7 @@ class Clusterer(ABC):
         if len(self._centroids_CD) == 0:
             return np.full(len(features_ND), NOISE, np.int32), np.full((len(features_ND), 1), NOISE, np.int32)
         if self._by_direction:
-            _, rows_NT = kmeans_predict(features_ND, self._centroids_CD)
+            _, rows_NT = kmeans_predict(features_ND, self._centroids_CD, ranks=ranks)
         else:
             rows_NT = _nearest_euclidean(features_ND, self._centroids_CD, normalize=self.normalize == "l2")
         top_ids_NT = self._centroid_ids_C[rows_NT].astype(np.int32)

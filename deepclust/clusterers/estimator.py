@@ -22,7 +22,7 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
         BaselineClusterer("hdbscan", options={"min_cluster_size": 20}).fit_predict(X)
 
     Args:
-        method: a name in `deepclust.clusterers.CLUSTERERS`: `kmeans`, `kmeans_l2`, `agglomerative`,
+        method: a name in `deepclust.clusterers.CLUSTERERS`: `kmeans`, `kmeans_l2`, `kmeans_paper`, `agglomerative`,
             `agglomerative_threshold`, `affinity_propagation`, `spectral`, `hdbscan`, `optics`, `louvain` or `leiden`.
         n_clusters: C; methods that find it ignore it.
         normalize: `l2` compares directions; `none` takes the rows as they are, for a reduced space.

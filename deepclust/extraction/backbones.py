@@ -1,4 +1,4 @@
-"""Building the networks of timm, open_clip and torch.hub with their weights, and reading features out of them.
+"""Building the networks of each library with their weights, and reading features out of them.
 
 Shape suffixes: B images in the batch, T tokens, D feature dimensions.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deepclust.extraction.encoder_catalog import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
 from deepclust.extraction.images import Preprocess
+from deepclust.extraction.torchvision_backbone import torchvision_network
 from deepclust.extraction.weights import (
     WEIGHT_PACKAGES,
     load_into,
@@ -89,7 +90,7 @@ def build(spec: EncoderSpec) -> Backbone:
     """
     if spec.pooling not in POOLINGS:
         raise InputError(f"encoder.pooling={spec.pooling} is unknown: one of {', '.join(POOLINGS)}")
-    builders = {"timm": _timm, "open_clip": _open_clip, "hub": _hub}
+    builders = {"timm": _timm, "torchvision": _torchvision, "open_clip": _open_clip, "hub": _hub}
     if spec.library not in builders:
         raise InputError(f"encoder.library={spec.library} is unknown: one of {', '.join(builders)}")
     backbone = builders[spec.library](spec)
@@ -188,6 +189,15 @@ def _timm_layer(layer: int) -> Callable[[nn.Module, Tensor], Tensor]:
 def _channels_first(model: Any, features: Tensor) -> Tensor:
     # Swin and its like keep channels last, and say so.
     return features.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else features
+
+
+# ── torchvision ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _torchvision(spec: EncoderSpec) -> Backbone:
+    network, own, source = torchvision_network(spec)
+    size, resized = own.crop_size[0], own.resize_size[0]
+    return Backbone(network, _transform(spec, size, size / resized, own.interpolation.value, own.mean, own.std), source)
 
 
 # ── open_clip ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +331,7 @@ def _transform(spec: EncoderSpec, size: int, crop_pct: float, interpolation: str
     return Preprocess(
         image_size=spec.image_size or int(size),
         crop_pct=float(spec.crop_pct or crop_pct),
-        interpolation=interpolation if interpolation != "random" else "bicubic",
+        interpolation=spec.interpolation or (interpolation if interpolation != "random" else "bicubic"),
         mean=tuple(float(value) for value in spec.mean or mean),
         std=tuple(float(value) for value in spec.std or std),
     )

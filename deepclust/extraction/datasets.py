@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
+from deepclust.extraction.studies import with_study
 from deepclust.features.dataset import Dataset, check_same_encoder
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
@@ -91,6 +92,10 @@ DATASETS: Mapping[str, DatasetFacts] = {
         "Tar shards of one split: data.path=PATTERN such as /data/shards/train-*.tar; labels are the .cls members."
     ),
     "cifar10": _published("CIFAR-10; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 10),
+    "cifar20": _published(
+        "CIFAR-100's 20 superclasses, the \"CIFAR-100\" of TSP's tables; torchvision downloads CIFAR-100.",
+        50_000, 10_000, 20,
+    ),
     "cifar100": _published("CIFAR-100; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 100),
     "stl10": _published("STL-10; torchvision downloads it; the labeled images train.", 5_000, 8_000, 10),
     "mnist": _published("MNIST; torchvision downloads it, data.path names the folder.", 60_000, 10_000, 10),
@@ -104,7 +109,11 @@ DATASETS: Mapping[str, DatasetFacts] = {
     "dtd": _published(
         "Describable Textures; torchvision downloads it; train and val together train.", 3_760, 1_880, 47
     ),
-    "eurosat": _published("EuroSAT, satellite images; torchvision downloads it; it has one split.", 27_000, None, 10),
+    "eurosat": _published(
+        "EuroSAT, satellite images; torchvision downloads it; of its one split 15 % are the test split, as in Lowe et "
+        "al.'s code.",
+        22_950, 4_050, 10,
+    ),
     "stanford_cars": _published(
         "Stanford Cars, to be fetched by hand: data.path=FOLDER holds stanford_cars/ as torchvision expects it.",
         8_144, 8_041, 196, needs_path=True,
@@ -113,7 +122,8 @@ DATASETS: Mapping[str, DatasetFacts] = {
         "iNaturalist 2021; torchvision downloads it (224 GB); labels are the species.", 2_686_843, 100_000, 10_000
     ),
     "celeba": _published(
-        "CelebA, faces; torchvision downloads it; labels are the identities.", 162_770, 19_962, 10_177
+        "CelebA, faces; torchvision downloads it; labels are the identities: 8192 train, 1000 others test.",
+        162_770, 19_962, 8_192,
     ),
     "places365": _published(
         "Places365, scenes; torchvision downloads the standard set of small (256 x 256) images.", 1_803_460, 36_500, 365
@@ -181,14 +191,15 @@ def load_dataset(
 
 
 def _with_its_name(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
-    """The encoder that was asked for; options without a name apply to the data set's default encoder."""
+    """The encoder that was asked for: options without a name are of the data set's default encoder, a study stands for
+    its own options."""
     if not isinstance(encoder, Mapping):
         return encoder
     options = {key: value for key, value in encoder.items() if value is not None}
     if options and "name" not in options:
         facts = DATASETS.get(dataset)
         options["name"] = FOLDER_ENCODER if facts is None else facts.encoder or PIXELS_ENCODER
-    return options or None
+    return with_study(options, dataset) or None
 
 
 def _refuse_encoder(name: str, encoder: EncoderLike | None) -> None:
@@ -238,7 +249,7 @@ def _own_features(
     judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
     if judged is not None:
         check_same_encoder(fitted, judged)
-    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"))
+    return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"), checked=True)
 
 
 def _own_images(
@@ -287,15 +298,16 @@ def _encoder_name(encoder: EncoderLike) -> str:
 
 
 def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
-    """Refuse features that were made with another size, pooling or layer than a mapping of options asks for."""
+    """Refuse features that were made with another size, cut, pooling or layer than a mapping of options asks for."""
     if not isinstance(encoder, Mapping):
         return
     made = {**features.manifest.get("transform", {}), **features.manifest.get("encoder", {})}
-    for key in ("image_size", "crop_pct", "pooling", "layer"):
+    for key in ("image_size", "crop_pct", "interpolation", "pooling", "layer"):
         if key in encoder and key in made and encoder[key] not in (made[key], "own"):
             raise InputError(
-                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract to another folder with "
-                f"features_dir=FOLDER, or leave out encoder.{key}"
+                f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract with "
+                f"encoder.{key}={encoder[key]} (features_dir=FOLDER keeps both), or take them by "
+                f"encoder.{key}={made[key]}"
             )
 
 

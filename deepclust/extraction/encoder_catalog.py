@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from deepclust.runtime.errors import InputError
 
-Library = Literal["timm", "open_clip", "hub"]
-LIBRARIES: tuple[Library, ...] = ("timm", "open_clip", "hub")
+Library = Literal["timm", "torchvision", "open_clip", "hub"]
+LIBRARIES: tuple[Library, ...] = ("timm", "torchvision", "open_clip", "hub")
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -26,10 +27,10 @@ class EncoderSpec:
     Attributes:
         name: what the user calls it, and the name of its feature folder.
         title: the encoder as the papers print it.
-        library: `timm`, `open_clip` or `hub` (torch.hub).
-        model: timm's model name, open_clip's architecture, or the hub's entry point.
+        library: `timm`, `torchvision`, `open_clip` or `hub` (torch.hub).
+        model: timm's or torchvision's model name, open_clip's architecture, or the hub's entry point.
         dim: width of its features, None when only the built model knows.
-        pretrained: open_clip's tag of the weights, or the hub's `owner/repository`.
+        pretrained: torchvision's or open_clip's name of the weights, or the hub's `owner/repository`.
         url: where the authors publish weights that no library carries, None otherwise.
         keys: (prefix in the checkpoint, prefix in the model) pairs, tried in order; keys that match none are dropped.
         model_options: arguments of the architecture where the weights need others than the library's.
@@ -37,6 +38,7 @@ class EncoderSpec:
         image_size: side of the square the network sees, in pixels; None for the model's own.
         crop_pct: share of the resized image's short side that the center crop keeps: 1.0 is the zero-shot paper's
             resize and center crop to the same size; None the model's own (0.875 for most).
+        interpolation: of the resize: `bicubic`, `bilinear`, `lanczos` or `nearest`; None the model's own.
         pooling: `own`, `cls`, `mean` (of the patch tokens or the feature map) or `cls+mean` (concatenated).
         layer: 0-based block (or stage) to read, negative from the end; None for the network's output.
         mean, std: per channel, where the library does not know them.
@@ -54,6 +56,7 @@ class EncoderSpec:
     checkpoint: str | None = None
     image_size: int | None = 224
     crop_pct: float | None = 1.0
+    interpolation: str | None = None
     pooling: str = "own"
     layer: int | None = None
     mean: tuple[float, float, float] | None = None
@@ -62,6 +65,11 @@ class EncoderSpec:
 
 def _timm(name: str, title: str, model: str, dim: int, **options: Any) -> EncoderSpec:
     return EncoderSpec(name, title, "timm", model, dim, **options)
+
+
+def _torchvision(name: str, title: str, model: str, dim: int, weights: str) -> EncoderSpec:
+    """With torchvision's own preprocessing for these weights."""
+    return EncoderSpec(name, title, "torchvision", model, dim, weights, image_size=None, crop_pct=None)
 
 
 def _clip(name: str, title: str, model: str, dim: int, pretrained: str = "openai") -> EncoderSpec:
@@ -86,9 +94,11 @@ _REFINED: dict[str, Any] = {
 }
 
 _SPECS = (
-    # Supervised
-    _timm("supervised_resnet50", "supervised ResNet-50", "resnet50.tv_in1k", 2048),
-    _timm("supervised_vitb16", "supervised ViT-B/16", "vit_base_patch16_224.augreg_in1k", 768),
+    # Supervised; the first two are those of Lowe et al.
+    _torchvision("supervised_resnet50", "supervised ResNet-50", "resnet50", 2048, "IMAGENET1K_V2"),
+    _torchvision("supervised_vitb16", "supervised ViT-B/16", "vit_b_16", 768, "IMAGENET1K_V1"),
+    _timm("tv_resnet50", "supervised ResNet-50, torchvision's IMAGENET1K_V1", "resnet50.tv_in1k", 2048),
+    _timm("augreg_vitb16", "supervised ViT-B/16, AugReg", "vit_base_patch16_224.augreg_in1k", 768),
     _timm("efficientnet_lite0", "supervised EfficientNet-Lite0, works offline", "tf_efficientnet_lite0", 1280),
     _timm("efficientnet_lite2", "supervised EfficientNet-Lite2, works offline", "tf_efficientnet_lite2", 1280),
     # DINO (Caron et al. 2021) and DINOv2 (Oquab et al. 2024)
@@ -194,13 +204,29 @@ _SPECS = (
     _clip("openclip_vitbigg14", "OpenCLIP ViT-bigG/14, LAION-2B", "ViT-bigG-14", 1280, "laion2b_s39b_b160k"),
 )
 ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
+# The backbones that Lowe et al. compare encoders within; patches of 16 and 32 pixels, both ViT-B.
+FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"ResNet-50": ("resnet50", "rn50"), "ViT-B": ("vit_base", "vit_b_", "vit-b-")}
+)
+OTHER_FAMILY = "Other"
+
+
+def backbone_family(encoder: str) -> str:
+    """`ResNet-50`, `ViT-B` or `Other`: the backbone of an encoder; of one that the catalog lacks, what its name says.
+
+    Example:
+        >>> backbone_family("mocov3_vitb16"), backbone_family("clip_resnet50"), backbone_family("raw")
+        ('ViT-B', 'ResNet-50', 'Other')
+    """
+    model = ENCODERS[encoder].model.lower() if encoder in ENCODERS else encoder.lower().replace("vitb", "vit_b_")
+    return next((name for name, starts in FAMILIES.items() if any(start in model for start in starts)), OTHER_FAMILY)
 
 
 def encoder_spec(encoder: str | EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
     """The spec of an encoder given by name, or by a mapping of `name` and options that override the catalog's.
 
     A mapping whose name is not in the catalog must say `library` and `model` itself. Options that are None are the
-    catalog's; `image_size` and `crop_pct` may be "own", for the pretrained model's.
+    catalog's; `image_size`, `crop_pct` and `interpolation` may be "own", for the pretrained model's.
 
     Raises:
         InputError: if the name is unknown, or an option is.
@@ -209,7 +235,7 @@ def encoder_spec(encoder: str | EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
         return encoder
     given: dict[str, Any]
     given = {"name": encoder} if isinstance(encoder, str) else {k: v for k, v in encoder.items() if v is not None}
-    given.update({key: None for key in ("image_size", "crop_pct") if given.get(key) == "own"})
+    given.update({key: None for key in ("image_size", "crop_pct", "interpolation") if given.get(key) == "own"})
     unknown = sorted(set(given) - {field.name for field in fields(EncoderSpec)})
     if unknown:
         raise InputError(

@@ -42,6 +42,8 @@ IMAGES_PER_SHARD = 8192
 # On a CPU the activations of 32 images stay in cache; larger batches were slower (docs/features.md).
 CPU_BATCH, GPU_BATCH = 32, 256
 MAX_THREADS = 8
+# A rank that has made its own shards waits so long for the next one of another: a shard takes minutes.
+STALLED_SECONDS = 3600.0
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
 Batch = tuple[int, range]
@@ -120,11 +122,29 @@ def extract(
         _make_shards(
             source, encoder, plan, loader, _cpus() // local_world, on_error, DTYPES[dtype], progress and rank == 0
         )
-        while not plan.finish(source):
-            time.sleep(0.5)
+        finish_with_others(plan, source)
         if rank == 0:
             _warn_of_skipped(plan.folder)
     return load_features(plan.folder)
+
+
+def finish_with_others(plan: ShardPlan, source: ImageSource) -> None:
+    """Return once every shard is there. The ranks share nothing but the folder, so one that is gone shows only in that
+    no shard comes any more.
+
+    Raises:
+        InputError: if none has come for an hour.
+    """
+    n_done, since = plan.n_done, time.monotonic()
+    while not plan.finish(source):
+        if plan.n_done != n_done:
+            n_done, since = plan.n_done, time.monotonic()
+        elif time.monotonic() - since > STALLED_SECONDS:
+            raise InputError(
+                f"{plan.folder} has {n_done} of {plan.n_shards} shards, and none has come for "
+                f"{STALLED_SECONDS / 60:.0f} minutes: another rank has ended; start all of them again, and they go on"
+            )
+        time.sleep(0.5)
 
 
 @contextmanager

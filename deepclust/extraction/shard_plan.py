@@ -83,6 +83,11 @@ class ShardPlan:
     def finished(self) -> bool:
         return (self.folder / MANIFEST).is_file()
 
+    @property
+    def n_done(self) -> int:
+        """How many shards have a record."""
+        return sum(1 for _ in (self.folder / PROGRESS).glob("shard-*.json"))
+
     def record_path(self, shard: int) -> Path:
         return self.folder / PROGRESS / f"shard-{shard:05d}.json"
 

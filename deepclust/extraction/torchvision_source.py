@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sklearn.model_selection import train_test_split
 
 from deepclust.extraction.image_source import ImageSource, split_folders
 from deepclust.extraction.images import UnreadableImageError
@@ -18,6 +19,22 @@ from deepclust.features.idx import data_root
 from deepclust.runtime.errors import InputError
 
 Options = Mapping[str, Any]
+
+# CIFAR-100's superclasses in their order, and that of each of its 100 classes (Krizhevsky 2009).
+SUPERCLASSES = (
+    "aquatic mammals", "fish", "flowers", "food containers", "fruit and vegetables", "household electrical devices",
+    "household furniture", "insects", "large carnivores", "large man-made outdoor things",
+    "large natural outdoor scenes", "large omnivores and herbivores", "medium-sized mammals",
+    "non-insect invertebrates", "people", "reptiles", "small mammals", "trees", "vehicles 1", "vehicles 2",
+)  # fmt: skip
+SUPERCLASS_OF = np.array(
+    [
+        4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
+        6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
+        16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
+        12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,9 @@ class Recipe:
         cls: name of the class in `torchvision.datasets`.
         train, test: arguments of each part; the parts of a split are joined in this order. No test: one split.
         labels: the labels of one part, without opening an image.
+        class_names: where they are not the part's own.
+        held_out: of a data set with one split, the share that becomes the test split: drawn at random with the classes'
+            shares kept, as in the code of Lowe et al., with its seed.
         downloads: torchvision can fetch it.
     """
 
@@ -35,6 +55,8 @@ class Recipe:
     train: Sequence[Options]
     test: Sequence[Options] = ()
     labels: Callable[[Any], Any] = lambda part: part.targets
+    class_names: Sequence[str] | None = None
+    held_out: float | None = None
     downloads: bool = True
 
 
@@ -46,12 +68,15 @@ def _lsun_labels(part: Any) -> np.ndarray:
     return np.repeat(np.arange(len(part.dbs)), np.diff([0, *part.indices]))
 
 
-def _train_flag(cls: str) -> Recipe:
-    return Recipe(cls, [{"train": True}], [{"train": False}])
+def _train_flag(cls: str, **rest: Any) -> Recipe:
+    return Recipe(cls, [{"train": True}], [{"train": False}], **rest)
 
 
 RECIPES: Mapping[str, Recipe] = {
     "cifar10": _train_flag("CIFAR10"),
+    "cifar20": _train_flag(
+        "CIFAR100", labels=lambda part: SUPERCLASS_OF[np.asarray(part.targets)], class_names=SUPERCLASSES
+    ),
     "cifar100": _train_flag("CIFAR100"),
     "mnist": _train_flag("MNIST"),
     "stl10": _splits("STL10", ["train"], ["test"], labels=lambda part: part.labels),
@@ -59,7 +84,7 @@ RECIPES: Mapping[str, Recipe] = {
     "flowers102": _splits("Flowers102", ["train", "val"], ["test"], labels=lambda part: part._labels),
     "fgvc_aircraft": _splits("FGVCAircraft", ["trainval"], ["test"], labels=lambda part: part._labels),
     "dtd": _splits("DTD", ["train", "val"], ["test"], labels=lambda part: part._labels),
-    "eurosat": Recipe("EuroSAT", [{}]),
+    "eurosat": Recipe("EuroSAT", [{}], held_out=0.15),
     "stanford_cars": _splits(
         "StanfordCars", ["train"], ["test"], labels=lambda part: [label for _, label in part._samples], downloads=False
     ),
@@ -82,25 +107,47 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 class TorchvisionSource(ImageSource):
-    """One split: one or more parts of a torchvision data set, one after the other."""
+    """One split: one or more parts of a torchvision data set, one after the other.
 
-    def __init__(self, name: str, parts: Sequence[Any], labels: Sequence[Any]) -> None:
+    Args:
+        name: what messages and manifests call it.
+        parts: of the split.
+        labels: of each part.
+        class_names: None: those of the first part.
+        rows: which images of the parts the split has; None: all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[Any],
+        labels: Sequence[Any],
+        class_names: Sequence[str] | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
         self.name = name
         self.parts = list(parts)
         self.ends = np.cumsum([len(part) for part in self.parts])
-        self.labels = np.concatenate([np.asarray(part, dtype=np.int64) for part in labels])
-        names = getattr(self.parts[0], "classes", None) or getattr(self.parts[0], "all_categories", None)
-        # ImageNet's classes are tuples of synonyms.
-        self.class_names = names and [name if isinstance(name, str) else ", ".join(name) for name in names]
+        self.rows = np.arange(self.ends[-1]) if rows is None else rows
+        self.labels = np.concatenate([np.asarray(part, dtype=np.int64) for part in labels])[self.rows]
+        own = getattr(self.parts[0], "classes", None) or getattr(self.parts[0], "all_categories", None)
+        names = own if class_names is None else class_names
+        if names:  # ImageNet's are tuples of synonyms
+            self.class_names = [name if isinstance(name, str) else ", ".join(name) for name in names]
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return len(self.rows)
+
+    def place(self, index: int) -> tuple[Any, int]:
+        """The part that an image lies in, and its number there."""
+        row = int(self.rows[index])
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        return self.parts[part], row - (int(self.ends[part - 1]) if part else 0)
 
     def image(self, index: int, *, shrink_to: int | None = None) -> Image.Image:
-        part = int(np.searchsorted(self.ends, index, side="right"))
-        start = int(self.ends[part - 1]) if part else 0
+        part, number = self.place(index)
         try:
-            image = self.parts[part][index - start][0]
+            image = part[number][0]
         except Exception as error:  # whatever Pillow, scipy or lmdb raise
             raise UnreadableImageError(
                 str(error).splitlines()[0][:160] if str(error) else type(error).__name__
@@ -108,7 +155,10 @@ class TorchvisionSource(ImageSource):
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
     def path(self, index: int) -> str:
-        return str(index)
+        part, number = self.place(index)
+        # Folders of images, such as ImageNet's unpacked archives, know their files; ReaL's labels go by these names.
+        files = getattr(part, "samples", None)
+        return str(index) if files is None else os.path.relpath(files[number][0], part.root)
 
     def describe(self) -> dict[str, Any]:
         assert self.labels is not None
@@ -143,7 +193,16 @@ def torchvision_sources(name: str, path: str | os.PathLike | None = None) -> Map
     for split, parts in (("train", recipe.train), ("test", recipe.test)):
         if parts:
             loaded = [_load(name, recipe, root, options) for options in parts]
-            splits[split] = TorchvisionSource(f"{name} {split}", loaded, [recipe.labels(part) for part in loaded])
+            labels = [recipe.labels(part) for part in loaded]
+            if recipe.held_out is None:
+                splits[split] = TorchvisionSource(f"{name} {split}", loaded, labels, recipe.class_names)
+                continue
+            rows = np.arange(sum(map(len, loaded)))
+            halves = train_test_split(rows, test_size=recipe.held_out, random_state=0, stratify=np.concatenate(labels))
+            for half, drawn in zip(("train", "test"), halves, strict=True):
+                splits[half] = TorchvisionSource(
+                    f"{name} {half}", loaded, labels, recipe.class_names, rows=np.sort(drawn)
+                )
     return splits
 
 

@@ -163,6 +163,13 @@ class BadRows:
             count, earliest, largest = self._found.get(kind, (0, number, float(largest_S[np.argmax(own)])))
             self._found[kind] = (count + int(own.sum()), earliest, largest)
 
+    def add(self, others: BadRows) -> None:
+        """Count what was found among later rows, too."""
+        self._any_good |= others._any_good
+        for kind, (more, first, largest) in others._found.items():
+            count, first, largest = self._found.get(kind, (0, first, largest))
+            self._found[kind] = (count + more, first, largest)
+
     def refuse(self, name: str, n_rows: int | None = None) -> None:
         """End here if a row was bad.
 

@@ -145,6 +145,11 @@ class FeatureBank:
         """Whether all rows are held, else none."""
         return self._rows_NP is not None
 
+    @property
+    def held_rows(self) -> Tensor | None:
+        """(N, P), or None where they stay in their file."""
+        return self._rows_NP
+
     def release(self) -> None:
         """Give the memory of all held rows back; from now on they are read from the file."""
         self._rows_NP = self._stage = None
@@ -239,7 +244,10 @@ class FeatureBank:
 
 
 class BankRows:
-    """A bank as N × P float32 rows of NumPy, for code that knows arrays: slices and integer index arrays."""
+    """A bank as N × P float32 rows of NumPy, for code that knows arrays: slices and integer index arrays.
+
+    Code that computes on a device asks for the rows that lie there, `held_on`.
+    """
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -254,6 +262,11 @@ class BankRows:
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         ids = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
         return self._bank.gather(torch.from_numpy(ids)).float().cpu().numpy()
+
+    def held_on(self, device: torch.device) -> Tensor | None:
+        """(N, P) the bank's rows, if it holds them on this kind of device."""
+        rows_NP = self._bank.held_rows
+        return rows_NP if rows_NP is not None and rows_NP.device.type == device.type else None
 
 
 def _grouped(batches: Iterable[Batch], ids_of: Callable[[Batch], Tensor]) -> Iterator[list[Batch]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from deepclust.runtime.ranks import Ranks
 
 
 @dataclass
@@ -19,16 +22,26 @@ class Dataset:
         train: the split that heads and baselines are fitted on.
         test: the split that they are judged on as well, or None.
         encoder: name of the encoder that made the features; None for features that came without one.
+        checked: whether every row was looked at.
     """
 
     name: str
     train: FeatureSet
     test: FeatureSet | None
     encoder: str | None
+    checked: bool = False
 
     def splits(self) -> dict[str, FeatureSet]:
         """The splits that are scored, the one that was fitted on first."""
         return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
+
+    def check(self, ranks: Ranks | None = None) -> Dataset:
+        """Look at every row, unless that is done; returns itself. Arguments and refusals are those of
+        `FeatureSet.check`."""
+        for name, split in self.splits().items() if not self.checked else ():
+            split.check(f"{self.name} ({name} split)", ranks)
+        self.checked = True
+        return self
 
 
 def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ import numpy as np
 
 from deepclust.features.arrays import as_labels
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.paths import PathsFile, read_paths
 from deepclust.features.rows import Rows, ShardedRows
-from deepclust.features.shards import FORMAT_VERSION, MANIFEST, check_folder
+from deepclust.features.shards import FORMAT_VERSION, MANIFEST, PATHS, check_folder
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json
 from deepclust.runtime.settings import ANYTHING, Group, setting
@@ -71,7 +71,7 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
         rows,
         read_npy(folder / "labels.npy") if manifest.get("has_labels") else None,
         class_names=manifest.get("class_names"),
-        paths=_read_paths(folder / "paths.txt") if manifest.get("has_paths") else None,
+        paths=_paths_of(folder, manifest),
         manifest=manifest,
         name=str(folder),
     )
@@ -133,17 +133,14 @@ OF_A_MANIFEST = Group(
 )
 
 
-def _read_paths(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            paths = [json.loads(line) for line in stream]
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no list of paths ({str(error).splitlines()[0]}): {AGAIN}") from None
-    if not all(isinstance(one, str) for one in paths):
-        raise InputError(f"{path} is no list of paths: {AGAIN}")
-    return paths
+def _paths_of(folder: Path, manifest: dict[str, Any]) -> Sequence[str] | None:
+    """Paths whose file is as it was written are read when one is asked for; those without a checksum are looked at."""
+    if not manifest.get("has_paths"):
+        return None
+    path = folder / PATHS
+    n_rows = sum(shard["rows"] for shard in manifest["shards"])
+    checked = PATHS in manifest.get("checksums", {}) and path.is_file()
+    return PathsFile(path, n_rows) if checked else read_paths(path, AGAIN)
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:

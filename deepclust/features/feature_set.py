@@ -12,15 +12,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepclust.features.arrays import BadRows, as_labels, as_matrix
+from deepclust.features.paths import FilesUnder, Paths, SomePaths
 from deepclust.features.rows import Rows, RowView, ShardedRows
-from deepclust.features.shards import check_folder, write_shard, write_split
+from deepclust.features.shards import check_shards, write_shard, write_split
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, make_folder
+
+if TYPE_CHECKING:
+    from deepclust.runtime.ranks import Ranks
 
 # 1 GiB keeps a shard small enough to copy and checksum, large enough that ImageNet-21K is ~20 of them.
 SHARD_BYTES = 1 << 30
@@ -34,7 +38,7 @@ class FeatureSet:
         features: N × D float16 or float32, in memory or memory-mapped; index it by slice or integer array.
         labels: N integer class ids, or None.
         class_names: name of each class id, or None.
-        paths: image path (or id) per row, or None.
+        paths: image path (or id) per row, or None; of a folder they are read when one is asked for.
         manifest: provenance: encoder, weights, transform, versions, source.
         root: the folder or file it was read from, or None.
     """
@@ -42,7 +46,7 @@ class FeatureSet:
     features: Rows
     labels: np.ndarray | None = None
     class_names: list[str] | None = None
-    paths: list[str] | None = None
+    paths: Sequence[str] | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     root: Path | None = None
 
@@ -64,12 +68,12 @@ class FeatureSet:
         return self.manifest.get("reduction")
 
     @property
-    def files(self) -> list[Path] | None:
+    def files(self) -> Sequence[Path] | None:
         """The image file of each row, where the features were extracted from files; None otherwise."""
         source = self.manifest.get("source")
         if self.paths is None or not isinstance(source, dict) or source.get("kind") != "files":
             return None
-        return [Path(source["root"]) / path for path in self.paths]
+        return FilesUnder(source["root"], self.paths)
 
     @classmethod
     def from_arrays(
@@ -100,14 +104,15 @@ class FeatureSet:
             rows,
             checked_labels,
             names,
-            list(paths) if paths is not None else None,
+            paths if paths is None or isinstance(paths, Paths) else list(paths),
             dict(manifest or {}),
         )
 
-    def blocks(self, rows: int = 16384) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, float32 block of at most `rows` rows), in order."""
-        for start in range(0, len(self), rows):
-            yield start, np.asarray(self.features[start : start + rows], dtype=np.float32)
+    def blocks(self, rows: int = 16384, share: slice | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, float32 block of at most `rows` rows), in order; of some consecutive rows, or of all."""
+        first, end, _ = (share or slice(None)).indices(len(self))
+        for start in range(first, end, rows):
+            yield start, np.asarray(self.features[start : min(start + rows, end)], dtype=np.float32)
 
     def select(self, rows: np.ndarray) -> FeatureSet:
         """The FeatureSet of the given rows (a boolean mask or integer ids), copied into memory."""
@@ -116,7 +121,7 @@ class FeatureSet:
             np.asarray(self.features[ids]),
             None if self.labels is None else self.labels[ids],
             self.class_names,
-            None if self.paths is None else [self.paths[i] for i in ids],
+            None if self.paths is None else SomePaths(self.paths, ids),
             dict(self.manifest),
         )
 
@@ -128,32 +133,43 @@ class FeatureSet:
             self.features if everything else RowView(self.features, ids),
             labels,
             list(class_names),
-            self.paths if everything or self.paths is None else [self.paths[i] for i in ids],
+            self.paths if everything or self.paths is None else SomePaths(self.paths, ids),
             self.manifest,
             self.root,
         )
 
-    def check(self, name: str = "features") -> FeatureSet:
+    def check(self, name: str = "features", ranks: Ranks | None = None) -> FeatureSet:
         """Refuse NaN, infinite and zero rows, and those too long or short for float32.
+
+        Those of a folder are compared with its checksums meanwhile, unless they are some of its rows only.
+
+        Args:
+            name: for messages.
+            ranks: the processes that share the rows and files, each of which calls, and all of which refuse; None: this
+                one alone.
 
         Returns:
             Itself, so that a loader can end with it.
 
-        Those of a folder are compared with its checksums meanwhile, unless they are some of its rows only.
-
         Raises:
             InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum.
         """
-        with ThreadPoolExecutor(1) as background:
+        from deepclust.runtime.ranks import ALONE  # imports torch, which whoever opens features need not
+
+        ranks, bad = ranks or ALONE, BadRows()
+        with ranks.all_or_none(), ThreadPoolExecutor(1) as background:
             compared: Future[None] | None = None
             if self.root is not None and self.manifest.get("shards") and not isinstance(self.features, RowView):
-                compared = background.submit(check_folder, self.root, self.manifest, whole=True)
-            bad = BadRows()
-            for start, block in self.blocks():
+                shards = self.manifest["shards"][ranks.rank :: ranks.world_size]
+                compared = background.submit(check_shards, self.root, shards)
+            for start, block in self.blocks(share=ranks.share(len(self))):
                 bad.look(block, start)
             if compared is not None:
                 compared.result()
-        bad.refuse(name, len(self))
+        found, *others = ranks.gather_objects(bad)
+        for other in others:
+            found.add(other)
+        found.refuse(name, len(self))
         return self
 
     def fingerprint(self, *, times: bool = True) -> str:

@@ -20,6 +20,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import file_sha256, fingerprint, plain_json, write_json, written_whole
 
 MANIFEST = "manifest.json"
+PATHS = "paths.txt"
 FORMAT_VERSION = 1
 # What a manifest says of its own files; the rest tells where the features come from.
 OF_THE_FOLDER = ("shards", "n_rows", "checksums", "checksum")
@@ -48,30 +49,39 @@ def ends_digest(path: Path) -> str:
         return hashlib.sha256(b"%d " % size + first + stream.read()).hexdigest()[:16]
 
 
-def check_folder(folder: Path, manifest: Mapping[str, Any], *, whole: bool = False) -> None:
+REMEDY = "copy it again, or extract it again"
+
+
+def check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Compare the files of a FeatureSet folder with its manifest, as far as it speaks of them.
 
-    Args:
-        whole: read every byte of the shards; without it their size, beginning and end, and the other files.
+    Of the shards size, beginning and end are compared; `check_shards` reads every byte.
 
     Raises:
         InputError: naming the first that differs.
     """
-    remedy = "copy it again, or extract it again"
     stated = {key: value for key, value in manifest.items() if key != "checksum"}
     if "checksum" in manifest and fingerprint(stated) != manifest["checksum"]:
-        raise InputError(f"{folder / MANIFEST} is not as it was written (its checksum differs): {remedy}")
+        raise InputError(f"{folder / MANIFEST} is not as it was written (its checksum differs): {REMEDY}")
     for name, checksum in manifest.get("checksums", {}).items():
         if (folder / name).is_file() and file_sha256(folder / name) != checksum:
-            raise InputError(f"{folder / name} differs from its manifest's checksum: {remedy}")
+            raise InputError(f"{folder / name} differs from its manifest's checksum: {REMEDY}")
     for shard in manifest["shards"]:
+        path = folder / shard["file"]  # one that is missing is told where it is read
+        if path.is_file() and "ends" in shard and ends_digest(path) != shard["ends"]:
+            raise InputError(f"{path} is not the shard that its manifest tells of: {REMEDY}")
+
+
+def check_shards(folder: Path, shards: Sequence[Mapping[str, Any]]) -> None:
+    """Compare every byte of some shards with the checksums of their entries in the manifest.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    for shard in shards:
         path = folder / shard["file"]
-        if not path.is_file():
-            continue  # told where it is read
-        if "ends" in shard and ends_digest(path) != shard["ends"]:
-            raise InputError(f"{path} is not the shard that its manifest tells of: {remedy}")
-        if whole and file_sha256(path) != shard["sha256"]:
-            raise InputError(f"{path} differs from its manifest's checksum: {remedy}")
+        if path.is_file() and file_sha256(path) != shard["sha256"]:
+            raise InputError(f"{path} differs from its manifest's checksum: {REMEDY}")
 
 
 def write_split(
@@ -87,10 +97,10 @@ def write_split(
         with written_whole(folder / "labels.npy") as temporary:
             np.save(temporary, np.asarray(labels, dtype=np.int64))
     if paths is not None:
-        with written_whole(folder / "paths.txt") as temporary:
+        with written_whole(folder / PATHS) as temporary:
             # JSON per line: file names may hold line breaks and bytes that are not UTF-8.
             temporary.write_text("".join(json.dumps(str(path)) + "\n" for path in paths), encoding="utf-8")
-    beside = {"labels.npy": labels is not None, "paths.txt": paths is not None}
+    beside = {"labels.npy": labels is not None, PATHS: paths is not None}
     manifest = {
         **{key: value for key, value in provenance.items() if key not in OF_THE_FOLDER},
         "format": FORMAT_VERSION,

@@ -8,6 +8,8 @@ Shape suffixes: D feature dimensions in, P dimensions out, B samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.nn import functional
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.ranks import ALONE, Ranks
 
 PREPROCESSINGS = ("none", "standardize", "l2")
 
@@ -53,23 +56,35 @@ class FeatureTransform(nn.Module):
         return self.pca_dim or self.in_dim
 
     @classmethod
-    def fitted_to(cls, features: FeatureSet, kind: str = "standardize", pca_dim: int | None = None) -> FeatureTransform:
-        """The transform of a training split, made in one or two passes over blocks that accumulate in float64."""
+    def fitted_to(
+        cls, features: FeatureSet, kind: str = "standardize", pca_dim: int | None = None, ranks: Ranks = ALONE
+    ) -> FeatureTransform:
+        """The transform of a training split, made in up to three passes over blocks that accumulate in float64.
+
+        Args:
+            features: the training split.
+            kind, pca_dim: as of the class.
+            ranks: the processes that share the rows, each of which gets the same transform.
+        """
         transform = cls(features.dim, kind, pca_dim)
-        transform._fit_to(features)
+        transform._fit_to(features, ranks)
         return transform
 
-    def _fit_to(self, features: FeatureSet) -> None:
+    def _fit_to(self, features: FeatureSet, ranks: Ranks) -> None:
         if self.kind != "standardize" and self.pca_dim is None:
             return
-        total = np.zeros(self.in_dim)
-        for _, block in features.blocks():
-            total += block.sum(axis=0, dtype=np.float64)
-        mean = total / len(features)
-        variance = np.zeros(self.in_dim)
-        for _, block in features.blocks():
-            variance += np.square(block - mean.astype(np.float32)).sum(axis=0, dtype=np.float64)
-        variance /= len(features)
+
+        def mean_over_rows(part_of: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
+            with ranks.all_or_none():
+                for _, block in features.blocks(share=ranks.share(len(features))):
+                    start += part_of(block)
+            return ranks.sum(start) / len(features)
+
+        mean = mean_over_rows(lambda block: block.sum(axis=0, dtype=np.float64), np.zeros(self.in_dim))
+        near = mean.astype(np.float32)
+        variance = mean_over_rows(
+            lambda block: np.square(block - near).sum(axis=0, dtype=np.float64), np.zeros(self.in_dim)
+        )
         self.mean.copy_(torch.from_numpy(mean))
         if self.kind == "standardize":
             # A constant dimension becomes zero; nothing is divided by zero or by rounding.
@@ -77,14 +92,15 @@ class FeatureTransform(nn.Module):
             scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
             self.scale.copy_(torch.from_numpy(scale))
         if self.pca_dim is not None:
-            self._fit_components(features, self.pca_dim)
 
-    def _fit_components(self, features: FeatureSet, pca_dim: int) -> None:
-        covariance = torch.zeros(self.in_dim, self.in_dim, dtype=torch.float64)
-        for _, block in features.blocks():
-            centered = (torch.from_numpy(block) - self.mean) * self.scale
-            covariance += (centered.T @ centered).double()
-        values, vectors = torch.linalg.eigh(covariance / len(features))
+            def products(block: np.ndarray) -> np.ndarray:
+                centered = (torch.from_numpy(block) - self.mean) * self.scale
+                return (centered.T @ centered).numpy()
+
+            self._set_components(mean_over_rows(products, np.zeros((self.in_dim, self.in_dim))), self.pca_dim)
+
+    def _set_components(self, covariance: np.ndarray, pca_dim: int) -> None:
+        values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
         values, vectors = values.flip(0), vectors.flip(1)
         # eigh leaves each direction's sign open; fixing it makes a refit give the same projection.
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()

@@ -40,7 +40,8 @@ def score(
     """One row of results for one clustering of one split.
 
     Args:
-        clustering: N cluster ids with the method and the seconds they took.
+        clustering: N cluster ids with the method and the seconds they took; of a method that was run several times the
+            scores are means over its runs.
         features: the N × D features that were clustered, on which the silhouette is computed. None leaves it out.
         labels: N class ids, or None: then the label metrics are None.
         split: the name of the split.
@@ -65,10 +66,12 @@ def score(
         "n_found": clustering.n_found,
     }
     for name, metric in (("acc", cluster_accuracy), ("nmi", nmi), ("ami", ami), ("ari", ari)):
-        row[name] = None if labels is None else metric(labels, clustering.labels)
-    row["silhouette"] = (
-        None if features is None else silhouette(features, clustering.labels, metric=silhouette_metric).value
-    )
+        row[name] = None if labels is None else float(np.mean([metric(labels, run_N) for run_N in clustering.runs]))
+    row["silhouette"] = None
+    if features is not None:
+        values = [silhouette(features, run_N, metric=silhouette_metric).value for run_N in clustering.runs]
+        known = [value for value in values if value is not None]
+        row["silhouette"] = float(np.mean(known)) if len(known) == len(values) else None
     row["seconds"] = round(float(clustering.seconds), 3)
     row["seed"] = clustering.settings.get("seed") if seed is None else seed
     return row

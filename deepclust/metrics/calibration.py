@@ -1,4 +1,4 @@
-"""Do a head's probabilities tell how often it is right? (Adaloglou et al. 2024, section 6 and figures 3 and 8.)
+"""Do probabilities tell how often a head, or CLIP, is right? (Adaloglou et al. 2024, section 6, figures 3, 7 and 8.)
 
 The confidence of a sample is its maximum softmax probability (MSP); it is right where the Hungarian map sends its
 cluster to its label. The expected calibration error (Guo et al. 2017, eq. 3) is the mean of |accuracy − confidence|
@@ -82,19 +82,35 @@ def calibration(clustering: Clustering, labels_N: np.ndarray, *, n_bins: int = N
         raise InputError(
             f"{len(labels_N)} labels for the {len(clustering)} samples of {clustering.method}: give one per sample"
         )
-    confidence_N = clustering.top_probs[:, 0].astype(np.float64)
+    classes_N = mapped_classes(hungarian_map(labels_N, clustering.labels), clustering.labels)
+    return calibration_of(clustering.top_probs[:, 0], classes_N == labels_N, n_bins=n_bins, name=clustering.method)
+
+
+def calibration_of(
+    confidence_N: np.ndarray, right_N: np.ndarray, *, n_bins: int = N_BINS, name: str = "the model"
+) -> Calibration:
+    """The same of any predictions, such as CLIP's zero-shot labels.
+
+    Args:
+        confidence_N: maximum softmax probabilities.
+        right_N: whether each prediction is right.
+        n_bins: B, of equal width over [0, 1].
+        name: whose predictions, for messages.
+
+    Raises:
+        InputError: if the probabilities lie outside [0, 1].
+    """
+    confidence_N = np.asarray(confidence_N, dtype=np.float64)
     # A softmax in float32 may end a rounding above 1.
     if not (confidence_N.min() >= 0 and confidence_N.max() <= 1 + 1e-5):
-        raise InputError(f"probabilities of {clustering.method} lie outside [0, 1]: give those of a softmax")
-    classes_N = mapped_classes(hungarian_map(labels_N, clustering.labels), clustering.labels)
-    right_N = classes_N == labels_N
+        raise InputError(f"probabilities of {name} lie outside [0, 1]: give those of a softmax")
     bin_N = np.clip(np.ceil(confidence_N * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts_B = np.bincount(bin_N, minlength=n_bins)
     right_B = np.bincount(bin_N, weights=right_N, minlength=n_bins)
     sums_B = np.bincount(bin_N, weights=confidence_N, minlength=n_bins)
     filled_B = np.where(counts_B > 0, counts_B, np.nan)
     return Calibration(
-        ece=float(np.abs(right_B - sums_B).sum() / len(labels_N)),
+        ece=float(np.abs(right_B - sums_B).sum() / len(confidence_N)),
         accuracy=float(right_N.mean()),
         mean_confidence=float(confidence_N.mean()),
         edges=np.linspace(0, 1, n_bins + 1),

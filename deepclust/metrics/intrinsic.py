@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import sparse
+import torch
+from torch import Tensor
 
 from deepclust.clustering import NOISE
 from deepclust.features.rows import Rows
 from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_silhouette_samples
+from deepclust.runtime.devices import fastest_device
 from deepclust.runtime.errors import InputError
+from deepclust.spherical_kmeans import add_members_
 
 Metric = Literal["cosine", "sqeuclidean", "euclidean", "l1", "linf"]
 SILHOUETTES = ("cosine", "sqeuclidean", *PAIRWISE_METRICS)
@@ -110,28 +113,41 @@ def silhouette_samples(
             among them.
     """
     labels_N = _checked_labels(features_ND, labels_N, ("cosine", "sqeuclidean"), metric)
-    clusters_C, dense_N = np.unique(labels_N, return_inverse=True)
+    clusters_C, first_C, dense_N = np.unique(labels_N, return_index=True, return_inverse=True)
     if len(clusters_C) < 2:
         raise InputError(f"{len(clusters_C)} cluster found: a silhouette compares at least 2")
-    sizes_C = np.bincount(dense_N)
-    means_CD, spread_C = _cluster_moments(features_ND, dense_N, sizes_C, metric)
-    means_DC = np.ascontiguousarray(means_CD.T, dtype=np.float32)
+    dense_N = first_C.argsort().argsort()[dense_N]  # by first member: what clusters are called does not change a bit
+    device = torch.device(fastest_device())
+    own_N, sizes_C = torch.from_numpy(dense_N).to(device), torch.from_numpy(np.bincount(dense_N)).to(device)
+    means_CD, spread_C = _cluster_moments(features_ND, own_N, sizes_C, metric)
+    means_DC, spread_C = means_CD.float().T.contiguous(), spread_C.float()
     result_N = np.empty(len(labels_N))
     rows_at_once = max(64, min(BLOCK_ROWS, BLOCK_SCORES // len(clusters_C)))
-    for rows, block_BD in _blocks(features_ND, metric, rows_at_once):
-        # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
-        distances_BC = _squared_norms(block_BD)[:, None] + spread_C - 2 * (block_BD @ means_DC)
-        own_B = dense_N[rows]
-        here = np.arange(len(own_B))
-        sizes_B = sizes_C[own_B]
-        # The mean over the others: the sample's zero distance to itself is in the sum but not in the count.
-        within_B = np.maximum(distances_BC[here, own_B], 0) * sizes_B / np.maximum(sizes_B - 1, 1)
-        distances_BC[here, own_B] = np.inf
-        between_B = np.maximum(distances_BC.min(axis=1), 0)
-        widest_B = np.maximum(within_B, between_B)
-        values_B = np.divide(between_B - within_B, widest_B, out=np.zeros(len(own_B)), where=widest_B > 0)
-        result_N[rows] = np.where(sizes_B > 1, values_B, 0.0)
+    for rows, block_BD in _blocks(features_ND, metric, rows_at_once, device):
+        result_N[rows] = silhouette_of_block(block_BD, own_N[rows], sizes_C, means_DC, spread_C).cpu().numpy()
     return result_N
+
+
+def silhouette_of_block(block_BD: Tensor, own_B: Tensor, sizes_C: Tensor, means_DC: Tensor, spread_C: Tensor) -> Tensor:
+    """(B,) silhouettes of some rows, where they are.
+
+    Args:
+        block_BD: float32 rows.
+        own_B: the cluster of each.
+        sizes_C: members of each cluster.
+        means_DC: float32 means of the clusters.
+        spread_C: float32 mean squared norms of their members.
+    """
+    # Mean squared distance to the members of c: |x|² + E|y|² - 2 x·E[y].
+    distances_BC = (block_BD @ means_DC).mul_(-2).add_(spread_C).add_(block_BD.square().sum(dim=1, keepdim=True))
+    own_B1 = own_B[:, None]
+    # The mean over the others: the sample's zero distance to itself is in the sum but not in the count.
+    size_B = sizes_C.index_select(0, own_B)
+    within_B = distances_BC.gather(1, own_B1)[:, 0].clamp_min(0) * size_B / (size_B - 1).clamp_min(1)
+    between_B = distances_BC.scatter_(1, own_B1, torch.inf).amin(dim=1).clamp_min(0)
+    widest_B = torch.maximum(within_B, between_B)
+    values_B = (between_B - within_B) / torch.where(widest_B > 0, widest_B, 1)
+    return torch.where(size_B > 1, values_B, 0)
 
 
 def _checked_labels(features_ND: Rows, labels_N: np.ndarray, known: tuple[str, ...], metric: str) -> np.ndarray:
@@ -146,42 +162,33 @@ def _checked_labels(features_ND: Rows, labels_N: np.ndarray, known: tuple[str, .
     return labels_N
 
 
-def _cluster_moments(
-    features_ND: Rows, dense_N: np.ndarray, sizes_C: np.ndarray, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _cluster_moments(features_ND: Rows, own_N: Tensor, sizes_C: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Each cluster's mean and mean squared norm, in float64, of the rows as `_blocks` gives them."""
-    sums_CD = np.zeros((len(sizes_C), features_ND.shape[1]))
-    squares_C = np.zeros(len(sizes_C))
-    for rows, block_BD in _blocks(features_ND, metric, BLOCK_ROWS):
-        own_B = dense_N[rows]
-        members_BC = sparse.csr_array(
-            (np.ones(len(own_B)), own_B, np.arange(len(own_B) + 1)), shape=(len(own_B), len(sizes_C))
-        )
-        sums_CD += members_BC.T @ block_BD
-        squares_C += np.bincount(own_B, weights=_squared_norms(block_BD), minlength=len(sizes_C))
+    sums_CD = torch.zeros(len(sizes_C), features_ND.shape[1], dtype=torch.float64, device=own_N.device)
+    squares_C = sums_CD.new_zeros(len(sizes_C))
+    for rows, block_BD in _blocks(features_ND, metric, BLOCK_ROWS, own_N.device):
+        add_members_(sums_CD, own_N[rows], block_BD, np.float64)
+        squares_C.index_add_(0, own_N[rows], block_BD.square().sum(dim=1).double())
     return sums_CD / sizes_C[:, None], squares_C / sizes_C
 
 
-def _blocks(features_ND: Rows, metric: str, rows_at_once: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (rows, float32 block).
+def _blocks(features_ND: Rows, metric: str, rows_at_once: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, float32 block on the device).
 
     Cosine distance is half the squared Euclidean distance of the normalized rows, and a silhouette is a ratio of
     distances: normalizing is all that cosine takes. Distances do not change when all rows move together, but their
     rounding does: the mean of the first rows becomes the origin.
     """
-    origin_D = _rows(features_ND, slice(0, BLOCK_ROWS), metric).mean(axis=0)
+    origin_D = _rows(features_ND, slice(0, BLOCK_ROWS), metric, device).mean(dim=0)
     for start in range(0, features_ND.shape[0], rows_at_once):
         rows = slice(start, start + rows_at_once)
-        yield rows, _rows(features_ND, rows, metric) - origin_D
+        yield rows, _rows(features_ND, rows, metric, device) - origin_D
 
 
-def _rows(features_ND: Rows, where: slice, metric: str) -> np.ndarray:
-    block_BD = np.asarray(features_ND[where], dtype=np.float32)
+def _rows(features_ND: Rows, where: slice, metric: str, device: torch.device) -> Tensor:
+    stored = np.float16 if features_ND.dtype == np.float16 else np.float32  # half as much goes to a GPU
+    block_BD = torch.from_numpy(np.array(features_ND[where], dtype=stored)).to(device).float()
     if metric != "cosine":
         return block_BD
-    norms_B = np.linalg.norm(block_BD, axis=1)
-    return block_BD / np.where(norms_B > 0, norms_B, 1)[:, None]
-
-
-def _squared_norms(block_BD: np.ndarray) -> np.ndarray:
-    return np.einsum("bd,bd->b", block_BD, block_BD).astype(np.float64)
+    norms_B1 = torch.linalg.vector_norm(block_BD, dim=1, keepdim=True)
+    return block_BD / torch.where(norms_B1 > 0, norms_B1, 1)

@@ -20,6 +20,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, remove_temporaries
 from deepclust.runtime.locks import one_at_a_time
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.shared_array import SharedArray
 
 
 def cached_neighbors(
@@ -44,12 +45,12 @@ def cached_neighbors(
     check_request(len(features), k, method, recall)
     folder = cache_folder(features, cache_dir)
     key = ""
-    if folder is not None:
-        key = fingerprint(features.fingerprint(), method, recall if method in ("ivf", "auto") else None, MINING_VERSION)
     with ExitStack() as until_saved:
         cached, locked = None, False
         with ranks.all_or_none():
             if folder is not None and ranks.rank == 0:
+                of_method = recall if method in ("ivf", "auto") else None
+                key = fingerprint(features.fingerprint(), method, of_method, MINING_VERSION)
                 cached = _read_cached(folder, key, k, len(features))
                 if cached is None:
                     locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
@@ -57,6 +58,7 @@ def cached_neighbors(
         is_cached, keep_blocks = ranks.from_first(np.array([cached is not None, locked]))
         if is_cached:
             return _from_first_rank(cached, len(features), k, ranks)
+        key = ranks.gather_objects(key)[0]
         blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
         neighbors = mine_neighbors(
             features, k, method=method, recall=recall, block_dir=blocks, progress=progress, ranks=ranks
@@ -88,10 +90,16 @@ def _read_cached(folder: Path, key: str, k: int, n_samples: int) -> Neighbors | 
 
 
 def _from_first_rank(cached: Neighbors | None, n_samples: int, k: int, ranks: Ranks) -> Neighbors:
-    """The first rank's neighbors, on every rank."""
-    shape = (n_samples, k)
-    here = cached or Neighbors(np.empty(shape, np.int32), np.empty(shape, np.float32))
-    return Neighbors(ranks.from_first(here.ids), ranks.from_first(here.similarities), here.settings)
+    """The first rank's neighbors, on every rank; those of a machine have them in common."""
+    if ranks.world_size == 1:
+        assert cached is not None
+        return cached
+    ids, similarities = SharedArray((n_samples, k), np.int32, ranks), SharedArray((n_samples, k), np.float32, ranks)
+    if cached is not None:
+        ids.values[:], similarities.values[:] = cached.ids, cached.similarities
+    settings = ranks.gather_objects(None if cached is None else cached.settings)[0]
+    assert settings is not None
+    return Neighbors(ids.written(), similarities.written(), settings)
 
 
 def cache_folder(

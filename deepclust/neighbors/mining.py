@@ -27,15 +27,17 @@ from deepclust.neighbors.search import (
     Search,
     faiss_gpu_works,
     missing_gpu_bytes,
+    nearest_of_all,
     share_of_same,
 )
 from deepclust.neighbors.search_ivf import IVFSearch
-from deepclust.neighbors.search_lists import Lists, ListSearch, group_rows, shared_lists
+from deepclust.neighbors.search_lists import ListSearch, group_rows, shared_lists
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_npz, written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.runtime.settings import check_settings, setting
+from deepclust.runtime.shared_array import SharedArray
 
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
@@ -112,13 +114,13 @@ def mine_neighbors(
     started = time.perf_counter()
     # The first rank's machine decides for all: a rank that searched otherwise would wait for another exchange.
     on_gpu = ranks.decide(faiss_gpu_works())
-    missing = int(ranks.gather(np.array([missing_gpu_bytes(*rows.shape) if on_gpu and faiss_gpu_works() else 0])).max())
-    if missing:
+    lacking = max(ranks.gather_objects(missing_gpu_bytes(*rows.shape) if on_gpu and faiss_gpu_works() else 0))
+    if lacking:
         on_gpu = False
         if ranks.rank == 0:
             warnings.warn(
-                f"the GPU lacks {missing / 1e9:.1f} GB of free memory for an index of {n_rows} × {rows.shape[1]} rows: "
-                "their neighbors are mined on the CPU, which takes longer",
+                f"the GPU lacks {lacking / 1e9:.1f} GB of free memory for an index of {n_rows} × {rows.shape[1]} rows: "
+                "their neighbors are mined without one, which takes longer",
                 stacklevel=2,
             )
     euclidean = metric == "euclidean"
@@ -127,40 +129,49 @@ def mine_neighbors(
         chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows, on_gpu=on_gpu))]))[0])]
     on_gpu = on_gpu and not euclidean and chosen != "screened" and k < GPU_LIMIT
     ranks.raise_any(why_no_gpu(ranks) if on_gpu and not faiss_gpu_works() else None)
-    # Rows that other ranks mine stay zero, so that the sum over ranks holds all of them.
-    ids_NK = np.zeros((n_rows, k), np.int32)
-    similarities_NK = np.zeros((n_rows, k), np.float32)
     lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpu else None
     order_N = np.arange(n_rows) if lists is None else lists.order_N
-    search: Search | None = None
+    ids, similarities = SharedArray((n_rows, k), np.int32, ranks), SharedArray((n_rows, k), np.float32, ranks)
     starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)
-    n_own = sum(min(QUERY_ROWS, n_rows - start) for start in starts)
-    with ranks.all_or_none(), _progress_bar(n_own, progress) as advance:
+    missing: list[int] = []
+    with ranks.all_or_none():
         for start in starts:
             own_Q = order_N[start : start + QUERY_ROWS]
-            saved = None if block_dir is None else block_dir / f"{start:012d}.npz"
-            block = None if saved is None else _saved_block(saved, own_Q)
+            block = None if block_dir is None else _saved_block(_block_path(block_dir, start), own_Q)
             if block is None:
-                # Built at the first missing block: a search whose blocks are all saved needs no index.
-                if search is None:
-                    search = make_search(metric if euclidean else chosen, rows, k, recall, lists, on_gpu=on_gpu)
-                block = nearest_others(search, own_Q, k)
-                if saved is not None:
-                    with written_whole(saved) as temporary:
-                        np.savez(temporary, rows=own_Q, ids=block[0].astype(np.int32), similarities=block[1])
-            ids_NK[own_Q], similarities_NK[own_Q] = block
+                missing.append(start)
+            else:
+                ids.values[own_Q], similarities.values[own_Q] = block
+    # A search whose blocks are all saved needs no index.
+    search: Search | None = None
+    if lists is not None and ranks.any(bool(missing)):
+        search = ListSearch(rows, lists, k + 1, recall, ranks=ranks)
+    n_missing = sum(min(QUERY_ROWS, n_rows - start) for start in missing)
+    with ranks.all_or_none(), _progress_bar(n_missing, progress) as advance:
+        for start in missing:
+            if search is None:
+                search = make_search("euclidean" if euclidean else chosen, rows, k, recall, on_gpu=on_gpu)
+            own_Q = order_N[start : start + QUERY_ROWS]
+            block = nearest_others(search, own_Q, k)
+            if block_dir is not None:
+                with written_whole(_block_path(block_dir, start)) as temporary:
+                    np.savez(temporary, rows=own_Q, ids=block[0].astype(np.int32), similarities=block[1])
+            ids.values[own_Q], similarities.values[own_Q] = block
             advance(len(own_Q))
-    ids_NK, similarities_NK = ranks.sum(ids_NK), ranks.sum(similarities_NK)
+    ids_NK, similarities_NK = ids.written(), similarities.written()
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     if metric != "cosine":
         settings["metric"] = metric
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):
-        with ranks.all_or_none():
-            settings["recall"] = measured_recall(rows, ids_NK)
+        settings["recall"] = measured_recall(rows, ids_NK, ranks=ranks)
         if isinstance(search, IVFSearch | ListSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
+
+
+def _block_path(block_dir: Path, start: int) -> Path:
+    return block_dir / f"{start:012d}.npz"
 
 
 def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -193,9 +204,7 @@ def why_no_gpu(ranks: Ranks) -> str:
     )
 
 
-def make_search(
-    method: str, rows: Rows, k: int, recall: float, lists: Lists | None = None, *, on_gpu: bool = False
-) -> Search:
+def make_search(method: str, rows: Rows, k: int, recall: float, *, on_gpu: bool = False) -> Search:
     """A search by its method, or `euclidean`.
 
     Args:
@@ -211,25 +220,33 @@ def make_search(
         return FaissSearch(rows, on_gpu=on_gpu)
     if on_gpu:
         return IVFSearch(rows, k + 1, recall, on_gpu=True)
-    return ListSearch(rows, lists or group_rows(rows), k + 1, recall)
+    return ListSearch(rows, group_rows(rows), k + 1, recall)
 
 
 def nearest_others(search: Search, own_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, K) ids and similarities of the nearest rows other than the query itself.
+    """(Q, K) ids and similarities of the nearest rows other than the query itself."""
+    return without_self(*search.query(own_Q, k + 1), own_Q)
+
+
+def without_self(ids_QK1: np.ndarray, similarities_QK1: np.ndarray, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, K) of K + 1 candidates.
 
     Where more than K exact duplicates crowded the query out of its own candidates, the last candidate goes instead.
     """
-    ids_QK1, similarities_QK1 = search.query(own_Q, k + 1)
     keep = ids_QK1 != own_Q[:, None]
     keep[keep.all(axis=1), -1] = False
-    shape = (len(own_Q), k)
+    shape = (len(own_Q), ids_QK1.shape[1] - 1)
     return ids_QK1[keep].reshape(shape), similarities_QK1[keep].reshape(shape)
 
 
-def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1) -> float:
-    """Share of the true K nearest neighbors that were found, over a seeded sample of rows."""
+def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1, ranks: Ranks = ALONE) -> float:
+    """Share of the true K nearest neighbors that were found, over a seeded sample of rows; each rank compares the
+    sample with its part of the rows."""
     sample_Q = np.sort(np.random.default_rng(seed).choice(len(rows), min(RECALL_QUERIES, len(rows)), replace=False))
-    true_QK, _ = nearest_others(ExactSearch(rows), sample_Q, ids_NK.shape[1])
+    with ranks.all_or_none():
+        found = ExactSearch(rows, ranks.share(len(rows))).query(sample_Q, ids_NK.shape[1] + 1)
+    ids_QK1, similarities_QK1 = nearest_of_all(*found, ids_NK.shape[1] + 1, ranks)
+    true_QK, _ = without_self(ids_QK1, similarities_QK1, sample_Q)
     return share_of_same(ids_NK[sample_Q], true_QK)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.rows import Rows
-from deepclust.runtime.devices import free_bytes
-from deepclust.runtime.ranks import Launch
+from deepclust.runtime.devices import fastest_device, free_bytes
+from deepclust.runtime.ranks import Launch, Ranks
 
 DATABASE_ROWS = 1 << 16
 # A normalized copy of the features is kept in memory up to this size; larger ones are normalized block by block.
@@ -45,34 +45,58 @@ def normalized(rows: Rows, which: slice | np.ndarray) -> Tensor:
 
 
 class ExactSearch:
-    """Float32 inner products by blocked matrix products; memory is O(Q × block), plus the rows where they fit."""
+    """Float32 inner products by blocked matrix products, on the GPU where there is one; memory is O(Q × block), plus
+    the rows where they fit.
+
+    Args:
+        rows: N × D.
+        share: only these rows are compared with the queries; None: all.
+    """
 
     dtype = torch.float32
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, share: slice | None = None) -> None:
         self.rows = rows
-        self.spans = [(low, min(low + DATABASE_ROWS, len(rows))) for low in range(0, len(rows), DATABASE_ROWS)]
-        size = rows.shape[0] * rows.shape[1] * torch.empty((), dtype=self.dtype).element_size()
-        self.kept = [self._block(low, high) for low, high in self.spans] if size <= DATABASE_BYTES else None
+        self.device = torch.device(fastest_device())
+        start, stop, _ = (share or slice(None)).indices(len(rows))
+        self.spans = [(low, min(low + DATABASE_ROWS, stop)) for low in range(start, stop, DATABASE_ROWS)]
+        size = (stop - start) * rows.shape[1] * self.dtype.itemsize
+        most = DATABASE_BYTES if self.device.type == "cpu" else min(DATABASE_BYTES, free_bytes(self.device) // 4)
+        self.kept = [self._block(low, high) for low, high in self.spans] if size <= most else None
 
     def _block(self, low: int, high: int) -> Tensor:
-        return normalized(self.rows, slice(low, high)).to(self.dtype)
+        return normalized(self.rows, slice(low, high)).to(self.dtype).to(self.device)
 
     def query(self, ids_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self.nearest(normalized(self.rows, ids_Q), k)
 
     def nearest(self, query_QD: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `query`, for directions of length 1 that need not be among the rows."""
-        query_QD = query_QD.to(self.dtype)
-        values: list[Tensor] = []
-        ids: list[Tensor] = []
+        """As `query`, for directions of length 1 that need not be among the rows; fewer than K where there are."""
+        ids_QK, values_QK = self.candidates(query_QD.to(self.dtype).to(self.device), k)
+        return ids_QK.cpu().numpy(), values_QK.float().cpu().numpy()
+
+    def candidates(self, query_QD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `nearest`, where the search computes and in its precision."""
+        values = [query_QD.new_empty(len(query_QD), 0)]
+        ids = [torch.empty(len(query_QD), 0, dtype=torch.long, device=self.device)]
         for index, (low, high) in enumerate(self.spans):
             database = self.kept[index] if self.kept is not None else self._block(low, high)
             top = (query_QD @ database.T).topk(min(k, high - low), dim=1)
             values.append(top.values)
             ids.append(top.indices + low)
-        best = torch.cat(values, dim=1).topk(k, dim=1)
-        return torch.cat(ids, dim=1).gather(1, best.indices).numpy(), best.values.float().numpy()
+        all_values, all_ids = torch.cat(values, dim=1), torch.cat(ids, dim=1)
+        best = all_values.topk(min(k, all_values.shape[1]), dim=1)
+        return all_ids.gather(1, best.indices), best.values
+
+
+def nearest_of_all(
+    ids_QK: np.ndarray, similarities_QK: np.ndarray, k: int, ranks: Ranks
+) -> tuple[np.ndarray, np.ndarray]:
+    """The K most similar rows of all, on every rank, of what each rank has found among its part of the rows."""
+    ids_QA = np.concatenate(ranks.gather_objects(ids_QK), axis=1)
+    similarities_QA = np.concatenate(ranks.gather_objects(similarities_QK), axis=1)
+    best_QK = np.argsort(-similarities_QA, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids_QA, best_QK, axis=1), np.take_along_axis(similarities_QA, best_QK, axis=1)
 
 
 class EuclideanSearch:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from deepclust.features.rows import Rows
-from deepclust.neighbors.search import ExactSearch
+from deepclust.neighbors.search import ExactSearch, nearest_of_all
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.files import read_npz, written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.shared_array import SharedArray
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 # Long lists make large products, short ones fewer candidates: measured at 1 M × 384, see docs/benchmarks.md.
@@ -58,36 +59,47 @@ class Lists:
         return cls(arrays["centers"], arrays["order"], arrays["bounds"])
 
 
-def group_rows(rows: Rows, *, seed: int = 0) -> Lists:
-    """About 2 √N lists by spherical k-means on a sample."""
+def group_rows(rows: Rows, *, seed: int = 0, ranks: Ranks = ALONE) -> Lists:
+    """About 2 √N lists by spherical k-means on a sample; the first rank finds the centers, and each rank groups its
+    part of the rows."""
     n_rows = len(rows)
     n_lists = max(2, min(round(LISTS_PER_ROOT * n_rows**0.5), n_rows // 2))
-    n_sampled = min(n_rows, n_lists * TRAINING_ROWS_PER_LIST)
-    sampled = np.sort(np.random.default_rng(seed).choice(n_rows, n_sampled, replace=False))
-    groups = spherical_kmeans(rows[sampled], n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed)
-    lists_N = kmeans_predict(rows, groups.centroids_CD, top=1)[0]
+    centers_LD = np.empty((n_lists, rows.shape[1]), np.float32)
+    with ranks.all_or_none():
+        if ranks.rank == 0:
+            centers_LD[:] = _list_centers(rows, n_lists, seed)
+    centers_LD = ranks.from_first(centers_LD)
+    lists_N = kmeans_predict(rows, centers_LD, top=1, ranks=ranks)[0]
     order_N = np.argsort(lists_N, kind="stable")
     bounds_L1 = np.searchsorted(lists_N[order_N], np.arange(n_lists + 1))
-    return Lists(groups.centroids_CD.astype(np.float32), order_N, bounds_L1)
+    return Lists(centers_LD, order_N, bounds_L1)
+
+
+def _list_centers(rows: Rows, n_lists: int, seed: int) -> np.ndarray:
+    n_sampled = min(len(rows), n_lists * TRAINING_ROWS_PER_LIST)
+    sampled = np.sort(np.random.default_rng(seed).choice(len(rows), n_sampled, replace=False))
+    return spherical_kmeans(
+        rows[sampled], n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed
+    ).centroids_CD
 
 
 def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Lists:
-    """The first rank's lists, on every rank; kept in `block_dir`, where a killed search finds them again."""
+    """The same lists on every rank; kept by the first in `block_dir`, where a killed search finds them again."""
     path = None if block_dir is None else block_dir / "lists.npz"
-    made: Lists | None = None
+    kept: Lists | None = None
     with ranks.all_or_none():
-        if ranks.rank == 0:
-            made = Lists.load(path) if path is not None and path.is_file() else group_rows(rows)
-            if path is not None and not path.is_file():
+        if ranks.rank == 0 and path is not None and path.is_file():
+            kept = Lists.load(path)
+    n_lists = ranks.gather_objects(0 if kept is None else len(kept.centers_LD))[0]
+    if n_lists == 0:
+        made = group_rows(rows, ranks=ranks)
+        with ranks.all_or_none():
+            if ranks.rank == 0 and path is not None:
                 made.save(path)
-    if ranks.world_size == 1:
-        assert made is not None
         return made
-    n_lists = int(ranks.from_first(np.array([0 if made is None else len(made.centers_LD)]))[0])
-    empty = Lists(
+    given = kept or Lists(
         np.empty((n_lists, rows.shape[1]), np.float32), np.empty(len(rows), np.int64), np.empty(n_lists + 1, np.int64)
     )
-    given = made or empty
     return Lists(*(ranks.from_first(part) for part in (given.centers_LD, given.order_N, given.bounds_L1)))
 
 
@@ -95,47 +107,67 @@ class ListSearch:
     """Compares the rows of a list with the rows of the P lists nearest to it, in float32.
 
     The rows are copied in list order, in the type they are stored in: in memory where the copy takes less than half of
-    what is free, else in a temporary file.
+    what is free, else in a temporary file. The ranks of a machine have one copy.
 
     Args:
         rows: N × D.
         lists: of these rows.
         k: candidates per query for which the recall is calibrated, the query itself included.
         recall: in (0, 1]: P is what finds so many of a sample's true neighbors.
+        seed: of that sample.
+        ranks: the processes of the run, each of which makes a search of the same rows at the same time.
     """
 
-    def __init__(self, rows: Rows, lists: Lists, k: int, recall: float, seed: int = 0) -> None:
+    def __init__(self, rows: Rows, lists: Lists, k: int, recall: float, seed: int = 0, *, ranks: Ranks = ALONE) -> None:
         self.rows, self.lists = rows, lists
         self.n_lists = len(lists.centers_LD)
         self.place_N = np.empty_like(lists.order_N)
         self.place_N[lists.order_N] = np.arange(len(rows))
-        self.sorted_ND = self._sorted_copy()
+        self.sorted_ND = self._sorted_copy() if ranks.world_size == 1 else self._shared_copy(ranks)
         centers = torch.from_numpy(lists.centers_LD)
         # Each list is its own nearest one but for rounding; columns are nearest first.
-        self.nearby_LP = torch.cat([(block @ centers.T).argsort(1, descending=True) for block in centers.split(1024)])
+        self.nearby_LP = torch.cat(
+            [(block @ centers.T).argsort(1, descending=True).int() for block in centers.split(1024)]
+        )
         self.settings: dict[str, Any] = {"index": f"{self.n_lists} lists"}
-        self.settings["calibrated_recall"] = self._calibrate(k, recall, np.random.default_rng(seed))
+        self.settings["calibrated_recall"] = self._calibrate(k, recall, np.random.default_rng(seed), ranks)
         self.settings["n_probe"] = self.n_probe
 
     def _sorted_copy(self) -> np.ndarray:
         n_rows, dim = self.rows.shape
-        dtype = np.dtype(self.rows.dtype if self.rows.dtype in (np.float16, np.float32) else np.float32)
-        if n_rows * dim * dtype.itemsize <= free_bytes() // 2:
-            copy_ND = np.empty((n_rows, dim), dtype)
+        if n_rows * dim * self._kept_dtype.itemsize <= free_bytes() // 2:
+            copy_ND = np.empty((n_rows, dim), self._kept_dtype)
         else:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  removed with the search
-            copy_ND = np.memmap(self._file, dtype, "w+", shape=(n_rows, dim))
-        for low in range(0, n_rows, READ_ROWS):
-            copy_ND[self.place_N[low : low + READ_ROWS]] = self.rows[low : low + READ_ROWS]
+            copy_ND = np.memmap(self._file, self._kept_dtype, "w+", shape=(n_rows, dim))
+        self._fill(copy_ND, slice(0, n_rows))
         return copy_ND
 
-    def _calibrate(self, k: int, recall: float, rng: np.random.Generator) -> float:
+    def _shared_copy(self, ranks: Ranks) -> np.ndarray:
+        """One copy for the ranks of a machine, each of which makes its part of it."""
+        copy = SharedArray(self.rows.shape, self._kept_dtype, ranks)
+        with ranks.all_or_none():
+            self._fill(copy.values, copy.machine.share(len(self.rows)))
+        return copy.values
+
+    @property
+    def _kept_dtype(self) -> np.dtype:
+        return np.dtype(self.rows.dtype if self.rows.dtype in (np.float16, np.float32) else np.float32)
+
+    def _fill(self, copy_ND: np.ndarray, which: slice) -> None:
+        for low in range(which.start, which.stop, READ_ROWS):
+            block = slice(low, min(low + READ_ROWS, which.stop))
+            copy_ND[self.place_N[block]] = self.rows[block]
+
+    def _calibrate(self, k: int, recall: float, rng: np.random.Generator, ranks: Ranks) -> float:
         """Set P so that the lists looked into hold `recall` of a sample's true neighbors; returns what they hold.
 
         The list of a true neighbor tells from which P on it is found, so no search is needed.
         """
         sample = np.sort(rng.choice(len(self.rows), min(CALIBRATION_QUERIES, len(self.rows)), replace=False))
-        true_QK, _ = ExactSearch(self.rows).query(sample, k)
+        with ranks.all_or_none():
+            found = ExactSearch(self.rows, ranks.share(len(self.rows))).query(sample, k)
+        true_QK, _ = nearest_of_all(*found, k, ranks)
         nearby_QP = self.nearby_LP[torch.from_numpy(self._lists_of(sample))].numpy()
         rank_QL = np.empty_like(nearby_QP)
         np.put_along_axis(rank_QL, nearby_QP, np.arange(self.n_lists)[None], axis=1)

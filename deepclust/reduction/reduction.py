@@ -145,7 +145,7 @@ class Reduction:
         make = self._umap if self.kind == "umap" else self._pacmap
         model = make(rows_ND, neighbors.first(wanted))
         with _quiet():
-            reduced_NP = model.fit_transform(rows_ND)
+            reduced_NP = model.fit_transform(rows_ND, **({"init": "pca"} if self.kind == "pacmap" else {}))
         self._fitted = (model, rows_ND)
         return np.ascontiguousarray(reduced_NP, dtype=np.float32)
 
@@ -241,7 +241,7 @@ class Reduction:
                 n_neighbors=n_neighbors,
                 pair_neighbors=pairs,
                 distance="angular" if self.metric == "cosine" else "euclidean",
-                apply_pca=self.dims < 100,  # its preprocessing goes down to 100 dimensions
+                apply_pca=False,  # as in Lowe et al.; its own default would look at 100 principal directions only
                 random_state=self.seed,
             )
 

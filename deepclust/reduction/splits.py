@@ -20,7 +20,7 @@ import numpy as np
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.shards import MANIFEST, OF_THE_FOLDER, check_folder
+from deepclust.features.shards import MANIFEST, OF_THE_FOLDER, check_shards
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.cache import cache_folder
 from deepclust.neighbors.mining import DEFAULT_MINING, MiningSettings
@@ -31,6 +31,13 @@ from deepclust.runtime.locks import one_at_a_time
 
 # Raised whenever the result changes for the same settings, or what is kept of it, so that no older cache is read.
 REDUCTION_VERSION = 2
+# Of kinds that changed alone: PaCMAP no longer goes through 100 principal directions.
+REDUCTION_VERSIONS = {"pacmap": 3}
+
+
+def reduction_version(kind: str) -> int:
+    """Raised whenever what a kind of reduction gives changes."""
+    return REDUCTION_VERSIONS.get(kind, REDUCTION_VERSION)
 
 
 def reduced_splits(
@@ -66,7 +73,7 @@ def reduced_splits(
     # Keyed by content: a split that comes again under another name is not reduced again.
     contents = {name: split.fingerprint() for name, split in splits.items()}
     own = fitted_on.fingerprint()
-    key = fingerprint(own, reduction.settings, reduction.package_version, REDUCTION_VERSION)
+    key = fingerprint(own, reduction.settings, reduction.package_version, reduction_version(reduction.kind))
     places = {} if folder is None else {content: folder / key / content for content in contents.values()}
     by_content = {contents[name]: split for name, split in splits.items()}
     results = _read(places)
@@ -103,7 +110,7 @@ def _read(places: Mapping[str, Path]) -> dict[str, FeatureSet]:
     try:
         found = {content: load_features(place) for content, place in there.items()}
         for content, place in there.items():
-            check_folder(place, found[content].manifest, whole=True)
+            check_shards(place, found[content].manifest["shards"])
         return found
     except InputError as error:
         print(f"{error.cause}: reduced again", flush=True)

@@ -17,7 +17,7 @@ from deepclust.report.sweeps import WHOLE, natural_order
 from deepclust.report.tables import read_rows
 from deepclust.runtime.errors import InputError
 
-DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 9))
+DEPTHS = tuple(f"coarse_{depth}" for depth in range(1, 10))
 SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
 
 Row = Mapping[str, Any]
@@ -125,7 +125,7 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
     )
     drawn = [panel for panel in panels if any(name in means for name in panel[1])]
     if not drawn:
-        raise InputError("no benchmark of figure 2 (coarse_1 … coarse_8, tiny … huge) is among the results")
+        raise InputError("no benchmark of figure 2 (coarse_1 … coarse_9, tiny … huge) is among the results")
     methods = sorted({row["method"] for row in rows}, key=method_order)
     figure, axes = new_figure(TWO_COLUMNS if len(drawn) > 1 else ONE_COLUMN, n_columns=len(drawn))
     for axis, (label, places, whole) in zip(axes, drawn):

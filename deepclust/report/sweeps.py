@@ -16,7 +16,7 @@ import numpy as np
 from deepclust.clustering import display_name, method_order
 from deepclust.report.tables import ABSENT
 from deepclust.runtime.errors import InputError
-from deepclust.subsets.counts import PAPER_COUNTS
+from deepclust.subsets.counts import ORDER
 
 Value = int | float | str
 # The benchmark of all classes comes last.
@@ -24,7 +24,7 @@ WHOLE = "all"
 # A setting that was left at null.
 NONE = "none"
 # Names that have an order: benchmarks, as in the tables of Adaloglou et al. 2024.
-_PLACES = {name: place for place, name in enumerate([*(name for name in PAPER_COUNTS if name != WHOLE), "odd"])}
+_PLACES = {name: place for place, name in enumerate([*(name for name in ORDER if name != WHOLE), "odd"])}
 
 
 @dataclass(frozen=True)

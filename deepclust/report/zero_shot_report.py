@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deepclust.report.figures import save_figure
+from deepclust.report.matrix_table import MatrixTable
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_tables import (
-    MatrixTable,
+    ALL_TOGETHER,
     ami_table,
     clusterer_correlation_table,
     count_table,
     dataset_correlation_table,
     probe_tables,
+    published_table,
     silhouette_table,
 )
 from deepclust.runtime.files import written_whole
@@ -32,8 +36,13 @@ def write_report(
     encoders: Mapping[str, str],
     clusterers: Sequence[str],
     tuned_on: Sequence[str] = (),
+    backbones: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the tables (.md, .tex, .csv), the figures (.png, .svg) and `report.md`.
+
+    Where the encoders are of several backbones, every table and ranking is made within each, as in the paper: its
+    tables 2 to 6 and figures 1 to 3 are of ResNet-50 and of ViT-B.
 
     Args:
         folder: where to.
@@ -42,6 +51,8 @@ def write_report(
         datasets, encoders: titles by name, in the order of columns and rows.
         clusterers: names, in order.
         tuned_on: the tuning sets; those among the data sets are marked in the tables.
+        backbones: of each encoder; None: all are of one.
+        sources: as in `published_table`; None compares with nothing published.
 
     Returns:
         The files of tables and figures.
@@ -49,33 +60,63 @@ def write_report(
     titles = {name: PROTOCOL_CLUSTERERS[name].title for name in clusterers}
     shown = {name: title + ("*" if name in tuned_on else "") for name, title in datasets.items()}
     tuned = " *: the settings were searched on this data set." if any(name in tuned_on for name in datasets) else ""
-    tables = [
-        ami_table(rows, shown, encoders, titles, tuned),
-        silhouette_table(rows, shown, encoders, titles, tuned),
-        count_table(rows, shown, encoders, titles),
-        settings_table(rows, encoders, titles),
-        dataset_correlation_table(rows, shown),
-        clusterer_correlation_table(rows, titles),
-        *probe_tables(rows, probes, shown, encoders, titles),
+    families = families_of(encoders, backbones)
+    written, sections = [], []
+    for family, members in families.items():
+        own = [row for row in rows if row["encoder"] in members]
+        named = {name: encoders[name] for name in members}
+        tables = [
+            ami_table(own, shown, named, titles, tuned),
+            silhouette_table(own, shown, named, titles, tuned),
+            count_table(own, shown, named, titles),
+            settings_table(own, named, titles),
+        ]
+        figures = {
+            "rank_encoders": ("Average rank of the encoders, ± 1 standard deviation.",
+                              rank_figure(own, "encoder", named)),
+            "rank_clusterers": ("Average rank of the clusterers, ± 1 standard deviation.",
+                                rank_figure(own, "clusterer", titles)),
+            "ami_silhouette": ("AMI against silhouette, a point per cell.", scatter_figure(own, datasets, titles)),
+            "ami_levels": ("One-sided AMI by level of the taxonomy: the share of the label's entropy that the clusters "
+                           "explain, mean over encoders.", level_figure(own, datasets, titles)),
+        }  # fmt: skip
+        of_family = [replace(table, name=_named(table.name, family), caption=_said(table.caption, family))
+                     for table in tables]  # fmt: skip
+        written += [path for table in of_family for path in table.write(folder)]
+        sections += [_section(table) for table in of_family]
+        for name, (caption, figure) in figures.items():
+            if figure is not None:
+                written += save_figure(figure, folder / _named(name, family))
+                sections.append(f"{_said(caption, family)}\n\n![{caption}]({_named(name, family)}.png)\n")
+    groups = families if len(families) > 1 else ALL_TOGETHER
+    over_all = [
+        dataset_correlation_table(rows, shown, groups),
+        clusterer_correlation_table(rows, titles, groups),
+        *probe_tables(rows, probes, shown, encoders, titles, groups),
+        *published_table(rows, sources or {}, shown, encoders, titles),
     ]
-    figures = {
-        "rank_encoders": ("Average rank of the encoders, ± 1 standard deviation.",
-                          rank_figure(rows, "encoder", encoders)),
-        "rank_clusterers": ("Average rank of the clusterers, ± 1 standard deviation.",
-                            rank_figure(rows, "clusterer", titles)),
-        "ami_silhouette": ("AMI against silhouette, a point per cell.", scatter_figure(rows, datasets, titles)),
-        "ami_levels": ("One-sided AMI by level of the taxonomy: the share of the label's entropy that the clusters "
-                       "explain, mean over encoders.", level_figure(rows, datasets, titles)),
-    }  # fmt: skip
-    written = [path for table in tables for path in table.write(folder)]
-    sections = [_section(table) for table in tables]
-    for name, (caption, figure) in figures.items():
-        if figure is not None:
-            written += save_figure(figure, folder / name)
-            sections.append(f"{caption}\n\n![{caption}]({name}.png)\n")
+    written += [path for table in over_all for path in table.write(folder)]
+    sections += [_section(table) for table in over_all]
     with written_whole(folder / "report.md") as temporary:
         temporary.write_text("# Zero-shot clustering\n\n" + "\n".join(sections), encoding="utf-8")
     return written
+
+
+def families_of(encoders: Iterable[str], backbones: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """The encoders by backbone, in order of appearance; a single backbone has no name."""
+    found: dict[str, list[str]] = {}
+    for encoder in encoders:
+        found.setdefault((backbones or {}).get(encoder, ""), []).append(encoder)
+    return found if len(found) > 1 else {"": [*encoders]}
+
+
+def _named(name: str, family: str) -> str:
+    """A file's name, with the backbone: `ami_vit_b`."""
+    return name + (f"_{re.sub(r'[^a-z0-9]+', '_', family.lower())}" if family else "")
+
+
+def _said(caption: str, family: str) -> str:
+    return f"{family}: {caption}" if family else caption
 
 
 def settings_table(rows: Sequence[Row], encoders: Mapping[str, str], clusterers: Mapping[str, str]) -> MatrixTable:

@@ -1,112 +1,23 @@
-"""The zero-shot protocol's tables in Markdown, LaTeX (booktabs) and CSV.
-
-One `MatrixTable` holds the figures as they are printed; the three forms differ in nothing but syntax.
-"""
+"""The zero-shot protocol's tables, as `MatrixTable`s."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from deepclust.report.matrix_table import MatrixTable
+from deepclust.report.published import protocol_figures, published_rows
 from deepclust.report.tables import ABSENT
-from deepclust.runtime.files import written_whole
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS
 from deepclust.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
 
 Row = Mapping[str, Any]
 Names = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class MatrixTable:
-    """A table of printed figures.
-
-    Attributes:
-        name: of its files.
-        caption: one sentence.
-        header: the columns; the first `n_labels` are text.
-        lines: the body.
-        starts: the lines that open a group: a rule stands above them.
-        bold, underlined: (line, column) places.
-        notes: sentences below it.
-        n_labels: columns of text on the left.
-    """
-
-    name: str
-    caption: str
-    header: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    starts: frozenset[int] = frozenset()
-    bold: frozenset[tuple[int, int]] = frozenset()
-    underlined: frozenset[tuple[int, int]] = frozenset()
-    notes: Sequence[str] = field(default=())
-    n_labels: int = 2
-
-    def markdown(self) -> str:
-        """`**best**` and `<u>best of its group</u>`."""
-        lines = [
-            "| " + " | ".join(self.header) + " |",
-            "|" + "|".join("---" if column < self.n_labels else "---:" for column in range(len(self.header))) + "|",
-        ]
-        for place, line in enumerate(self.lines):
-            cells = [self._marked(place, column, cell, "**{}**", "<u>{}</u>") for column, cell in enumerate(line)]
-            lines.append("| " + " | ".join(cells) + " |")
-        if self.notes:
-            lines += ["", *(f"- {note}" for note in self.notes)]
-        return "\n".join(lines) + "\n"
-
-    def latex(self) -> str:
-        """A `table` environment for `\\usepackage{booktabs}`."""
-        columns = "l" * self.n_labels + "r" * (len(self.header) - self.n_labels)
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(' '.join([self.caption, *self.notes]))}}}",
-            rf"\label{{tab:{self.name.replace('_', '-')}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(map(_tex, self.header)) + r" \\",
-            r"\midrule",
-        ]
-        for place, line in enumerate(self.lines):
-            if place and place in self.starts:
-                lines.append(r"\midrule")
-            cells = [
-                self._marked(place, column, _tex(cell), r"\textbf{{{}}}", r"\underline{{{}}}")
-                for column, cell in enumerate(line)
-            ]
-            lines.append(" & ".join(cells) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-    def csv(self) -> str:
-        """Every group's name on every line, absent figures empty."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.header)
-        group = ""
-        for line in self.lines:
-            group = line[0] or group
-            writer.writerow([group, *("" if cell == ABSENT else cell for cell in line[1:])])
-        return stream.getvalue()
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write `.md`, `.tex` and `.csv`, each whole or not at all."""
-        written = []
-        for suffix, text in ((".md", self.markdown()), (".tex", self.latex()), (".csv", self.csv())):
-            path = folder / f"{self.name}{suffix}"
-            with written_whole(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            written.append(path)
-        return written
-
-    def _marked(self, line: int, column: int, cell: str, bold: str, underlined: str) -> str:
-        if (line, column) in self.underlined:
-            cell = underlined.format(cell)
-        return bold.format(cell) if (line, column) in self.bold else cell
+# Encoders by backbone; one group without a name holds all.
+Families = Mapping[str, Sequence[str]]
+ALL_TOGETHER: Families = {"": ()}
+# Of the cells that are what their name says with a reservation.
+SAMPLED, UNSETTLED = "†", "‡"
 
 
 def ami_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterers: Names, tuned: str = "") -> MatrixTable:
@@ -140,11 +51,13 @@ def count_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterer
     classes = {row["dataset"]: row["n_classes"] for row in rows}
     lines = [["", "Classes", *(_shown(classes.get(name), str) for name in datasets)]]
     starts = set()
+    marks: dict[tuple[int, int], str] = {}
     for clusterer, title in blind.items():
         starts.add(len(lines))
         for place, (encoder, encoder_title) in enumerate(encoders.items()):
-            found = [by_place.get((name, encoder, clusterer), {}).get("n_found") for name in datasets]
-            lines.append(["" if place else title, encoder_title, *(_shown(value, str) for value in found)])
+            cells = [by_place.get((name, encoder, clusterer), {}) for name in datasets]
+            marks |= {(len(lines), 2 + column): _mark(cell) for column, cell in enumerate(cells) if _mark(cell)}
+            lines.append(["" if place else title, encoder_title, *(_shown(cell.get("n_found"), str) for cell in cells)])
     noise = "" if "hdbscan" not in blind and "optics" not in blind else " Noise is no cluster."
     return MatrixTable(
         "n_clusters",
@@ -152,25 +65,36 @@ def count_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterer
         ["Clusterer", "Encoder", *datasets.values()],
         lines,
         frozenset(starts),
+        notes=_explained(marks),
+        marks=marks,
     )
 
 
-def dataset_correlation_table(rows: Sequence[Row], datasets: Names) -> MatrixTable:
-    """Pearson's r between AMI and silhouette for each data set (table 6a)."""
-    return _correlation_table(rows, "dataset", datasets, "correlation_datasets", "data set, over encoders × clusterers")
-
-
-def clusterer_correlation_table(rows: Sequence[Row], clusterers: Names) -> MatrixTable:
-    """Pearson's r between AMI and silhouette for each clusterer (table 6b)."""
+def dataset_correlation_table(rows: Sequence[Row], datasets: Names, families: Families = ALL_TOGETHER) -> MatrixTable:
+    """Pearson's r between AMI and silhouette for each data set, by backbone (table 6a)."""
     return _correlation_table(
-        rows, "clusterer", clusterers, "correlation_clusterers", "clusterer, over data sets × encoders"
+        rows, "dataset", datasets, families, "correlation_datasets", "data set, over encoders × clusterers"
+    )
+
+
+def clusterer_correlation_table(
+    rows: Sequence[Row], clusterers: Names, families: Families = ALL_TOGETHER
+) -> MatrixTable:
+    """Pearson's r between AMI and silhouette for each clusterer, by backbone (table 6b)."""
+    return _correlation_table(
+        rows, "clusterer", clusterers, families, "correlation_clusterers", "clusterer, over data sets × encoders"
     )
 
 
 def probe_tables(
-    rows: Sequence[Row], probes: Sequence[Row], datasets: Names, encoders: Names, clusterers: Names
+    rows: Sequence[Row],
+    probes: Sequence[Row],
+    datasets: Names,
+    encoders: Names,
+    clusterers: Names,
+    families: Families = ALL_TOGETHER,
 ) -> list[MatrixTable]:
-    """The kNN probe's accuracy, and its rank correlation with AMI per clusterer (Lowe et al. 2024)."""
+    """The kNN probe's accuracy, and its rank correlation with AMI per backbone and clusterer (Lowe et al. 2024)."""
     if not probes:
         return []
     ks = list(dict.fromkeys(k for probe in probes for k in probe["accuracy"]))
@@ -186,19 +110,57 @@ def probe_tables(
         ["Data set", "Encoder", *(f"k={k}" for k in ks)],
         lines,
     )
-    correlated = []
-    for name, title in clusterers.items():
-        found = probe_correlation([row for row in rows if row["clusterer"] == name], probes)
-        correlated.append([title, *(_shown(found.get(k), lambda value: f"{100 * value:.0f}") for k in ks)])
+    correlated: list[list[str]] = []
+    starts = set()
+    for family, members in families.items():
+        own = [probe for probe in probes if not members or probe["encoder"] in members]
+        starts.add(len(correlated))
+        for place, (name, title) in enumerate(clusterers.items()):
+            found = probe_correlation([row for row in rows if row["clusterer"] == name], own)
+            shown = [_shown(found.get(k), lambda value: f"{100 * value:.0f}") for k in ks]
+            correlated.append([*([] if family == "" else ["" if place else family]), title, *shown])
+    grouped = list(families) != [""]
     correlation = MatrixTable(
         "knn_correlation",
         f"Spearman's ρ (× 100) between AMI and the kNN probe's accuracy over {len(probes)} pairs of data set and "
-        "encoder.",
-        ["Clusterer", *(f"k={k}" for k in ks)],
+        f"encoder{', by backbone' if grouped else ''}.",
+        [*(["Backbone"] if grouped else []), "Clusterer", *(f"k={k}" for k in ks)],
         correlated,
-        n_labels=1,
+        frozenset(starts),
+        n_labels=2 if grouped else 1,
     )
     return [accuracy, correlation]
+
+
+def published_table(
+    rows: Sequence[Row], sources: Names, datasets: Names, encoders: Names, clusterers: Names
+) -> list[MatrixTable]:
+    """AMI beside Lowe et al. 2023's table 2, where it has the data set, the encoder and the clusterer.
+
+    Args:
+        rows: the cells.
+        sources: of each data set that is a whole test split its name in `deepclust.extraction.datasets`.
+        datasets, encoders, clusterers: titles by name.
+    """
+    figures = protocol_figures()
+    lines, notes = [], []
+    for row in rows:
+        source = sources.get(row["dataset"], "")
+        method = PROTOCOL_CLUSTERERS[row["clusterer"]].method if row["clusterer"] in clusterers else ""
+        figure = figures.get((source, row["encoder"], method))
+        if figure is None or row["ami"] is None:
+            continue
+        here = 100 * row["ami"]
+        title = datasets[row["dataset"]]
+        names = [title, encoders[row["encoder"]], clusterers[row["clusterer"]]]
+        lines.append([*names, f"{here:.1f}", f"{figure.value:.0f}", f"{here - figure.value:+.1f}"])
+        if row["n_samples"] != published_rows(source):
+            notes.append(f"{title}: {row['n_samples']} of the {published_rows(source)} images that the paper clusters.")
+    if not lines:
+        return []
+    caption = "AMI (%) beside that of Lowe et al. 2023, table 2."
+    header = ["Data set", "Encoder", "Clusterer", "Here", "Published", "Difference"]
+    return [MatrixTable("published", caption, header, lines, notes=list(dict.fromkeys(notes)), n_labels=3)]
 
 
 def _scores_table(
@@ -215,13 +177,15 @@ def _scores_table(
     by_place = _by_place(rows)
     lines: list[list[str]] = []
     starts, underlined = set(), set()
+    marks: dict[tuple[int, int], str] = {}
     competing: list[int] = []
     for clusterer, title in clusterers.items():
         first = len(lines)
         starts.add(first)
         for place, (encoder, encoder_title) in enumerate(encoders.items()):
-            values = [by_place.get((dataset, encoder, clusterer), {}).get(key) for dataset in datasets]
-            lines.append(["" if place else title, encoder_title, *(_shown(value, form) for value in values)])
+            cells = [by_place.get((dataset, encoder, clusterer), {}) for dataset in datasets]
+            marks |= {(len(lines), 2 + column): _mark(cell) for column, cell in enumerate(cells) if _mark(cell)}
+            lines.append(["" if place else title, encoder_title, *(_shown(cell.get(key), form) for cell in cells)])
         group = range(first, len(lines))
         underlined |= _best(lines, group)
         if clusterer != CLASSES:
@@ -242,8 +206,28 @@ def _scores_table(
         frozenset(starts),
         frozenset(_best(lines, competing)),
         frozenset(underlined),
-        missing,
+        [*_explained(marks), *missing],
+        marks=marks,
     )
+
+
+SIGNS = {
+    SAMPLED: f"{SAMPLED}: clustered on a sample of the rows; the others joined the nearest cluster.",
+    UNSETTLED: f"{UNSETTLED}: did not converge within the rounds that it was given.",
+}
+
+
+def _explained(marks: Mapping[tuple[int, int], str]) -> list[str]:
+    """A sentence for every sign that is there."""
+    return [note for sign, note in SIGNS.items() if any(sign in mark for mark in marks.values())]
+
+
+def _mark(cell: Row) -> str:
+    """What must be known of a cell with a result: that it saw a sample of the rows alone, or did not settle."""
+    if cell.get("ami") is None and cell.get("silhouette") is None:
+        return ""
+    sampled = cell.get("n_fitted") is not None and cell["n_fitted"] < cell["n_samples"]
+    return (SAMPLED if sampled else "") + (UNSETTLED if cell.get("converged") is False else "")
 
 
 def _best(lines: Sequence[Sequence[str]], places: Sequence[int] | range) -> set[tuple[int, int]]:
@@ -256,21 +240,28 @@ def _best(lines: Sequence[Sequence[str]], places: Sequence[int] | range) -> set[
     return best
 
 
-def _correlation_table(rows: Sequence[Row], axis: str, names: Names, name: str, over: str) -> MatrixTable:
+def _correlation_table(
+    rows: Sequence[Row], axis: str, names: Names, families: Families, name: str, over: str
+) -> MatrixTable:
     scored = [row for row in rows if row["clusterer"] != CLASSES]
-    found = {
-        title: ami_silhouette_correlation([row for row in scored if row[axis] == key]) for key, title in names.items()
-    }
+    lines: list[list[str]] = []
+    starts = set()
+    for family, members in families.items():
+        own = [row for row in scored if not members or row["encoder"] in members]
+        found = [ami_silhouette_correlation([row for row in own if row[axis] == key]) for key in names]
+        starts.add(len(lines))
+        lines.append(
+            [", ".join(filter(None, ["r", family])), *(_shown(r, lambda value: f"{value:.2f}") for r, _ in found)]
+        )
+        lines.append(["cells", *(str(count) for _, count in found)])
     overall, n_cells = ami_silhouette_correlation(scored)
     return MatrixTable(
         name,
-        f"Pearson's r between AMI and silhouette per {over}; all {n_cells} cells: "
-        f"{_shown(overall, lambda value: f'{value:.2f}')}.",
-        ["", *found],
-        [
-            ["r", *(_shown(r, lambda value: f"{value:.2f}") for r, _ in found.values())],
-            ["cells", *(str(count) for _, count in found.values())],
-        ],
+        f"Pearson's r between AMI and silhouette per {over}{'' if list(families) == [''] else ', by backbone'}; all "
+        f"{n_cells} cells: {_shown(overall, lambda value: f'{value:.2f}')}.",
+        ["", *names.values()],
+        lines,
+        frozenset(starts),
         n_labels=1,
     )
 
@@ -281,13 +272,3 @@ def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
 
 def _shown(value: Any, form: Callable[[Any], str]) -> str:
     return ABSENT if value is None else form(value)
-
-
-def _tex(text: str) -> str:
-    for plain, written in (
-        ("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("#", r"\#"), ("_", r"\_"), ("$", r"\$"),
-        ("{", r"\{"), ("}", r"\}"), ("–", "--"), ("×", r"$\times$"), ("ρ", r"$\rho$"), ("ℓ", r"$\ell$"),
-        ("~", r"\textasciitilde "), ("^", r"\textasciicircum "),
-    ):  # fmt: skip
-        text = text.replace(plain, written)
-    return text

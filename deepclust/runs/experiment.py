@@ -19,7 +19,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.ranks import is_first_process
+from deepclust.runtime.ranks import ALONE, Launch, Ranks, is_first_process
 from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
@@ -111,8 +111,13 @@ class Experiment:
             make_clusterer(name, **{"n_clusters": self.n_clusters, "seed": self.seed, **options}).check(len(train))
         if self.choosing is not None:
             self.choosing.check(len(train))
+        launch = Launch.from_environment()
+        # Where the ranks are there already, they share the rows; Lightning starts its own once the first has checked.
+        ranks = joined_ranks(trainer, trains=bool(self.recipes)) if launch.starts_every_rank else ALONE
+        checked_before = launch.started_by == "lightning" and launch.rank > 0
+        if not checked_before:
+            self.dataset.check(ranks)
         for name, split in self.dataset.splits().items():
-            split.check(f"{self.dataset.name} ({name} split)")
             if split.dim != train.dim:
                 raise InputError(
                     f"the {name} split has {split.dim} dimensions, the train split {train.dim}: "
@@ -135,10 +140,15 @@ class Experiment:
                 checkpoint does not fit.
         """
         with folder.claimed(resume=resume) if is_first_process() else nullcontext():
-            return self._run(folder, self.identity(folder, resume=resume), resume, progress)
+            identity = None
+            with Ranks.of_run().all_or_none():  # features of a bare file are read for it: once is enough
+                if is_first_process():
+                    identity = self.identity(folder, resume=resume)
+            return self._run(folder, identity, resume, progress)
 
     def _run(self, folder: RunFolder, identity: Identity | None, resume: bool, progress: bool) -> Results | None:
         ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
+        identity = ranks.gather_objects(identity)[0]
         if ranks.rank == 0:
             if identity is not None:
                 identity.write(folder.identity)

@@ -13,7 +13,7 @@ from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics import score
+from deepclust.metrics import cluster_accuracy, score
 from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.spectral import Partitions
@@ -89,7 +89,8 @@ class Steps:
 
     def is_finished(self, method: str) -> bool:
         """Whether the method has left its clusterings already, in the eyes of the first rank."""
-        return self.ranks.decide(self.folder.has_finished(method, self.data.splits(), self.digest(method)))
+        first = self.ranks.rank == 0  # the others need not read them
+        return self.ranks.decide(first and self.folder.has_finished(method, self.data.splits(), self.digest(method)))
 
     def digest(self, method: str) -> str | None:
         """What the method's checkpoint and clusterings name as their identity."""
@@ -214,6 +215,12 @@ def scored(
     """A row of results; where it has no silhouette though it was wanted the notes say why."""
     rows_ND = features.features if silhouette else None
     row = score(clustering, rows_ND, features.labels, split=split, seed=seed, silhouette_metric=distance_of(features))
+    if clustering.repeats is not None and features.labels is not None:
+        accuracies = ", ".join(f"{100 * cluster_accuracy(features.labels, run_N):.1f}" for run_N in clustering.runs)
+        notes.append(
+            f"{display_name(clustering.method)}, {split}: means over {len(clustering.runs)} runs, whose accuracies are "
+            f"{accuracies} %."
+        )
     if silhouette and row["silhouette"] is None:
         notes.append(
             f"{display_name(clustering.method)}, {split}: no silhouette, as {row['n_found']} clusters of "
@@ -247,7 +254,7 @@ def show_images(folder: RunFolder, features: FeatureSet, method: str) -> None:
     """For features that know their images: `clusters.csv`, and a contact sheet per cluster, of one method."""
     if features.paths is None:
         return
-    clustering = Clustering.load(folder.clustering(method))
-    write_clusters_csv(folder.path / "clusters.csv", features.files or features.paths, clustering)
-    if features.files is not None and all(Path(file).is_file() for file in features.files[:1]):
-        write_contact_sheets(folder.path / "contact_sheets", features.files, clustering)
+    clustering, files = Clustering.load(folder.clustering(method)), features.files
+    write_clusters_csv(folder.path / "clusters.csv", features.paths if files is None else files, clustering)
+    if files is not None and all(Path(file).is_file() for file in files[:1]):
+        write_contact_sheets(folder.path / "contact_sheets", files, clustering)

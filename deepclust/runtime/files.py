@@ -119,8 +119,11 @@ def keep_checksums(folder: Path) -> None:
         InputError: if the folder cannot be written.
     """
     make_folder(folder)
+    ledger = folder / CHECKSUMS
+    if ledger.exists() and not ledger.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{ledger} is no file: remove it")
     try:
-        with open(folder / CHECKSUMS, "a", encoding="utf-8"):
+        with open(ledger, "a", encoding="utf-8"):
             pass
     except OSError as error:
         raise InputError(_cannot_write(folder, error)) from None

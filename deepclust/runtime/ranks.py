@@ -13,12 +13,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed as dist
 
 from deepclust.runtime.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,24 @@ class Ranks:
         """Every rank's values one after another along the first axis; lengths may differ."""
         if self.world_size == 1:
             return values
-        parts: list[np.ndarray | None] = [None] * self.world_size
-        dist.all_gather_object(parts, values, group=self.group)
-        return np.concatenate([part for part in parts if part is not None])
+        return np.concatenate(self.gather_objects(values))
+
+    def gather_objects(self, mine: T) -> list[T]:
+        """What every rank has, in the order of the ranks; small things alone, as they are pickled."""
+        if self.world_size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, mine, group=self.group)
+        return found
+
+    def any(self, mine: bool) -> bool:
+        """Whether one rank says yes, on every rank."""
+        return any(self.gather_objects(mine))
 
     def raise_any(self, message: str | None) -> None:
         """Raise InputError on every rank if one of them has a message: a rank that raised alone would leave the others
         waiting."""
-        messages = [message]
-        if self.world_size > 1:
-            messages = [None] * self.world_size
-            dist.all_gather_object(messages, message, group=self.group)
-        first = next((text for text in messages if text is not None), None)
+        first = next((text for text in self.gather_objects(message) if text is not None), None)
         if first is not None:
             raise InputError(first)
 

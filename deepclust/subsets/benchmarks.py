@@ -3,8 +3,10 @@
 The settings are those of `deepclust.subsets.select.select_benchmark`: the rule and its options. None is a default that
 the rule's reader fills in:
 
-- `hierarchy`: what comes with the package, or WordNet's; else a .pth tree file, a .csv of child,parent, or WordNet's
-  folder. `links` (direct or nearest) and `hypernym`, which of several parents counts (first or last), are for WordNet.
+- `hierarchy`: what comes with the package, or WordNet's; else a .pth tree file, ImageNet's is-a list (.txt), a .csv of
+  child,parent, or WordNet's
+  folder. `links` says how WordNet is read: `paper`, or `direct` and `nearest` with `hypernym`, which of several parents
+  counts (first or last).
 - `accuracies`: `<features>/benchmarks/<name>_accuracies.json`; else a probe's accuracy on each class: the
   probe_class_accuracy.json of an evaluation, a .csv of class,accuracy, or a .npy.
 - `relabels`: `<features>/benchmarks/<name>_<split>.npy`; else a .npy with the new class of each sample, -1 to drop it.
@@ -15,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_HIERARCHY: Mapping[str, Any] = {"hierarchy": None, "links": "direct", "hypernym": "last"}
+_HIERARCHY: Mapping[str, Any] = {"hierarchy": None, "links": "paper", "hypernym": "last"}
 _RELABELS: Mapping[str, Any] = {"relabels": {"train": None, "test": None}}
 # How far each size reaches to both sides of the median frequency, in percentiles.
 _SPREADS = {"tiny": 5, "small": 15, "base": 25, "large": 35, "huge": 45}
 # The model whose linear probe decides which classes are easiest.
 _PROBED = {"clip_1k": "OpenCLIP ViT-G", "dinov2_1k": "DINOv2 ViT-g", "sup_1k": "a supervised ViT-L"}
-_DEPTHS = range(1, 9)
+# Section 4.2 speaks of 1 to 9, table 5 has 1 to 8.
+_DEPTHS = range(1, 10)
 
 _RULES: Mapping[str, Mapping[str, Any]] = {
     "all": {"rule": "everything"},
@@ -53,7 +56,7 @@ ABOUT: Mapping[str, str] = {
     "centered_2k": "As many classes as imbalanced_2k, centered on the median frequency (section 4.1).",
     "odd": "Classes of odd number lose half of their training samples; validation stays as it is (section 3).",
     **{
-        f"coarse_{depth}": f"Each class becomes its ancestor at depth {depth} at most; all samples stay (section 4.2)."
+        f"coarse_{depth}": f"Classes deeper than {depth} in the hierarchy become coarser; samples stay (section 4.2)."
         for depth in _DEPTHS
     },
     "wordnet_leaf": "Classes without a hyponym in WordNet (section 4.2).",

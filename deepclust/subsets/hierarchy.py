@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.wordnet import Synset, check_synsets, read_wordnet
 
-LINKS = ("direct", "nearest")
+# "paper" is the reading of `deepclust.subsets.imagenet_tree`.
+LINKS = ("paper", "direct", "nearest")
 HYPERNYMS = ("first", "last")
 
 
@@ -37,6 +38,9 @@ class Hierarchy:
         lemmas: for each node the words for it, or None where the source has names only.
         source_leaf_M: whether the source, beyond these nodes, knows nothing below a node; None where it knows no more
             than the nodes. For WordNet: the synsets without hyponyms.
+        hypernyms: gives of each node the name right above it in WordNet, a node or not, where that decides what coarse
+            classes are (`deepclust.subsets.imagenet_tree`); raises InputError where it cannot be known. None: ancestors
+            decide.
     """
 
     names: tuple[str, ...]
@@ -44,6 +48,7 @@ class Hierarchy:
     source: str
     lemmas: tuple[tuple[str, ...], ...] | None = None
     source_leaf_M: np.ndarray | None = None
+    hypernyms: Callable[[], Sequence[str | None]] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,6 +91,18 @@ class Hierarchy:
             raise InputError(f"depth is {depth}: roots have depth 1, choose 1 or more")
         chains = ((node, *above) for node, above in enumerate(self.ancestors))
         return np.array([chain[max(0, len(chain) - depth)] for chain in chains])
+
+    def coarse_names(self, depth: int) -> list[str]:
+        """What each node is called in a coarse benchmark of a depth (Adaloglou et al. 2024, section 4.2).
+
+        Raises:
+            InputError: if the depth is below 1, or WordNet's links are needed and not there.
+        """
+        if self.hypernyms is None:
+            return [self.names[node] for node in self.coarse(depth)]
+        deeper = self.depths_M - 1 > depth  # roots count as depth 0 here
+        above = zip(self.names, self.hypernyms(), deeper, strict=True)
+        return [hypernym if is_deeper and hypernym else name for name, hypernym, is_deeper in above]
 
     def nodes_of(self, class_names: Sequence[str]) -> np.ndarray:
         """(K,) the node of each class of a data set, by name, or by number where the names are in no table.
@@ -152,6 +169,8 @@ def wordnet_hierarchy(
 ) -> Hierarchy:
     """The hierarchy that WordNet gives a list of synsets; nothing but these become nodes.
 
+    These are readings of our own; that of ImageNet-21K's authors is `deepclust.subsets.imagenet_tree`.
+
     Args:
         synsets: names such as `n02084071`.
         wordnet: of `read_wordnet`; None reads it from its usual place.
@@ -159,12 +178,10 @@ def wordnet_hierarchy(
             level by level until one is in the list.
         hypernym: which of several counts, the `first` or the `last` in WordNet's order.
 
-    The defaults come nearest to the class counts of the paper (`deepclust subsets` prints all four).
-
     Raises:
         InputError: if a name is no synset, or an option is unknown.
     """
-    for name, value, known in (("links", links, LINKS), ("hypernym", hypernym, HYPERNYMS)):
+    for name, value, known in (("links", links, LINKS[1:]), ("hypernym", hypernym, HYPERNYMS)):
         if value not in known:
             raise InputError(f"{name} is '{value}': choose one of {', '.join(known)}")
     wordnet = read_wordnet() if wordnet is None else wordnet
@@ -265,52 +282,3 @@ def csv_hierarchy(path: str | os.PathLike) -> Hierarchy:
     ids = {name: node for node, name in enumerate(names)}
     parents = [ids[parent_of[name]] if parent_of.get(name) else -1 for name in names]
     return hierarchy_of_parents(names, parents, str(path))
-
-
-# Hierarchies that come with the package, by data set.
-PACKAGED = {"fashion_mnist": Path(__file__).parent / "hierarchies" / "fashion_mnist.csv"}
-
-
-def find_hierarchy(
-    given: str | os.PathLike | None,
-    class_names: Sequence[str] | None,
-    data_name: str = "",
-    *,
-    links: str = "direct",
-    hypernym: str = "last",
-) -> Hierarchy:
-    """The hierarchy of a data set.
-
-    Args:
-        given: a tree file (`.pth`, `.pt`), a `child,parent` table (`.csv`), WordNet's folder or `data.noun`, or None:
-            the one that comes with the package for this data set, else WordNet's where the classes are synsets.
-        class_names: of the data set.
-        data_name: of the data set.
-        links, hypernym: of `wordnet_hierarchy`.
-
-    Raises:
-        InputError: if none can be found or read.
-    """
-    names = list(class_names or ())
-    if given is None:
-        if data_name in PACKAGED:
-            return csv_hierarchy(PACKAGED[data_name])
-        if names and all(is_synset(name) for name in names):
-            return wordnet_hierarchy(names, links=links, hypernym=hypernym)
-        raise InputError(
-            f"no class hierarchy is known for data={data_name}: give one by benchmark.hierarchy=FILE "
-            "(deepclust evaluate: hierarchy=FILE), a CSV of child,parent lines, or name the classes by WordNet synsets "
-            "(n########)"
-        )
-    path = Path(given).expanduser()
-    if path.suffix in (".pth", ".pt"):
-        return tree_file_hierarchy(path)
-    if path.suffix == ".csv":
-        return csv_hierarchy(path)
-    if path.is_dir() or path.name == "data.noun":
-        return wordnet_hierarchy(names, read_wordnet(path), links=links, hypernym=hypernym)
-    raise InputError(f"hierarchy {path}: give a .pth tree file, a .csv of child,parent, or a folder with data.noun")
-
-
-def is_synset(name: str) -> bool:
-    return len(name) == 9 and name[0] == "n" and name[1:].isdigit()

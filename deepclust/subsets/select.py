@@ -19,7 +19,8 @@ from deepclust.features.feature_files import read_npy
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.subsets import selectors
-from deepclust.subsets.hierarchy import Hierarchy, find_hierarchy
+from deepclust.subsets.find_hierarchy import find_hierarchy
+from deepclust.subsets.hierarchy import Hierarchy
 from deepclust.subsets.selectors import Benchmark, Classes
 
 RULES: Mapping[str, Callable[..., Benchmark]] = {
@@ -66,7 +67,7 @@ def select_benchmark(
     rule: str,
     *,
     hierarchy: str | os.PathLike | None = None,
-    links: str = "direct",
+    links: str = "paper",
     hypernym: str = "last",
     **options: Any,
 ) -> Dataset:

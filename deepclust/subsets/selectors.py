@@ -252,13 +252,20 @@ def _check_number(name: str, classes: Classes, n_classes: int) -> None:
 
 
 def coarse(name: str, classes: Classes, depth: int) -> Benchmark:
-    """Coarse d: every class becomes its ancestor at depth d at most; all samples stay (§4.2)."""
+    """Coarse d: classes deeper than d become coarser ones; all samples stay (§4.2).
+
+    Which: their ancestors at depth d, or for ImageNet-21K what `deepclust.subsets.imagenet_tree` says of the paper.
+    """
     hierarchy = classes.find_hierarchy()
-    nodes_K = hierarchy.coarse(depth)[hierarchy.nodes_of(classes.names)]
-    nodes_C, new_class_K = np.unique(nodes_K, return_inverse=True)
-    if len(nodes_C) < 2:
-        raise InputError(f"benchmark={name} leaves {len(nodes_C)} class at depth {depth}: choose a greater depth")
-    return Benchmark(name, new_class_K, [hierarchy.names[node] for node in nodes_C])
+    named_M = hierarchy.coarse_names(depth)
+    names_K = [named_M[node] for node in hierarchy.nodes_of(classes.names)]
+    # The classes stay in the hierarchy's order; what is no node comes last.
+    place = {node_name: node for node, node_name in enumerate(hierarchy.names)}
+    class_names = sorted(set(names_K), key=lambda one: (place.get(one, len(place)), one))
+    if len(class_names) < 2:
+        raise InputError(f"benchmark={name} leaves {len(class_names)} class at depth {depth}: choose a greater depth")
+    ids = {one: number for number, one in enumerate(class_names)}
+    return Benchmark(name, np.array([ids[one] for one in names_K]), class_names)
 
 
 def tree_leaf(name: str, classes: Classes) -> Benchmark:

@@ -31,6 +31,12 @@ class HostCopy:
     def arrived(self) -> bool:
         return self._copied is None or self._copied.query()
 
+    def read(self) -> Tensor:
+        """The value, once it is there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self.value
+
 
 class TrainingProgress(pl.Callback):
     """One bar per fit: epochs, samples/s, loss. The loss is sent for twice a second and shown once it is there, so that

@@ -153,9 +153,10 @@ def fit_heads(
             features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
     start = HeadStart(recipe, neighbors, partitions, progress=progress)
-    pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, ALONE if share.shared else ranks)
+    batch_ranks = ALONE if share.shared else ranks
+    pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, batch_ranks, read_by=ranks)
     if saved is None:
-        transform = FeatureTransform.fitted_to(features, recipe.preprocess, recipe.pca_dim)
+        transform = FeatureTransform.fitted_to(features, recipe.preprocess, recipe.pca_dim, ranks)
     else:
         transform = transform_of(saved, recipe)
         in_memory = in_memory_of(saved) if in_memory is None else in_memory

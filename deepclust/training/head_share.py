@@ -100,5 +100,8 @@ class HeadShare:
                 weights[name] = change(value, 0)
         weights["mean_VHC"] = change(weights["mean_VHC"], 1)
         for optimizer in checkpoint["optimizer_states"]:
-            for state in optimizer["state"].values():
-                state.update({name: change(value, 0) for name, value in state.items() if value.ndim > 0})
+            # A new one: torch puts the optimizer's own dictionaries into its state.
+            optimizer["state"] = {
+                number: {name: change(value, 0) if value.ndim > 0 else value for name, value in state.items()}
+                for number, state in optimizer["state"].items()
+            }

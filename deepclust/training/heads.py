@@ -84,9 +84,10 @@ class Heads(nn.Module):
         """A copy of one head, as Heads with H = 1."""
         return self.some(slice(head, head + 1))
 
-    def no_decay(self) -> set[str]:
-        """Names of parameters that weight decay spares: biases and gains."""
-        return {name for name, _ in self.named_parameters() if name.endswith(("bias", "gain"))}
+    def no_decay(self, *, decay_gains: bool = False) -> set[str]:
+        """Names of parameters that weight decay spares: biases, and gains unless they decay too."""
+        spared = ("bias",) if decay_gains else ("bias", "gain")
+        return {name for name, _ in self.named_parameters() if name.endswith(spared)}
 
 
 class MLPHeads(Heads):

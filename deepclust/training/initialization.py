@@ -1,4 +1,4 @@
-"""How heads start: at random, at clusters of k-means, or at clusters of the neighbor graph.
+"""How heads start: at random, at clusters of k-means of either kind, or at clusters of the neighbor graph.
 
 Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighbors, B a block of samples.
 """
@@ -6,12 +6,16 @@ Shape suffixes: H heads, N samples, C clusters, E embedding dimensions, K neighb
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,20 +47,25 @@ PAIR_NEIGHBORS = 20
 SAMPLED_CLUSTERS = 2000
 SAMPLE_ROWS_PER_CLUSTER = 16
 SAMPLE_ITERATIONS = 6
+# scikit-learn's k-means wants its rows as one matrix in memory.
+EUCLIDEAN_BYTES = 1 << 31
+BLOCK_ROWS = 16384
 # One map has to turn further than three layers together.
 WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, StudentTHeads: 1e-2}
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
 Item = TypeVar("Item")
+Start = tuple[np.ndarray, np.ndarray | None]
 
 
 class HeadStart:
     """How heads start: `random` leaves them as they were drawn.
 
-    `kmeans` on a linear head is TSP's formula with the spherical k-means centers of the head's inputs (appendix A); on
-    an mlp head each prototype is the normalized mean of its cluster's members under the head's own, still random,
-    embedding. Every head has a k-means run of its own; from 2000 clusters on it is a short one over a sample.
+    `kmeans_l2` on a linear head is TSP's formula with the k-means centers of the head's inputs (appendix A), `kmeans`
+    the same with spherical k-means; on an mlp head each prototype is the normalized mean of its cluster's members under
+    the head's own, still random, embedding. Every head has a k-means run of its own; from 2000 clusters on it is a
+    short one over a sample, and `kmeans_l2` looks at no more rows than 2 GB hold.
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
@@ -91,11 +100,11 @@ class HeadStart:
             return
         if recipe.init == "random" or recipe.n_clusters == 1:
             return
-        if recipe.init == "kmeans" and isinstance(heads, LinearHeads):
+        if recipe.init in KMEANS and isinstance(heads, LinearHeads):
             centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])
             heads.set_prototypes(torch.from_numpy(centroids_HCP).to(bank.device))
             return
-        labels_HN = self.kmeans_labels(heads, bank) if recipe.init == "kmeans" else self.spectral_labels(heads)
+        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.spectral_labels(heads)
         labels = torch.from_numpy(labels_HN).long().to(bank.device)
         heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
         if recipe.init == "spectral":
@@ -103,16 +112,18 @@ class HeadStart:
 
     def kmeans_runs(self, heads: Heads, bank: FeatureBank) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Of each head: (C, P) centers, and every sample's label unless the centers come from a sample."""
+        start, _ = KMEANS[self.recipe.init]
         return [
-            _kmeans_start(bank, self.recipe.n_clusters, self.recipe.seed + SEED_STRIDE * head)
+            start(BankRows(bank), self.recipe.n_clusters, self.recipe.seed + SEED_STRIDE * head)
             for head in _tracked(range(heads.n_heads), heads.n_heads, "k-means", "runs/s", self.progress)
         ]
 
     def kmeans_labels(self, heads: Heads, bank: FeatureBank) -> np.ndarray:
         """(H, N) each head's clusters of k-means."""
+        _, nearest = KMEANS[self.recipe.init]
         return np.stack(
             [
-                kmeans_predict(BankRows(bank), centroids_CP, top=1)[0] if labels_N is None else labels_N
+                nearest(BankRows(bank), centroids_CP) if labels_N is None else labels_N
                 for centroids_CP, labels_N in self.kmeans_runs(heads, bank)
             ]
         )
@@ -147,18 +158,60 @@ def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:
     heads.load_state_dict(trained.heads.single(trained.best_head).state_dict())
 
 
-def _kmeans_start(bank: FeatureBank, n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(C, P) centers of the inputs, and every sample's label unless they come from a sample."""
-    rows: Rows = BankRows(bank)
+def _spherical_start(rows: Rows, n_clusters: int, seed: int) -> Start:
     if n_clusters < SAMPLED_CLUSTERS:
         run = spherical_kmeans(rows, n_clusters, n_init=1, seed=seed)
         return run.centroids_CD, run.labels_N
-    n_sampled = min(len(rows), SAMPLE_ROWS_PER_CLUSTER * n_clusters)
-    ids = np.sort(np.random.default_rng(seed).choice(len(rows), n_sampled, replace=False))
     run = spherical_kmeans(
-        RowView(rows, ids), n_clusters, n_init=1, max_iter=SAMPLE_ITERATIONS, init="random", seed=seed
+        _sample(rows, SAMPLE_ROWS_PER_CLUSTER * n_clusters, seed),
+        n_clusters,
+        n_init=1,
+        max_iter=SAMPLE_ITERATIONS,
+        init="random",
+        seed=seed,
     )
     return run.centroids_CD, None
+
+
+def _euclidean_start(rows: Rows, n_clusters: int, seed: int) -> Start:
+    sampled = n_clusters >= SAMPLED_CLUSTERS
+    fits = EUCLIDEAN_BYTES // (4 * rows.shape[1])
+    n_rows = min(fits, SAMPLE_ROWS_PER_CLUSTER * n_clusters) if sampled else max(fits, n_clusters)
+    run = KMeans(
+        n_clusters,
+        init="random" if sampled else "k-means++",
+        n_init=1,
+        max_iter=SAMPLE_ITERATIONS if sampled else 300,  # scikit-learn's own
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
+        run.fit(np.asarray(_sample(rows, n_rows, seed)[:]))
+    return run.cluster_centers_, run.labels_.astype(np.int32) if n_rows >= len(rows) else None
+
+
+def _sample(rows: Rows, n_rows: int, seed: int) -> Rows:
+    """So many of the rows at random, or all where there are no more."""
+    if n_rows >= len(rows):
+        return rows
+    return RowView(rows, np.sort(np.random.default_rng(seed).choice(len(rows), n_rows, replace=False)))
+
+
+def _nearest_by_direction(rows: Rows, centroids_CP: np.ndarray) -> np.ndarray:
+    return kmeans_predict(rows, centroids_CP, top=1)[0]
+
+
+def _nearest_by_distance(rows: Rows, centroids_CP: np.ndarray) -> np.ndarray:
+    blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
+    return np.concatenate([pairwise_distances_argmin(block_BP, centroids_CP) for block_BP in blocks])
+
+
+# Of each k-means start: the run, which gives (C, P) centers, and every sample's label unless the centers come from a
+# sample; and the rule by which a sample belongs to a center.
+KMEANS: Mapping[str, tuple[Callable[[Rows, int, int], Start], Callable[[Rows, np.ndarray], np.ndarray]]] = {
+    "kmeans": (_spherical_start, _nearest_by_direction),
+    "kmeans_l2": (_euclidean_start, _nearest_by_distance),
+}
 
 
 def spectral_partitions(

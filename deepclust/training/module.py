@@ -224,7 +224,7 @@ class ClusteringModule(pl.LightningModule):
     # --- optimizer and schedule ------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
-        spared = self.student.no_decay()
+        spared = self.student.no_decay(decay_gains=self.recipe.decay_gains)
         named = list(self.student.named_parameters())
         groups = [
             {"params": [p for name, p in named if name not in spared], "weight_decay": self.recipe.weight_decay},

@@ -162,6 +162,7 @@ def pair_batches(
     recipe: Recipe,
     epoch: Callable[[], int] = lambda: 0,
     ranks: Ranks = ALONE,
+    read_by: Ranks = ALONE,
 ) -> PairBatches:
     """The pairs that a recipe learns from: those of its nearest neighbors, drawn as its loss asks.
 
@@ -171,6 +172,7 @@ def pair_batches(
         recipe: its loss, number of neighbors, batch size and seed.
         epoch: called at the start of an epoch, gives its number.
         ranks: the processes that share out each batch.
+        read_by: those that share the reading of the features, each of which calls.
     """
     nearest = neighbors.first(recipe.n_neighbors)
     return PairBatches(
@@ -180,19 +182,22 @@ def pair_batches(
         epoch=epoch,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        weights_NK=pair_weights(features, nearest) if recipe.loss.gaussian_pairs else None,
+        weights_NK=pair_weights(features, nearest, read_by) if recipe.loss.gaussian_pairs else None,
         local=features if recipe.loss.local_pairs else None,
     )
 
 
-def pair_weights(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+def pair_weights(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
     """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance."""
-    return gaussian_neighbor_weights(squared_distances(features, neighbors))
+    return gaussian_neighbor_weights(squared_distances(features, neighbors, ranks))
 
 
-def squared_distances(features: FeatureSet, neighbors: Neighbors) -> np.ndarray:
+def squared_distances(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
     """(N, K) squared Euclidean distances of each row to its neighbors, from cosines and norms: no second gather."""
-    norms_N = np.concatenate([np.linalg.norm(block, axis=1) for _, block in features.blocks()])
+    with ranks.all_or_none():
+        blocks = features.blocks(share=ranks.share(len(features)))
+        own_S = np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(block, axis=1) for _, block in blocks)])
+    norms_N = ranks.gather(own_S)
     own_N1, other_NK = norms_N[:, None], norms_N[neighbors.ids]
     squared_NK = own_N1**2 + other_NK**2 - 2 * neighbors.similarities * own_N1 * other_NK
     return np.maximum(squared_NK, 0)

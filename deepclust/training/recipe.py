@@ -18,7 +18,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names, check_settings, seed_setting, setting
 from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM, Heads, make_heads
 
-INITIALIZATIONS = ("random", "kmeans", "spectral")
+INITIALIZATIONS = ("random", "kmeans", "kmeans_l2", "spectral")
 SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "adam")
 DEFAULT_EPOCHS, DEFAULT_STEPS = 10, 120
@@ -49,8 +49,9 @@ class Recipe:
     )
     init: str = setting(
         "spectral",
-        "`random`; `kmeans`: each head's prototypes start from a k-means run of its own; `spectral`: each head starts "
-        "from a partition of the neighbor graph",
+        "`random`; `kmeans`: each head's prototypes start from a spherical k-means run of its own; `kmeans_l2`: from "
+        "one by Euclidean distance, as in TSP's paper; `spectral`: each head starts from a partition of the neighbor "
+        "graph",
         choices=INITIALIZATIONS,
     )
     warm_start_epochs: int = setting(
@@ -93,7 +94,8 @@ class Recipe:
     warmup_fraction: float = setting(
         0.1, "share of all steps over which the learning rate rises linearly from 0", at_least=0, at_most=1
     )
-    weight_decay: float = setting(1e-4, "on weights; biases and gains are spared", at_least=0)
+    weight_decay: float = setting(1e-4, "on weights; biases are spared, and gains but for `decay_gains`", at_least=0)
+    decay_gains: bool = setting(False, "weight decay on the gains too, as in the TEMI authors' code", flag=True)
     teacher_momentum: float = setting(0.99, "of the teacher's moving average over the student", at_least=0, at_most=1)
     freeze_prototypes_epochs: int = setting(
         1, "the prototypes stay as they are for so many epochs", at_least=0, whole=True

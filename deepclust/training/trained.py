@@ -100,10 +100,9 @@ class TrainedHeads:
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
         for start, block in bank.blocks(self._block_rows()):
-            probs_BC = torch.softmax(one.logits(weights, block)[0].float() / self.recipe.temperature, dim=1)
-            best = probs_BC.topk(top, dim=1)
-            ids_NT[start : start + len(block)] = best.indices.cpu().numpy()
-            probs_NT[start : start + len(block)] = best.values.cpu().numpy()
+            probs_BT, ids_BT = most_probable(one.logits(weights, block)[0], self.recipe.temperature, top)
+            ids_NT[start : start + len(block)] = ids_BT.cpu().numpy()
+            probs_NT[start : start + len(block)] = probs_BT.cpu().numpy()
         if not np.isfinite(probs_NT).all():
             name = self.recipe.loss.name
             raise InputError(f"{name} head {head}: its probabilities are not finite: {finite_remedy(self.recipe)}")
@@ -200,6 +199,12 @@ class TrainedHeads:
             raise InputError(f"{path} is no checkpoint of deepclust ({str(error).splitlines()[0][:160]})") from None
         trained.identity = identity
         return trained
+
+
+def most_probable(logits_BC: Tensor, temperature: float, top: int) -> tuple[Tensor, Tensor]:
+    """(B, T) float32 probabilities and numbers of each sample's most probable clusters, the most probable first."""
+    best = torch.softmax(logits_BC.float() / temperature, dim=1).topk(top, dim=1)
+    return best.values, best.indices
 
 
 def check_dimension(features: FeatureSet, in_dim: int) -> None:

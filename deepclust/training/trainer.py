@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
@@ -279,8 +280,10 @@ def joined_ranks(settings: TrainerSettings, *, trains: bool = True) -> Ranks:
     if not trains:
         if not launch.starts_every_rank:
             return Ranks()
-        # They only wait for the first: there may be more of them than GPUs.
+        # There may be more of them than GPUs, and they exchange little.
         settings = replace(settings, accelerator="cpu", strategy="ddp", **_asked_by(launch))
+        if torch.cuda.is_available():  # k-means and searches still compute there, each rank on its own
+            torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
     with quiet_lightning():
         return join_processes(make_trainer(settings))
 

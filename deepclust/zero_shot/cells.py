@@ -18,18 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.clusterers import Linkages, make_clusterer
+from deepclust.clusterers import Clusterer, Linkages, make_clusterer
+from deepclust.clusterers.base import MAX_SAMPLES
 from deepclust.clustering import NOISE, Clustering
 from deepclust.metrics import ami, one_sided_ami, silhouette
 from deepclust.reduction.reduction import Reduction
-from deepclust.reduction.splits import reduced_splits
+from deepclust.reduction.splits import REDUCTION_VERSIONS, reduced_splits
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.data import LoadedData
-from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS, Settings
+from deepclust.zero_shot.heads_clusterer import HeadsClusterer
+from deepclust.zero_shot.protocol import CLASSES, HEADS, PROTOCOL_CLUSTERERS, Settings
 
 # Raised whenever a cell's result changes.
 CELL_VERSION = 2
+# Beyond the memory at hand the paper has no result of these; a sample gives one, and the tables mark it.
+SAMPLED_BEYOND_MEMORY = ("affinity_propagation",)
 
 Row = dict[str, Any]
 
@@ -62,7 +66,8 @@ class Cell:
 
     def key(self, data: LoadedData) -> str:
         settings = {name: value for name, value in asdict(self).items() if name not in ("dataset", "encoder")}
-        return fingerprint(data.key, settings, CELL_VERSION)
+        changed = [REDUCTION_VERSIONS[kind] for kind in REDUCTION_VERSIONS if kind == self.reduction["kind"]]
+        return fingerprint(data.key, settings, CELL_VERSION, *changed)
 
 
 class CellStore:
@@ -138,6 +143,8 @@ def _make_cell(
     row: Row = {
         **asdict(cell),
         "n_samples": len(data.features),
+        "n_fitted": None,
+        "converged": None,
         "n_dims": None if space_MD is None else space_MD.shape[1],
         "n_classes": data.n_clusters,
         "n_found": None,
@@ -155,7 +162,12 @@ def _make_cell(
     }
     if space_MD is not None:
         try:
-            clustering = _cluster(cell, data, space_MD, linkages)
+            if cell.clusterer == CLASSES:
+                clustering = _classes(data)
+            else:
+                clusterer = _clusterer(cell, data, linkages, len(space_MD))
+                clustering = clusterer.fit(space_MD)
+                row.update(n_fitted=clusterer.n_fitted(len(space_MD)), converged=clusterer.converged)
             row.update(_scores(cell, data, space_MD, clustering))
         except Exception as error:  # a library's failure on one cell must not take the matrix with it
             row["reason"] = _reason(error)
@@ -166,17 +178,28 @@ def _make_cell(
     return row
 
 
-def _cluster(cell: Cell, data: LoadedData, space_MD: np.ndarray, linkages: Linkages) -> Clustering:
-    if cell.clusterer == CLASSES:
-        if data.labels is None:
-            raise InputError("there are no labels")
-        return Clustering(data.labels.astype(np.int32), CLASSES, data.n_clusters)
+def _classes(data: LoadedData) -> Clustering:
+    if data.labels is None:
+        raise InputError("there are no labels")
+    return Clustering(data.labels.astype(np.int32), CLASSES, data.n_clusters)
+
+
+def _clusterer(cell: Cell, data: LoadedData, linkages: Linkages, n_rows: int) -> Clusterer:
+    """The cell's clusterer, for all rows; one that holds all pairs, for a sample where the memory does not."""
     clusterer = PROTOCOL_CLUSTERERS[cell.clusterer]
     n_clusters = data.n_clusters if clusterer.given_n_clusters else None
     if clusterer.given_n_clusters and n_clusters is None:
         raise InputError(f"{clusterer.title} needs the number of clusters: set data.{cell.dataset}.n_clusters")
     options = {"normalize": "none", **cell.options, "seed": cell.seed}
-    return make_clusterer(clusterer.method, linkages, n_clusters=n_clusters, **options).fit(space_MD)
+    if clusterer.method == HEADS:
+        return HeadsClusterer(n_clusters, **options)
+    made = make_clusterer(clusterer.method, linkages, n_clusters=n_clusters, **options)
+    if cell.clusterer in SAMPLED_BEYOND_MEMORY and made.max_samples is None:
+        try:
+            made.check(n_rows)
+        except InputError:
+            return make_clusterer(clusterer.method, linkages, **{**options, "max_samples": MAX_SAMPLES})
+    return made
 
 
 def _scores(cell: Cell, data: LoadedData, space_MD: np.ndarray, clustering: Clustering) -> Row:

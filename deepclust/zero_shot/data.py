@@ -131,7 +131,9 @@ def _levels(value: Any) -> str | None:
     return None if good else "{name: [a coarse id for each class], …}, or {name: FILE.npy, …}"
 
 
-def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None = None) -> LoadedData:
+def load_data(
+    spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None = None, study: str | None = None
+) -> LoadedData:
     """The chosen rows of a data set by an encoder, copied into memory.
 
     Labels serve three things: C, the classes' shares in a random subset, and the scores.
@@ -140,11 +142,13 @@ def load_data(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | No
         spec: which data set, and which of its rows.
         encoder: `raw` for the data set's own pixels, else the encoder whose extracted features are read.
         features_dir: see `load_dataset`.
+        study: by whose rule the images must have been cut (`deepclust.extraction.studies`); None takes any.
 
     Raises:
-        InputError: if the features are not there, hold bad rows, or the spec asks for rows or classes that they lack.
+        InputError: if the features are not there, hold bad rows, were made of images that were cut otherwise, or the
+            spec asks for rows or classes that they lack.
     """
-    split = _load_split(spec, encoder, features_dir)
+    split = _load_split(spec, encoder, features_dir, study)
     where = f"data set {spec.key} ({encoder})"
     if spec.classes is not None and split.labels is None:
         raise InputError(f"{where}: classes= chooses by label, and there are none")
@@ -183,13 +187,14 @@ def stratified_rows(n_rows: int, n_chosen: int, labels_N: np.ndarray | None, see
     return np.sort(order_N[((np.arange(n_chosen) + start) * n_rows / n_chosen).astype(np.int64)])
 
 
-def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None) -> FeatureSet:
+def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None, study: str | None) -> FeatureSet:
     if spec.features is not None:
         path = Path(spec.features.format(encoder=encoder))
         labels = None if spec.labels is None else spec.labels.format(encoder=encoder)
         return load_features(path, labels, split=spec.split)
     assert spec.name is not None
-    dataset = load_dataset(spec.name, encoder=None if encoder == RAW else encoder, features_dir=features_dir)
+    asked = None if encoder == RAW else {"name": encoder, "study": study}
+    dataset = load_dataset(spec.name, encoder=asked, features_dir=features_dir)
     split = dataset.train if spec.split == "train" else dataset.test
     if split is None:
         raise InputError(f"data set {spec.key} ({encoder}): {spec.name} has no test split")

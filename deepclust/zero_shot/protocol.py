@@ -11,7 +11,8 @@ The order of the search, each stage with what the earlier ones chose, per encode
 7. OPTICS: neighbors that make a sample dense
 8. Louvain and Leiden: resolution
 
-The last two are ours: the authors' code offers OPTICS and Louvain, neither paper nor slides report them.
+The last two are ours: the authors' code offers OPTICS and Louvain, neither paper nor slides report them. Trained heads
+(TEMI, SCANv2, TSP) take part as they come: their settings are those of `Recipe.of`, and nothing is searched for them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from deepclust.clusterers import clusterer_class
 from deepclust.clusterers.base import MAX_SAMPLES
 from deepclust.clusterers.dendrogram import LINKAGES, METRICS
+from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_settings, setting
 
@@ -31,6 +33,7 @@ Settings = Mapping[str, Any]
 
 NO_REDUCTION: Settings = {"kind": "none"}
 CLASSES = "classes"
+HEADS = "heads"
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class ProtocolClusterer:
     Attributes:
         name: what configs and files call it.
         title: what tables call it.
-        method: the name in `deepclust.clusterers.CLUSTERERS`.
+        method: the name in `deepclust.clusterers.CLUSTERERS`, or `HEADS`.
         given_n_clusters: whether it is told C.
         defaults: its options in the first stage; the paper takes scikit-learn's. Rows are clustered as the reduction
-            leaves them unless `normalize` is among these.
+            leaves them unless `normalize` is among these, and all of them unless `max_samples` says otherwise.
         follows: the clusterer whose reduction and options it takes over, or None for a search of its own.
+        searched: whether there is anything to search. Trained heads have their settings, and see the features as they
+            come.
     """
 
     name: str
@@ -53,8 +58,11 @@ class ProtocolClusterer:
     given_n_clusters: bool
     defaults: Settings = field(default_factory=dict)
     follows: str | None = None
+    searched: bool = True
 
 
+# The losses of the papers that this project trains; `classes` and the other losses are comparators of theirs.
+IN_PROTOCOL = ("temi", "scan", "tsp")
 # All samples take part, as in the paper; what does not fit the memory is refused.
 _TREE: Settings = {"linkage": "ward", "metric": "euclidean", "max_samples": None}
 _IN_ORDER = (
@@ -64,13 +72,18 @@ _IN_ORDER = (
     ProtocolClusterer("spectral", "Spectral", "spectral", True, {"n_neighbors": 10, "assign_labels": "cluster_qr"}),
     ProtocolClusterer("agglomerative", "AC w/ C", "agglomerative", True, _TREE),
     ProtocolClusterer("agglomerative_threshold", "AC w/o C", "agglomerative", False, follows="agglomerative"),
-    ProtocolClusterer("affinity_propagation", "Affinity prop.", "affinity_propagation", False, {"damping": 0.5}),
-    ProtocolClusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None}),
-    # 5 is the default of scikit-learn and of the authors' code. As many samples as the other two that hold all pairs.
+    # The authors' published code allows 1000 rounds.
+    ProtocolClusterer(
+        "affinity_propagation", "Affinity prop.", "affinity_propagation", False,
+        {"damping": 0.5, "max_iter": 1000, "max_samples": None},
+    ),
+    ProtocolClusterer("hdbscan", "HDBSCAN", "hdbscan", False, {"max_cluster_size": None, "max_samples": None}),
+    # 5 is the default of scikit-learn and of the authors' code. It walks from sample to sample, in N² time.
     ProtocolClusterer("optics", "OPTICS", "optics", False, {"min_samples": 5, "max_samples": MAX_SAMPLES}),
     ProtocolClusterer("louvain", "Louvain", "louvain", False, {"resolution": 1.0}),
     ProtocolClusterer("leiden", "Leiden", "leiden", False, {"resolution": 1.0}),
-)
+    *(ProtocolClusterer(name, LOSSES[name].title, HEADS, True, {"loss": name}, searched=False) for name in IN_PROTOCOL),
+)  # fmt: skip
 PROTOCOL_CLUSTERERS: Mapping[str, ProtocolClusterer] = {clusterer.name: clusterer for clusterer in _IN_ORDER}
 
 
@@ -190,7 +203,8 @@ def check_clusterers(names: Sequence[str]) -> list[ProtocolClusterer]:
 def check_installed(clusterers: Sequence[ProtocolClusterer]) -> None:
     """Raise InputError where a clusterer's library is missing, before its cells are refused one by one."""
     for clusterer in clusterers:
-        clusterer_class(clusterer.method).check_installed()
+        if clusterer.method != HEADS:
+            clusterer_class(clusterer.method).check_installed()
 
 
 def check_name(name: str, setting: str) -> str:

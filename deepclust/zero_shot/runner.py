@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Runner:
     Attributes:
         folder: the run's folder.
         data: the data sets by key.
-        features_dir: see `load_dataset`.
+        features_dir, study: see `load_data`.
         workers: processes; 1 works in this one.
         retry: make cells again that were refused or failed.
         report: called with one line per finished space.
@@ -35,6 +35,7 @@ class Runner:
     workers: int = 1
     retry: bool = False
     report: Report = print
+    study: str | None = None
 
     def load(self, dataset: str, encoder: str) -> LoadedData:
         """See `load_data`; kept for the next call.
@@ -44,7 +45,7 @@ class Runner:
         """
         if dataset not in self.data:
             raise InputError(f"there is no data set '{dataset}': data has {', '.join(self.data)}")
-        return _load(_Hashable(self.data[dataset]), encoder, self.features_dir)
+        return _load(_Hashable(self.data[dataset]), encoder, self.features_dir, self.study)
 
     def available(self, dataset: str, encoder: str) -> bool:
         """Whether the data set comes with the encoder; an optional one is left out where its features are missing.
@@ -93,7 +94,7 @@ class Runner:
         # Imported here: a run in one process needs none of it.
         from joblib import Parallel, delayed
 
-        quiet = Runner(self.folder, self.data, self.features_dir, 1, self.retry, _report_nothing)
+        quiet = replace(self, workers=1, report=_report_nothing)
         parallel: Any = Parallel(n_jobs=self.workers, return_as="generator", batch_size=1)
         for job, made in zip(jobs, parallel(delayed(quiet._run_group)(job) for job in jobs), strict=True):
             done.append(made)
@@ -139,5 +140,5 @@ class _Hashable:
 
 
 @lru_cache(maxsize=12)
-def _load(spec: _Hashable, encoder: str, features_dir: str | None) -> LoadedData:
-    return load_data(spec.spec, encoder, features_dir)
+def _load(spec: _Hashable, encoder: str, features_dir: str | None, study: str | None) -> LoadedData:
+    return load_data(spec.spec, encoder, features_dir, study)

@@ -22,6 +22,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json, write_json, written_whole
 from deepclust.zero_shot.cells import Cell, Row
 from deepclust.zero_shot.protocol import (
+    NO_REDUCTION,
     PROTOCOL_CLUSTERERS,
     Candidates,
     ProtocolClusterer,
@@ -88,6 +89,8 @@ class Search:
         check_installed(wanted)
         led = [item.follows for item in wanted if item.follows is not None and item.follows not in self.clusterers]
         searched = [PROTOCOL_CLUSTERERS[name] for name in led] + wanted
+        as_they_are = {item.name: Choice(NO_REDUCTION, item.defaults) for item in wanted if not item.searched}
+        searched = [item for item in searched if item.searched]
         sets = {clusterer.name: self._sets(clusterer) for clusterer in searched}
         chosen = self._reduction_stage([item for item in searched if item.follows is None], sets)
         for stage in option_stages(self.candidates):
@@ -100,6 +103,7 @@ class Search:
         chosen = {name: chosen[name] for name in sets if name in chosen}
         for name in [item.name for item in searched if item.name not in chosen]:
             raise InputError(f"search: no stage settles {name}: give it candidates")
+        chosen |= as_they_are
         self._write(chosen)
         return chosen
 
@@ -122,7 +126,7 @@ class Search:
         reductions = self.candidates.reductions()
         tried = {item.name: [Choice(reduction, item.defaults) for reduction in reductions] for item in searched}
         # All clusterers at once: those that share a space share the reduction.
-        best = dict(zip(tried, self._best("reduction", tried, sets), strict=True))
+        best = dict(zip(tried, self._best("reduction", tried, sets), strict=True)) if tried else {}
         dims = self.candidates.consistent_umap_dims
         for name, choice in best.items():
             if choice.reduction["kind"] != "umap" or dims is None or choice.reduction.get("dims") == dims:
@@ -230,6 +234,8 @@ def read_choices(folder: Path, encoder: str, clusterers: Sequence[str]) -> dict[
         choices = {name: Choice(**settings) for name, settings in saved.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no file of chosen settings ({error}): search again with stage=search") from None
+    fixed = {name: Choice(NO_REDUCTION, one.defaults) for name, one in PROTOCOL_CLUSTERERS.items() if not one.searched}
+    choices = {**fixed, **choices}
     missing = [name for name in clusterers if name not in choices]
     if missing:
         raise InputError(f"{path} has no settings for {', '.join(missing)}: search them with stage=search")

@@ -20,9 +20,10 @@ from deepclust.clusterers import (
     clusterer_class,
     make_clusterer,
 )
-from deepclust.metrics import ami
+from deepclust.clustering import Clustering
+from deepclust.metrics import ami, cluster_accuracy, score
 from deepclust.runtime.errors import InputError
-from deepclust.spherical_kmeans import spherical_kmeans
+from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +70,26 @@ def test_kmeans_is_spherical_kmeans_with_top_five(digits):
     assert clustering.top_ids.shape == (len(features), 5)
 
 
+def test_the_papers_kmeans_scores_the_mean_over_three_single_random_starts(digits, tmp_path):
+    features, labels = digits
+    baseline = make_clusterer("kmeans_paper", n_clusters=10, seed=3)
+    train, test = baseline.fit(features[:1200]), baseline.predict(features[1200:])
+    starts = [
+        spherical_kmeans(features[:1200], 10, n_init=1, init="random", seed=seed) for seed in (3, 3 + 1009, 3 + 2018)
+    ]
+    for clustering, rows, truth in ((train, features[:1200], labels[:1200]), (test, features[1200:], labels[1200:])):
+        expected = [kmeans_predict(rows, start.centroids_CD)[0] for start in starts]
+        np.testing.assert_array_equal(clustering.runs, expected)
+        row = score(clustering, None, truth)
+        for name, metric in (("acc", cluster_accuracy), ("ami", ami)):
+            assert row[name] == pytest.approx(np.mean([metric(truth, run) for run in expected]))
+            assert row[name] != pytest.approx(metric(truth, expected[0]))
+    again = Clustering.load(test.save(tmp_path / "test.npz"))
+    np.testing.assert_array_equal(again.runs, test.runs)
+    # Its ids are 0 … 9 of one start each: none of the starts is chosen.
+    assert len({tuple(run) for run in train.runs}) == 3
+
+
 @pytest.mark.parametrize("linkage", ["ward", "average", "complete", "single"])
 def test_agglomerative_equals_scikit_learns(linkage, digits):
     features = digits[0].astype(np.float64)
@@ -103,7 +124,7 @@ def test_agglomerative_says_how_new_samples_are_assigned(digits):
 def test_bad_input_is_refused(digits):
     features = digits[0]
     with pytest.raises(
-        InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, agglomerative,"
+        InputError, match="no baseline is called 'dbscan': choose from kmeans, kmeans_l2, kmeans_paper, agglomerative,"
     ):
         make_clusterer("dbscan")
     with pytest.raises(InputError, match=r"baseline kmeans: .*'color'.*its options are n_clusters, seed"):
@@ -134,7 +155,7 @@ def test_names_are_listed_without_the_libraries_that_do_the_work():
 def test_every_name_has_a_class_of_that_name():
     assert [clusterer_class(name).name for name in CLUSTERERS] == list(CLUSTERERS)
     assert [name for name in CLUSTERERS if clusterer_class(name).needs_n_clusters] == [
-        "kmeans", "kmeans_l2", "agglomerative", "spectral",
+        "kmeans", "kmeans_l2", "kmeans_paper", "agglomerative", "spectral",
     ]  # fmt: skip
     with pytest.raises(InputError, match="no baseline is called 'dbscan': choose from kmeans, "):
         clusterer_class("dbscan")

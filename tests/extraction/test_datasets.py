@@ -58,6 +58,15 @@ def test_options_of_an_encoder_are_those_that_made_the_features(tmp_path: Path) 
         load_dataset("fashion_mnist", encoder={"image_size": 224}, features_dir=tmp_path)
 
 
+def test_features_of_images_that_were_cut_otherwise_than_the_study_cuts_them_are_refused(tmp_path: Path) -> None:
+    made = {"image_size": 224, "crop_pct": 0.875, "interpolation": "bilinear"}
+    features(encoder={"pooling": "own"}, transform=made).save(tmp_path / "imagenet" / "dino_vitb16" / "train")
+    temi, zero_shot = ({"name": "dino_vitb16", "study": study} for study in ("temi", "zero_shot"))
+    assert load_dataset("imagenet", encoder=temi, features_dir=tmp_path).encoder == "dino_vitb16"
+    with pytest.raises(InputError, match=r"was made with crop_pct=0.875, not 1.0"):
+        load_dataset("imagenet", encoder=zero_shot, features_dir=tmp_path)
+
+
 def test_a_mapping_of_nothing_is_no_encoder() -> None:
     assert load_dataset("digits", encoder={"name": None, "image_size": None}).encoder is None
 

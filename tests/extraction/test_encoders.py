@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
+from PIL import Image
 from torch import nn
 
-from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
+from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, backbone_family, encoder_spec
 from deepclust.extraction.encoders import Encoder, fold_batch_norms, load_encoder
+from deepclust.extraction.studies import with_study
 from deepclust.extraction.weights import WEIGHT_PACKAGES, load_into, packaged_weights
 from deepclust.features.idx import DEBIAN_FOLDER, fashion_mnist
 from deepclust.runtime.errors import InputError
@@ -252,9 +255,96 @@ def test_weights_put_by_hand_are_found_by_name(tmp_path: Path, vit: nn.Module, m
     assert load_encoder(VIT, device="cpu").source == "small.pth"
 
 
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """torchvision's smallest ResNet under weights that were drawn, not fetched."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("resnet18") / "weights.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    own = {"image_size": "own", "crop_pct": "own", "checkpoint": str(path)}
+    return {"name": "r18", "library": "torchvision", "model": "resnet18", "pretrained": "IMAGENET1K_V1", **own}
+
+
+def test_a_torchvision_encoder_is_torchvisions_model_and_transform(resnet18: dict) -> None:
+    encoder = load_encoder(resnet18, device="cpu", precision="float32")
+    own = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((300, 260))
+    ours = normalized(torch.tensor(encoder.transform(image))[None], encoder)[0]
+    # One gray level, where both round.
+    torch.testing.assert_close(ours, own(image), rtol=0, atol=1.01 / 255 / min(encoder.transform.std))
+    model = torchvision.models.resnet18(weights=None)
+    model.load_state_dict(torch.load(resnet18["checkpoint"], weights_only=True))
+    model.fc = nn.Identity()
+    with torch.inference_mode():
+        expected = model.eval()(normalized(squares(2, 224), encoder))
+    torch.testing.assert_close(encoder.encode(squares(2, 224)), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet19"}, "torchvision has no model resnet19"),
+        ({"pretrained": "IMAGENET1K_V9"}, "no weights 'IMAGENET1K_V9' for resnet18: one of IMAGENET1K_V1"),
+        ({"layer": -1}, "leave out encoder.pooling and encoder.layer"),
+    ],
+)
+def test_what_torchvision_does_not_have_is_refused(resnet18: dict, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_encoder({**resnet18, **options}, device="cpu")
+
+
+def test_the_zero_shot_papers_supervised_encoders_are_torchvisions_with_its_own_preprocessing() -> None:
+    # Lowe et al. 2023, section 2, "publicly available checkpoints"; encoders/api.py of their code names them.
+    wanted = {
+        "supervised_resnet50": (torchvision.models.ResNet50_Weights.IMAGENET1K_V2, 232),
+        "supervised_vitb16": (torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1, 256),
+    }
+    for name, (weights, resized) in wanted.items():
+        spec = ENCODERS[name]
+        assert spec.library == "torchvision"
+        assert torchvision.models.get_model_weights(spec.model)[str(spec.pretrained)] is weights
+        # None: the weights' own.
+        assert (spec.image_size, spec.crop_pct, spec.interpolation) == (None, None, None)
+        assert weights.transforms().resize_size == [resized]
+    assert ENCODERS["tv_resnet50"].model == "resnet50.tv_in1k"
+    assert ENCODERS["augreg_vitb16"].model == "vit_base_patch16_224.augreg_in1k"
+
+
+def test_a_study_cuts_images_by_its_own_rule(tiny_options: dict) -> None:
+    def cut(study: str, dataset: str, **options: object) -> tuple:
+        made = load_encoder(
+            with_study({**tiny_options, "image_size": None, "study": study, **options}, dataset)
+        ).transform
+        return made.resized, made.image_size, made.interpolation
+
+    # Lowe et al. 2023, section 2, and data_transformations.py: torchvision's Resize(224), bilinear by default.
+    assert cut("zero_shot", "cifar10") == cut("zero_shot", "imagenet") == (224, 224, "bilinear")
+    # model_builders.py of the TEMI authors: Resize(256), CenterCrop(224) on ImageNet, Resize(224, bicubic) elsewhere.
+    assert cut("temi", "imagenet") == (256, 224, "bilinear")
+    assert cut("temi", "cifar10") == (224, 224, "bicubic")
+    # CLIP comes with its own transform there; what is asked for by name wins.
+    assert with_study({"name": "clip_vitb16", "study": "temi"}, "imagenet")["crop_pct"] == 1.0
+    assert cut("temi", "imagenet", crop_pct=1.0) == (224, 224, "bilinear")
+    with pytest.raises(InputError, match=r"encoder\.study=talk is unknown: one of temi, zero_shot"):
+        with_study({"study": "talk"}, "imagenet")
+
+
+def test_encoders_are_of_two_backbone_families_or_another() -> None:
+    # Lowe et al. 2023, table 2: five encoders of each.
+    methods = {"ResNet-50": "supervised mocov3 vicreg dino clip", "ViT-B": "supervised mocov3 mae dino clip"}
+    ends = {"ResNet-50": "resnet50", "ViT-B": "vitb16"}
+    for family, names in methods.items():
+        assert {backbone_family(f"{name}_{ends[family]}") for name in names.split()} == {family}
+    others = ("raw", "dino_vits16", "clip_vitl14", "efficientnet_lite0", "openclip_vitbigg14")
+    assert {backbone_family(name) for name in others} == {"Other"}
+    assert (backbone_family("ft_dino_vitb16"), backbone_family("my_resnet50")) == ("ViT-B", "ResNet-50")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
+        ("supervised_resnet50", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
         ("dino_vits16", "timm/vit_small_patch16_224.dino"),
         ("vicreg_resnet50", "https://dl.fbaipublicfiles.com/vicreg/resnet50.pth"),
     ],

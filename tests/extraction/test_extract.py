@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import deepclust.extraction.extract as extract_module
 from deepclust.extraction.encoder_catalog import encoder_spec
 from deepclust.extraction.encoders import Encoder, load_encoder
 from deepclust.extraction.extract import cached_features, extract
@@ -152,6 +153,56 @@ def test_two_ranks_of_torchrun_write_the_bytes_of_one(tmp_path: Path, photos: Pa
     assert two.returncode == 0, two.stderr
     assert len(contents(tmp_path / "one" / "train")) == 8
     assert contents(tmp_path / "one" / "train") == contents(tmp_path / "two" / "train")
+
+
+def slurm(rank: int) -> dict[str, str]:
+    """What srun tells the second step's two tasks of one machine."""
+    numbers = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_TASKS": 2, "SLURM_STEP_NUM_NODES": 1}
+    return {name: str(value) for name, value in numbers.items()}
+
+
+@pytest.mark.slow
+def test_two_tasks_of_srun_see_each_other_and_write_the_bytes_of_one(
+    tmp_path: Path, photos: Path, tiny_weights: Path, tiny_encoder: Encoder
+) -> None:
+    arguments = [
+        "-m", "deepclust", "extract",
+        "data=folder", f"data.path={photos}", "encoder=timm", "encoder.name=tiny", "encoder.model=test_resnet",
+        f"encoder.checkpoint={tiny_weights}", "encoder.image_size=32", "images_per_shard=3", "device=cpu",
+        f"out={tmp_path / 'two'}",
+    ]  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **slurm(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert [out.count("12 × ") for out, _ in said] == [1, 0]  # the first speaks
+    alone = extract(photos, tiny_encoder, tmp_path / "one", images_per_shard=3, progress=False)
+    together = load_features(tmp_path / "two" / "train")
+    assert np.array_equal(together.features[:], alone.features[:])
+    assert together.paths == alone.paths
+
+
+def test_a_task_makes_its_share_and_does_not_wait_for_ever_for_one_that_has_ended(
+    tmp_path: Path, photos: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in slurm(1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(extract_module, "STALLED_SECONDS", 0.1)
+    with pytest.raises(InputError, match=r"has 2 of 4 shards, and none has come for .*: another rank has ended"):
+        extract(photos, tiny_encoder, tmp_path / "two", images_per_shard=3, progress=False)
+    assert sorted(path.name for path in (tmp_path / "two").glob("features-*")) == [
+        "features-00001.npy",
+        "features-00003.npy",
+    ]
 
 
 def test_unreadable_images_are_left_out_and_listed(

@@ -17,6 +17,7 @@ from deepclust.extraction.sources import open_sources
 from deepclust.extraction.tar_source import tar_sources
 from deepclust.extraction.torchvision_source import RECIPES
 from deepclust.features import idx
+from deepclust.metrics.label_sets import real_label_sets
 from deepclust.runtime.errors import InputError
 
 
@@ -220,6 +221,69 @@ def test_cifar_is_read_from_torchvisions_files(tmp_path: Path) -> None:
     assert (train.labels.tolist(), train.class_names) == ([0, 1, 1], ["plane", "car"])
     assert train.image(2).getpixel((0, 0)) == (2, 0, 0)
     assert len(splits["test"]) == 1
+
+
+def served_by(monkeypatch: pytest.MonkeyPatch, name: str, labels: list[int], **more: object) -> None:
+    """Put a data set of one-pixel images in the place of torchvision's."""
+    import torchvision.datasets as tv
+
+    class Fake(tv.VisionDataset):
+        def __init__(self, root: str, **options: object) -> None:
+            super().__init__(root)
+            self.targets = labels
+            self.__dict__.update(more)
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return Image.new("RGB", (1, 1), (index % 256, index // 256, 0)), self.targets[index]
+
+    monkeypatch.setattr(tv, name, Fake)
+
+
+def test_cifar20_is_cifar100_by_its_superclasses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = [f"class {number}" for number in range(100)]
+    served_by(monkeypatch, "CIFAR100", list(range(100)), classes=classes)
+    fine, coarse = open_sources("cifar100", tmp_path)["test"], open_sources("cifar20", tmp_path)["test"]
+    assert fine.labels is not None
+    assert coarse.labels is not None
+    assert coarse.class_names is not None
+    assert (len(fine.class_names or ()), len(coarse.class_names)) == (100, 20)
+    assert np.bincount(coarse.labels).tolist() == [5] * 20
+    # Krizhevsky's table: apples are fruit, beavers aquatic mammals, wolves large carnivores, worms invertebrates.
+    named = {fine_id: coarse.class_names[coarse.labels[fine_id]] for fine_id in (0, 4, 97, 99)}
+    assert named == {
+        0: "fruit and vegetables", 4: "aquatic mammals", 97: "large carnivores", 99: "non-insect invertebrates",
+    }  # fmt: skip
+
+
+def test_eurosat_has_the_test_split_of_the_zero_shot_papers_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.model_selection import train_test_split
+
+    labels = np.repeat(np.arange(10), [300, 300, 300, 250, 250, 200, 250, 300, 250, 300])
+    served_by(monkeypatch, "EuroSAT", labels.tolist())
+    splits = open_sources("eurosat", tmp_path)
+    train, test = splits["train"], splits["test"]
+    _, expected = train_test_split(np.arange(2700), test_size=0.15, random_state=0, stratify=labels)
+    seen = [(red + 256 * green) for red, green, _ in (test.image(i).getpixel((0, 0)) for i in range(len(test)))]
+    assert seen == sorted(expected)
+    assert train.labels is not None
+    assert test.labels is not None
+    assert (len(train), len(test)) == (2295, 405)
+    np.testing.assert_array_equal(test.labels, labels[seen])
+    assert np.bincount(test.labels).max() / np.bincount(test.labels).min() == 1.5  # ρ of the talk's table
+
+
+def test_imagenets_own_archives_name_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [(str(tmp_path / "val" / "n01440764" / f"ILSVRC2012_val_0000029{n}.JPEG"), 0) for n in (3, 4)]
+    served_by(monkeypatch, "ImageNet", [0, 0], samples=files, classes=[("tench", "Tinca tinca")])
+    test = open_sources("imagenet", tmp_path)["test"]
+    assert test.path(1) == "val/n01440764/ILSVRC2012_val_00000294.JPEG"
+    assert real_label_sets([test.path(0)]).ids.tolist() == [0]
+    assert test.class_names == ["tench, Tinca tinca"]
 
 
 def test_missing_sets_are_refused_in_one_line(tmp_path: Path) -> None:

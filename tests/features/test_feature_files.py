@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import deepclust.features.paths as paths_module
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
@@ -99,6 +100,23 @@ def test_a_folder_with_an_odd_part_is_refused_in_one_line(change, message, folde
     with pytest.raises(InputError, match=message) as refused:
         load_features(folder)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_paths_are_read_when_one_is_asked_for(tmp_path, monkeypatch):
+    paths = [f"{row} \n空.png" for row in range(30)]
+    manifest = {"source": {"kind": "files", "root": "/photos"}}
+    features = FeatureSet.from_arrays(ROWS, CLASSES, class_names=list("abc"), paths=paths, manifest=manifest)
+    features.save(tmp_path / "own")
+    monkeypatch.setattr(paths_module, "read_paths", lambda *_: pytest.fail("read"))
+    found = load_features(tmp_path / "own")
+    some = found.view(CLASSES == 1, CLASSES[CLASSES == 1], list("abc"))
+    files = some.files
+    assert (len(found.paths), len(some.paths), len(files)) == (30, 10, 10)
+    monkeypatch.undo()
+    assert found.paths == paths
+    assert list(some.paths) == paths[1::3]
+    assert (files[2], files[-1]) == (Path("/photos", paths[7]), Path("/photos", paths[28]))
+    assert found.select(np.array([3, 1])).paths == [paths[3], paths[1]]
 
 
 @pytest.mark.parametrize(

@@ -461,7 +461,7 @@ def _mine_with_a_rank_that_differs(rank: int, folder: str) -> None:
     mined(make_search=broken if rank == 1 else mining_module.make_search)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
-            patch.setattr("deepclust.neighbors.search_lists.group_rows", broken)
+            patch.setattr("deepclust.neighbors.search_lists._list_centers", broken)
         mined("ivf")
     Path(folder, f"{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()
@@ -513,6 +513,7 @@ def four_gpus(monkeypatch):
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", None, raising=False)
     for module in (mining_module, ivf_module):
         monkeypatch.setattr(module, "GPU_LIMIT", 16)
+    monkeypatch.setattr(search_module, "fastest_device", lambda: "cpu")  # torch's own products have no pretended one
     search_module._gpu_works.cache_clear()
     yield placed
     search_module._gpu_works.cache_clear()
@@ -536,7 +537,9 @@ def test_a_rank_searches_on_its_own_gpu_alone(method, kind, four_gpus, monkeypat
     assert four_gpus[-1][0] == 3
 
 
-def test_an_index_takes_half_precision_where_it_is_large_and_the_cpu_where_the_gpu_is_too_small(four_gpus, monkeypatch):
+def test_an_index_takes_half_precision_where_it_is_large_and_none_is_made_where_the_gpu_is_too_small(
+    four_gpus, monkeypatch
+):
     rows = np.random.default_rng(1).standard_normal((1500, 6)).astype(np.float32)
     expected = brute_force(rows, 5)[0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -549,7 +552,7 @@ def test_an_index_takes_half_precision_where_it_is_large_and_the_cpu_where_the_g
     assert four_gpus[-1] == (1, "IndexFlatIP half")
     four_gpus.clear()
     free["cuda:1"] -= 1
-    with pytest.warns(UserWarning, match=r"the GPU lacks 0\.0 GB .* mined on the CPU"):
+    with pytest.warns(UserWarning, match=r"the GPU lacks 0\.0 GB .* mined without one"):
         np.testing.assert_array_equal(mine_neighbors(rows, 5, method="exact").ids, expected)
     assert four_gpus == []
 

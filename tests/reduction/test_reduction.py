@@ -88,6 +88,22 @@ def test_umap_and_pacmap_are_the_same_every_time_and_keep_groups_together(kind, 
         assert (nearest == truth).mean() > 0.97
 
 
+def test_pacmap_sees_all_dimensions_and_starts_from_principal_directions(monkeypatch):
+    # cluster.py of Lowe et al.'s code: PaCMAP(apply_pca=False, …).fit_transform(…, init="pca").
+    pacmap = pytest.importorskip("pacmap")
+    asked = {}
+    real = pacmap.PaCMAP.fit_transform
+
+    def recorded(self, X, **options):
+        asked.update(options, apply_pca=self.apply_pca, dims=X.shape[1])
+        return real(self, X, **options)
+
+    monkeypatch.setattr(pacmap.PaCMAP, "fit_transform", recorded)
+    rows = np.random.default_rng(0).standard_normal((60, 120)).astype(np.float32)
+    Reduction("pacmap", dims=2, n_neighbors=5).fit_transform(rows)
+    assert asked == {"apply_pca": False, "init": "pca", "dims": 120}
+
+
 @pytest.mark.slow
 def test_umap_is_umaps_where_its_own_search_is_exact():
     umap = pytest.importorskip("umap")

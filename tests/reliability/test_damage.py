@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from deepclust.report.tables import read_rows
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import keep_checksums, read_json, write_json
+from deepclust.runtime.files import CHECKSUMS, keep_checksums, read_json, write_json
 from deepclust.training.trained import read_saved
 from deepclust.zero_shot.cells import CellStore
 
@@ -253,3 +254,13 @@ def test_verify_wants_a_folder_and_says_so_in_one_line(command):
         outcome = command("verify", *words)
         assert outcome.code == 2
         assert outcome.error_line.startswith("error: ")
+
+
+def test_a_pipe_in_the_place_of_the_checksums_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / CHECKSUMS)
+    signal.alarm(20)  # ends the tests, if it is opened after all
+    try:
+        with pytest.raises(InputError, match="is no file: remove it"):
+            keep_checksums(tmp_path)
+    finally:
+        signal.alarm(0)

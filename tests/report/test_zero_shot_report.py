@@ -7,10 +7,10 @@ import csv
 import pytest
 from PIL import Image
 
+from deepclust.report.matrix_table import MatrixTable
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_report import write_report
 from deepclust.report.zero_shot_tables import (
-    MatrixTable,
     ami_table,
     count_table,
     dataset_correlation_table,
@@ -126,6 +126,49 @@ def test_the_report_holds_every_table_in_three_forms_and_every_figure_in_two(tmp
     assert "| Y* |" in page
     assert "*: the settings were searched on this data set" in page
     assert "UMAP 50" in page
+
+
+def test_encoders_of_two_backbones_are_ranked_correlated_and_tabled_each_within_its_own(tmp_path):
+    backbones = {"a50": "ResNet-50", "b50": "ResNet-50", "a16": "ViT-B", "b16": "ViT-B"}
+    # ViT-B is better throughout. Within each backbone a beats b, and the silhouette follows AMI in ViT-B alone.
+    amis = {"a50": 0.4, "b50": 0.3, "a16": 0.8, "b16": 0.7}
+    rows = [
+        cell(dataset, name, clusterer, ami + step, ami + step if "16" in name else 1 - ami - step)
+        for name, ami in amis.items()
+        for dataset, step in (("x", 0.0), ("y", 0.01))
+        for clusterer, step in (("kmeans", step), ("hdbscan", step + 0.02))
+    ]
+    probes = [{"dataset": "x", "encoder": name, "accuracy": {"1": ami}} for name, ami in amis.items()]
+    probes += [{"dataset": "y", "encoder": name, "accuracy": {"1": 1 - ami}} for name, ami in amis.items()]
+    encoders = {name: name.upper() for name in amis}
+    written = write_report(
+        tmp_path, rows, probes, datasets=DATASETS, encoders=encoders, clusterers=list(CLUSTERERS), backbones=backbones
+    )
+    names = {path.stem for path in written}
+    assert {"ami_resnet_50", "ami_vit_b", "rank_encoders_resnet_50", "rank_clusterers_vit_b"} <= names
+    assert "ami" not in names
+    for stem, members in (("ami_resnet_50", ["A50", "B50"]), ("ami_vit_b", ["A16", "B16"])):
+        lines = list(csv.reader((tmp_path / f"{stem}.csv").read_text().splitlines()))
+        assert [line[1] for line in lines[1:]] == members * 2
+    # The best of each backbone is bold, though the other backbone's are better.
+    assert "**<u>42.0</u>**" in (tmp_path / "ami_resnet_50.md").read_text()
+    correlations = list(csv.reader((tmp_path / "correlation_datasets.csv").read_text().splitlines()))
+    assert correlations[1] == ["r, ResNet-50", "-1.00", "-1.00"]
+    assert correlations[3] == ["r, ViT-B", "1.00", "1.00"]
+    knn = (tmp_path / "knn_correlation.md").read_text().splitlines()
+    assert knn[0] == "| Backbone | Clusterer | k=1 |"
+    assert [line.split(" | ")[0] for line in knn[2:]] == ["| ResNet-50", "| ", "| ViT-B", "| "]
+
+
+def test_cells_on_a_sample_and_cells_that_did_not_converge_are_marked():
+    whole = {**cell("x", "raw", "kmeans", 0.5), "n_samples": 100, "n_fitted": 100, "converged": None}
+    part = {**cell("y", "raw", "kmeans", 0.4), "n_samples": 100, "n_fitted": 50, "converged": False}
+    table = ami_table([whole, part], DATASETS, {"raw": "Raw"}, {"kmeans": "k-means"})
+    assert "| k-means | Raw | 50.0 | 40.0†‡ |" in table.markdown()
+    assert r"40.0$^\dagger$$^\ddagger$" in table.latex()
+    assert table.csv().splitlines()[1] == "k-means,Raw,50.0,40.0"
+    assert [note[0] for note in table.notes[:2]] == ["†", "‡"]
+    assert "†" not in ami_table([whole], {"x": "X"}, {"raw": "Raw"}, {"kmeans": "k-means"}).markdown()
 
 
 @pytest.mark.parametrize("rows", [[], [cell("x", "raw", "kmeans", None, None)]])

@@ -78,7 +78,8 @@ def test_every_benchmark_of_conf_selects_rows_of_both_splits(name, dataset, fold
 
 
 def test_there_is_a_setting_for_every_benchmark_of_the_paper():
-    assert set(SETTINGS) == {*PAPER_COUNTS, "odd"}
+    # Odd is a table of its own; d = 9 is in section 4.2 and in no table.
+    assert set(SETTINGS) == {*PAPER_COUNTS, "odd", "coarse_9"}
 
 
 def test_a_split_without_labels_cannot_be_selected_from(dataset):
@@ -215,7 +216,17 @@ def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder,
     labels = np.asarray(load_features(root).labels)
     assert (np.load(root / "benchmarks" / "leaf_hzr_train.npy") == np.where(labels < 2, 3, labels)).all()
     chance = json.loads((root / "benchmarks" / "zero_shot.json").read_text())["train"]
-    assert chance["all"] <= chance["level"] <= chance["siblings"]
+    right = {among: found["accuracy"] for among, found in chance.items()}
+    assert right["all"] <= right["level"] <= right["siblings"]
+    # Figure 7 of the paper: the confidence of every sample is kept, and what it says of them is drawn.
+    with np.load(root / "benchmarks" / "zero_shot_train.npz") as kept:
+        for among, accuracy in right.items():
+            assert (kept[f"{among}_class"] == labels).mean() == pytest.approx(accuracy)
+            confidence = kept[f"{among}_confidence"]
+            assert confidence.shape == labels.shape
+            assert chance[among]["mean_confidence"] == pytest.approx(float(confidence.mean()), abs=1e-6)
+            assert sum(chance[among]["counts"]) == len(labels)
+    assert (root / "benchmarks" / "zero_shot_test.png").stat().st_size > 1000
     arguments = ("data=digits", "data.name=own", "features_dir=features", "data.encoder=clip_vitb16")
     monkeypatch.chdir(folder.parent)
     assert command("train.py", *arguments, "benchmark=leaf_hzr", "run_dir=run", *TINY).code == 0

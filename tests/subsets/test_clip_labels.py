@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from deepclust.cli.relabel import RELABELING_CLIP
+from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.features.rows import RowView
 from deepclust.runtime.errors import InputError
 from deepclust.subsets.clip_labels import PROMPTS, choose_lemmas, classify_by_clip, relabel, text_features, unit
@@ -19,6 +23,14 @@ def images(shown, noise=0.05, seed=0):
     """Images whose features lie near the text of what they show."""
     rng = np.random.default_rng(seed)
     return (TEXT[shown] + noise * rng.standard_normal((len(shown), 8))).astype(np.float32)
+
+
+def test_the_papers_recipes_take_openclips_vit_bigg():
+    # Adaloglou et al. 2024, sections 4.2 and 4.3: OpenCLIP ViT-G; ViT-g is another model.
+    assert ENCODERS[RELABELING_CLIP].model == "ViT-bigG-14"
+    page = (Path(__file__).parents[2] / "docs" / "imagenet21k.md").read_text(encoding="utf-8")
+    assert RELABELING_CLIP in page
+    assert "openclip_vitg14" not in page
 
 
 def test_leaf_relabelling_finds_the_leaf_that_an_image_shows_by_way_of_its_ancestors():

@@ -8,15 +8,15 @@ import torch
 
 from deepclust.features.idx import CLASS_NAMES
 from deepclust.runtime.errors import InputError
-from deepclust.subsets.counts import imagenet21k_synsets, link_rules
+from deepclust.subsets.counts import PAPER_COUNTS, imagenet21k_synsets, link_rules
+from deepclust.subsets.find_hierarchy import PACKAGED, find_hierarchy
 from deepclust.subsets.hierarchy import (
-    PACKAGED,
     csv_hierarchy,
-    find_hierarchy,
     hierarchy_of_parents,
     tree_file_hierarchy,
     wordnet_hierarchy,
 )
+from deepclust.subsets.selectors import Classes, coarse
 from deepclust.subsets.wordnet import WORDNET_VARIABLE, read_wordnet, wordnet_file
 
 # animal 0 > dog 1 > terrier 2, poodle 3; animal 0 > cat 4; chair 5, which stands alone.
@@ -225,11 +225,78 @@ def test_imagenet21k_over_wordnet_has_the_counts_that_the_docs_show():
     assert abs(direct_last["wordnet_leaf"] - 7353) <= 1  # the paper's WordNet leaf
     assert [direct_last[f"d{d}"] for d in range(1, 9)] == [2622, 4587, 6509, 8296, 9356, 10015, 10279, 10376]
     assert direct_last["tree_leaf"] == 8186
-    assert direct_last["levels"] == 11  # as in Ridnik et al. 2021
+    assert direct_last["levels"] == 11
 
 
 @needs_wordnet
 def test_the_authors_example_of_a_branch_is_wordnets():
     # Published as an example of class_tree_list: [10, 9, 66, 65, 144], piaffe up to sport.
-    tree = wordnet_hierarchy(imagenet21k_synsets())
-    assert [10, *tree.ancestors[10]] == [10, 9, 66, 65, 144]
+    for tree in (wordnet_hierarchy(imagenet21k_synsets()), find_hierarchy(None, imagenet21k_synsets())):
+        assert [10, *tree.ancestors[10]] == [10, 9, 66, 65, 144]
+
+
+# --- the tree of ImageNet-21K's authors, and the paper's coarse classes -----------------------------------------------
+
+
+@needs_wordnet
+def test_the_default_reading_of_wordnet_has_every_class_count_of_the_paper():
+    tree = find_hierarchy(None, imagenet21k_synsets())
+    # Adaloglou et al. 2024, table 5, d = 1 … 8, and table 2, ImageNet21K leaf.
+    published = [3987, 5086, 6772, 8386, 9429, 9997, 10_241, 10_351]
+    assert [len(set(tree.coarse_names(depth))) for depth in range(1, 9)] == published
+    assert int(tree.leaves_M.sum()) == 8153
+    assert [PAPER_COUNTS[f"coarse_{depth}"][0] for depth in range(1, 9)] == published
+    assert len(set(tree.coarse_names(9))) == 10_424  # section 4.2 has d = 9, no table does
+
+
+# animal 1 > canine 2 > dog 3 > spaniel 5 > toy 7, and pet 4 > spaniel 5; canine is no class. The list names pet last.
+IS_A = "n00000001 n00000002\nn00000002 n00000003\nn00000003 n00000005\nn00000004 n00000005\nn00000005 n00000007\n"
+LISTED = ["n00000001", "n00000003", "n00000004", "n00000005", "n00000007"]
+
+
+def test_in_the_authors_tree_the_last_line_counts_and_what_is_no_class_is_passed_over(tmp_path):
+    (tmp_path / "is_a.txt").write_text(IS_A)
+    tree = find_hierarchy(tmp_path / "is_a.txt", LISTED)
+    assert tree.parents_M.tolist() == [-1, 0, -1, 2, 3]  # dog below animal, spaniel below pet
+    (tmp_path / "is_a.txt").write_text(IS_A + "n00000003 n00000005\n")
+    assert find_hierarchy(tmp_path / "is_a.txt", LISTED).parents_M.tolist() == [-1, 0, -1, 1, 3]
+
+
+def test_a_coarse_class_is_the_hypernym_once_be_it_a_class_or_not(tmp_path):
+    (tmp_path / "is_a.txt").write_text(IS_A + "n00000003 n00000005\n")
+    classes = Classes(LISTED, np.ones(5, int), lambda: find_hierarchy(tmp_path / "is_a.txt", LISTED))
+    one = coarse("coarse_1", classes, 1)
+    # Depths 0, 1, 0, 2, 3: the spaniel becomes a dog, the toy a spaniel, one step each, and the dog stays.
+    assert [one.class_names[new] for new in one.new_class_K] == [*LISTED[:3], "n00000003", "n00000005"]
+    # Without the dog the spaniel is at depth 1 and its hypernym, the dog, is no class.
+    rest = [LISTED[0], *LISTED[2:]]
+    without = Classes(rest, np.ones(4, int), lambda: find_hierarchy(tmp_path / "is_a.txt", rest))
+    named = coarse("coarse_1", without, 1)
+    assert [named.class_names[new] for new in named.new_class_K] == [*rest[:3], "n00000005"]
+    deep = hierarchy_of_parents(rest, [-1, -1, 0, 2], "test", hypernyms=lambda: [None, None, "n00000003", "n00000005"])
+    assert deep.coarse_names(1)[3] == "n00000005"
+
+
+def test_the_authors_tree_file_asks_wordnet_for_hypernyms_when_coarse_classes_are_asked_for(
+    tmp_path, monkeypatch, small_wordnet
+):
+    names = ["n00000001", "n00000003", "n00000005"]
+    trees = [[0], [1, 0], [2, 1, 0]]
+    path = tmp_path / "tree.pth"
+    torch.save({"class_tree_list": trees, "class_description": dict.fromkeys(names, "x"), "class_list": names}, path)
+    monkeypatch.setenv(WORDNET_VARIABLE, str(tmp_path / "nowhere"))
+    tree = find_hierarchy(path, names)
+    assert tree.leaves_M.tolist() == [False, False, True]  # needs no WordNet
+    with pytest.raises(InputError, match=r"no WordNet 3.0 .* wordnet-base"):
+        tree.coarse_names(1)
+    monkeypatch.setenv(WORDNET_VARIABLE, str(small_wordnet))
+    assert tree.coarse_names(1) == ["n00000001", "n00000003", "n00000003"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("n1 n2 n3\n", "line 1 has 3 words"), ("\n", "holds no links")])
+def test_what_is_no_is_a_list_is_refused(text, message, tmp_path):
+    (tmp_path / "is_a.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_hierarchy(tmp_path / "is_a.txt", LISTED)
+    with pytest.raises(InputError, match="no such file"):
+        find_hierarchy(tmp_path / "nowhere.txt", LISTED)

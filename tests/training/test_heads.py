@@ -208,6 +208,7 @@ def test_prototypes_of_an_mlp_head_point_where_they_are_told(features_BD):
 
 def test_weight_decay_spares_biases_and_gains():
     assert heads_of("mlp").no_decay() == {"hidden_bias", "embedding_bias", "gain"}
+    assert heads_of("mlp").no_decay(decay_gains=True) == {"hidden_bias", "embedding_bias"}
     assert heads_of("linear").no_decay() == set()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 from deepclust.features.bank import FeatureBank
@@ -79,7 +80,32 @@ def test_kmeans_on_a_linear_head_is_tsps_formula(planted):
     np.testing.assert_allclose(heads.prototypes[0].detach(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("init", ["kmeans", "spectral"])
+def test_kmeans_l2_on_a_linear_head_is_tsps_formula_with_centers_by_euclidean_distance(digits):
+    heads, _, _ = started(digits, "linear", "kmeans_l2", n_clusters=10, seed=4)
+    centers = KMeans(10, n_init=1, random_state=4).fit(np.asarray(digits.features)).cluster_centers_
+    expected = centers / (np.linalg.norm(centers, axis=1, keepdims=True) * np.sqrt(digits.dim))
+    np.testing.assert_allclose(heads.prototypes[0].detach(), expected, atol=1e-6)
+    # On rows of different lengths that is another start than the spherical one.
+    spherical, _, _ = started(digits, "linear", "kmeans", n_clusters=10, seed=4)
+    assert not torch.allclose(heads.prototypes[0], spherical.prototypes[0], atol=1e-3)
+
+
+def test_kmeans_l2_takes_no_more_rows_than_its_memory(planted, monkeypatch):
+    looked_at = []
+
+    class Recorded(KMeans):
+        def fit(self, X, *rest):
+            looked_at.append(X.shape)
+            return super().fit(X, *rest)
+
+    monkeypatch.setattr(initialization, "KMeans", Recorded)
+    monkeypatch.setattr(initialization, "EUCLIDEAN_BYTES", 100 * 4 * planted.dim)
+    heads, _, bank = started(planted, "mlp", "kmeans_l2")
+    assert looked_at == [(100, planted.dim)] * H
+    assert min(adjusted_rand_score(planted.labels, labels_N) for labels_N in assigned(heads, bank)) > 0.9
+
+
+@pytest.mark.parametrize("init", ["kmeans", "kmeans_l2", "spectral"])
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_heads_start_at_the_planted_clusters(kind, init, planted):
     heads, _, bank = started(planted, kind, init)

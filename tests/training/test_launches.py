@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from deepclust.losses import LOSSES
+from deepclust.runtime.ranks import Ranks
+from deepclust.training.head_share import HeadShare
+from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import training_bytes
+from deepclust.training.termination import ACCELERATOR_BATCHES, EndTogether
 
 # Cosines of columns take more operations than what is said of a loss.
 OPERATIONS = {"pica": 70, "nnm": 80}
@@ -50,6 +56,36 @@ def test_reading_a_value_and_copying_it_are_noticed(launches):
         loss.cpu()
         torch.zeros(3).to(device)
     assert counted.host_copies.total() == 2
+
+
+@every_loss
+@pytest.mark.parametrize("shared", [False, True], ids=["batch", "heads"])
+def test_over_ranks_a_step_waits_for_nothing_and_the_question_of_sigterm_is_sent_on_its_way(
+    loss, shared, launches, monkeypatch
+):
+    """Every eighth batch the answer is sent to the host, and it is read when the next question is asked: reading one
+    fails here, as there are no values."""
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "broadcast", lambda *_, **__: None)
+    recipe, watcher = recipe_of(loss, micro_batch_size=256), EndTogether()
+    if shared:  # a module without values cannot be moved to a device
+        monkeypatch.setattr(HeadShare, "of", lambda *_: replace(recipe, n_heads=4).new_heads(64))
+    with launches.pretended_accelerator() as device:
+        shares = HeadShare(8, Ranks(0, 2)) if shared else None
+        module = launches.pretended_module(recipe, device, share=shares)
+        module.trainer.world_size = 2
+        module.trainer.strategy.root_device = device
+        module.on_train_start()
+        assert module.shares_batches != shared
+        ids_B = torch.empty(256, dtype=torch.long, device=device)
+        with launches.Launches() as counted:
+            for _ in range(2 * ACCELERATOR_BATCHES - 1):
+                with torch.autocast(device.type, torch.bfloat16):
+                    module.training_step(PairBatch(ids_B, ids_B, 512), 0)
+                watcher.on_train_batch_end(module.trainer)
+        assert counted.host_copies.total() == 1
+        with pytest.raises(DataDependentOutputException):
+            watcher.on_train_batch_end(module.trainer)
 
 
 @every_loss

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deepclust.clustering import Clustering
 from deepclust.metrics import ROW_KEYS
+from deepclust.training.trained import TrainedHeads
 
 SETTINGS = (
     *("loss=[temi,scan,tsp]", "baselines=kmeans", "init=kmeans", "n_heads=3", "n_neighbors=10", "data.batch_size=128"),
@@ -110,3 +114,33 @@ def test_a_killed_run_resumes_to_the_labels_of_an_uninterrupted_one(
         assert row.pop("seconds") > 0
     assert rows[0] == rows[1]
     assert command("evaluate.py", "run=killed").code == 0
+
+
+SHARED = (
+    *("loss=temi", "baselines=none", "init=kmeans", "n_heads=3", "n_neighbors=10", "max_epochs=12", "seed=2"),
+    *("data.batch_size=128", "loss.temi.hidden_dim=128", "loss.temi.gradient_clip=1"),
+    *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.checkpoint_seconds=0"),
+)
+
+
+@pytest.mark.slow
+def test_ranks_that_share_the_heads_resume_to_the_heads_of_a_process_that_nobody_killed(
+    command, start_process, in_process_of_its_own, tmp_path
+):
+    """Every epoch is saved: what a checkpoint takes must leave the ranks as they are."""
+    alone = command("train.py", *SHARED, "run_dir=alone")
+    assert (alone.code, alone.err) == (0, "")
+    ranks = ("trainer.strategy=ddp", "trainer.devices=2", "trainer.shard=heads")
+    killed, checkpoint = start_process("train.py", *SHARED, *ranks, "run_dir=both"), "checkpoints/temi.ckpt"
+    wait_for(tmp_path / "both" / checkpoint, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = torch.load(tmp_path / "both" / checkpoint, weights_only=True)
+    assert before["epoch"] < 11, "killed too late to have been in training"
+    assert {state["exp_avg"].shape[0] for state in before["optimizer_states"][0]["state"].values()} == {3}
+    resumed = in_process_of_its_own("train.py", *SHARED, *ranks, "resume=both")
+    assert resumed.code == 0, resumed.err
+    first, second = (TrainedHeads.load(tmp_path / run / checkpoint) for run in ("alone", "both"))
+    for (name, value), other in zip(first.heads.state_dict().items(), second.heads.state_dict().values()):
+        np.testing.assert_allclose(other, value, atol=5e-4, err_msg=name)
+    np.testing.assert_allclose(second.losses_H, first.losses_H, atol=1e-4)

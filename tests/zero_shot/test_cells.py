@@ -12,7 +12,7 @@ import pytest
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 
-from deepclust.clusterers import dendrogram
+from deepclust.clusterers import clusterer_class, dendrogram
 from deepclust.clustering import Clustering
 from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.zero_shot import cells as module
@@ -150,6 +150,36 @@ def test_a_refused_cell_keeps_its_reason_and_leaves_the_others_alone(digits, tmp
     monkeypatch.setattr(module, "make_clusterer", lambda *_, **__: 1 / 0)
     (failed,) = run_space([cell("leiden")], digits, store)
     assert failed["reason"].startswith("ZeroDivisionError")
+
+
+@pytest.mark.parametrize("name", ["affinity_propagation", "hdbscan"])
+def test_all_rows_take_part_though_the_clusterers_own_default_is_a_sample(name, digits, tmp_path):
+    method = PROTOCOL_CLUSTERERS[name].method
+    assert clusterer_class(method)().max_samples == 10_000  # `deepclust train`: no run should take an hour unasked
+    asked = cell(name, {"kind": "pca", "dims": 5}, **PROTOCOL_CLUSTERERS[name].defaults)
+    (row,) = run_space([asked], digits, CellStore(tmp_path))
+    assert (row["n_samples"], row["n_fitted"]) == (300, 300)
+    assert asked.options["max_samples"] is None
+    assert not any("drawn at random" in note for note in row["notes"])
+
+
+def test_affinity_propagation_takes_a_sample_where_the_memory_does_not_reach_and_says_so(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SAMPLES", 120)
+    monkeypatch.setattr("deepclust.runtime.memory.free_bytes", lambda: 32 * 150**2)
+    asked = cell("affinity_propagation", {"kind": "pca", "dims": 5}, damping=0.9, max_samples=None)
+    (row,) = run_space([asked], digits, CellStore(tmp_path))
+    assert (row["reason"], row["n_samples"], row["n_fitted"], row["converged"]) == ("", 300, 120, True)
+    assert any("120 of 300 samples" in note for note in row["notes"])
+
+
+def test_affinity_propagation_says_whether_it_converged_in_the_authors_1000_rounds(digits, tmp_path):
+    options = dict(PROTOCOL_CLUSTERERS["affinity_propagation"].defaults)
+    assert options["max_iter"] == 1000  # cluster.py of the authors' code: --max-iter
+    space = {"kind": "pca", "dims": 5}
+    asked = [cell("affinity_propagation", space, **{**options, "max_iter": rounds}) for rounds in (1000, 3)]
+    rows = run_space([*asked, cell("kmeans", space)], digits, CellStore(tmp_path))
+    assert [row["converged"] for row in rows] == [True, False, None]
+    assert "did not converge in 3 rounds" in rows[1]["notes"][0]
 
 
 def test_a_reduction_above_the_dimensions_is_every_cells_reason(digits, tmp_path):

@@ -11,7 +11,9 @@ import yaml
 
 from deepclust.clusterers import clusterer_class, make_clusterer
 from deepclust.runtime.errors import InputError
+from deepclust.zero_shot.heads_clusterer import HeadsClusterer
 from deepclust.zero_shot.protocol import (
+    HEADS,
     PROTOCOL_CLUSTERERS,
     Candidates,
     check_clusterers,
@@ -94,7 +96,7 @@ def test_the_config_shows_the_defaults():
 
 def test_every_clusterer_is_a_baseline_that_needs_c_where_it_is_told_it():
     for clusterer in PROTOCOL_CLUSTERERS.values():
-        baseline = clusterer_class(clusterer.method)
+        baseline = HeadsClusterer if clusterer.method == HEADS else clusterer_class(clusterer.method)
         if clusterer.name != "agglomerative_threshold":  # the same tree, cut at a distance
             assert baseline.needs_n_clusters == clusterer.given_n_clusters
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from deepclust.features.feature_set import FeatureSet
+from deepclust.metrics import ami
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.runtime.errors import InputError
+from deepclust.training.fit import fit_heads
+from deepclust.training.recipe import Recipe
 from deepclust.zero_shot import Candidates, Runner, Search, apply_choices, data_specs, read_results
 from deepclust.zero_shot.tuning import read_choices
 
@@ -70,7 +73,7 @@ def test_every_trial_is_kept_and_a_second_search_makes_none(runner, monkeypatch)
         (stage, dataset) for stage in ("reduction", "linkage", "threshold") for dataset in "ab"
     }
     assert (runner.folder / "trials" / "raw.csv").read_text().count("\n") == len(trials) + 1
-    monkeypatch.setattr("deepclust.zero_shot.cells._cluster", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("deepclust.zero_shot.cells._clusterer", lambda *_: pytest.fail("made again"))
     assert Search(runner, "raw", ["a", "b"], NAMES, SMALL).run() == first
     assert read_choices(runner.folder / "chosen", "raw", NAMES)["kmeans"].reduction == first["kmeans"].reduction
 
@@ -195,3 +198,26 @@ def test_an_optional_data_set_that_is_not_there_is_left_out(tmp_path, capsys):
     )
     assert {row["dataset"] for row in rows} == {"a"}
     assert "left out: no such file" in capsys.readouterr().out
+
+
+def test_trained_heads_take_part_as_they_come(tmp_path):
+    data = {
+        "a": {"name": "digits", "range": [0, 150]},
+        "b": {"name": "digits", "range": [900, 1797], "classes": [0, 1]},
+    }
+    runner = Runner(tmp_path, data_specs(data), report=lambda _: None)
+    search = Search(runner, "raw", ["a"], ["kmeans", "tsp"], replace(SMALL, pca_dims=()))
+    chosen = search.run()
+    assert (chosen["tsp"].reduction, chosen["tsp"].options) == ({"kind": "none"}, {"loss": "tsp"})
+    assert {trial["clusterer"] for trial in search.trials} == {"kmeans"}
+    (row,) = [
+        row
+        for row in apply_choices(runner, tmp_path / "chosen", test=["b"], encoders=["raw"], clusterers=["tsp"])
+        if row["clusterer"] == "tsp"
+    ]
+    features = runner.load("b", "raw").features
+    by_hand = fit_heads(features, Recipe.of("tsp", n_clusters=2, seed=0)).trained.assign(features).labels
+    assert row["ami"] == pytest.approx(ami(runner.load("b", "raw").labels, by_hand))
+    assert row["ami"] > 0.9
+    # Files of chosen settings from before heads took part are read as they are.
+    assert read_choices(tmp_path / "chosen", "raw", ["temi", "scan"])["temi"].options == {"loss": "temi"}

@@ -75,7 +75,7 @@ OPEN_ENCODERS = {
 def register_choices() -> None:
     """Tell Hydra the choices that tables of the code hold: losses, data sets, encoders, benchmarks, baselines."""
     from deepclust.clusterers import CLUSTERERS
-    from deepclust.extraction.datasets import DATASETS
+    from deepclust.extraction.dataset_facts import DATASETS
     from deepclust.extraction.encoder_catalog import ENCODERS
     from deepclust.losses import LOSSES
     from deepclust.subsets.benchmarks import BENCHMARKS
@@ -113,7 +113,7 @@ def register_choices() -> None:
 
 def _listing(what: str) -> str:
     """Names for a help text, each line indented as the templates in conf/ are."""
-    from deepclust.extraction.datasets import DATASETS
+    from deepclust.extraction.dataset_facts import DATASETS
     from deepclust.extraction.encoder_catalog import ENCODERS
     from deepclust.subsets.benchmarks import BENCHMARKS
 

@@ -1,4 +1,4 @@
-"""Data sets by name: what is known of each, and its ready features, which every training run starts from.
+"""Data sets by name: the ready features that every training run starts from.
 
 Knows arrays and feature folders only. Images become features in `deepclust.extraction.extract`; the one data set that
 is extracted on demand is `folder`, a user's own photos.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepclust.extraction.dataset_facts import DATASETS, FOLDER_ENCODER, PIXELS_ENCODER, DatasetFacts
 from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
 from deepclust.extraction.studies import with_study
 from deepclust.features.dataset import Dataset, check_same_encoder
@@ -23,125 +23,7 @@ from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
 
-# The default for a user's own photos: the best of the encoders that timm downloads in one file of 350 MB.
-FOLDER_ENCODER = "dinov2_vitb14"
-# The default encoder of data sets that come as features, where an encoder is asked for without a name.
-PIXELS_ENCODER = "efficientnet_lite0"
-
 EncoderLike = str | EncoderSpec | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What is known of a data set before it is read.
-
-    Attributes:
-        about: what it is and how to get it, in one line.
-        n_train, n_test: images or rows of each split; None where they are the user's own, or there is no such split.
-        n_classes: None where they are the user's own.
-        encoder: the default, for published data sets that of the papers; None where the data come as features.
-        needs_path: whether `data.path` must be given.
-        labels: the default of `data.labels`: `folders` makes the sub-folders labels.
-    """
-
-    about: str
-    n_train: int | None = None
-    n_test: int | None = None
-    n_classes: int | None = None
-    encoder: str | None = None
-    needs_path: bool = False
-    labels: str | None = None
-
-
-def _published(
-    about: str, n_train: int, n_test: int | None, n_classes: int, encoder: str = "dino_vitb16", needs_path: bool = False
-) -> DatasetFacts:
-    return DatasetFacts(about, n_train, n_test, n_classes, encoder, needs_path)
-
-
-def _from_user(about: str, labels: str | None = None) -> DatasetFacts:
-    return DatasetFacts(about, encoder=FOLDER_ENCODER, needs_path=True, labels=labels)
-
-
-# Every data set that has a name. Sizes are those of the splits that `deepclust.extraction.sources` reads.
-DATASETS: Mapping[str, DatasetFacts] = {
-    "digits": DatasetFacts(
-        "scikit-learn's digits, no download: 64 pixels in [0, 1] as features, or 8 x 8 images for an encoder.",
-        1_797, None, 10,
-    ),
-    "fashion_mnist": DatasetFacts(
-        "From Debian's dataset-fashion-mnist, torchvision's download or data.path=FOLDER: pixels as features, or "
-        "images for an encoder.",
-        60_000, 10_000, 10,
-    ),
-    "features": DatasetFacts(
-        "Your own features: data.train=PATH, a FeatureSet folder or an N x D .npy, .npz or .pt file."
-    ),
-    "folder": _from_user(
-        "Your own images: data.path=FOLDER, searched recursively; data.labels=folders makes the sub-folders labels."
-    ),
-    "class_folders": _from_user(
-        "Your own labeled images: data.path=FOLDER holds train/<class>/ and, if there is one, test/<class>/ or "
-        "val/<class>/.",
-        labels="folders",
-    ),
-    "huggingface": _from_user(
-        "A folder that `datasets.save_to_disk` wrote: data.path=FOLDER; needs deepclust[huggingface]."
-    ),
-    "webdataset": _from_user(
-        "Tar shards of one split: data.path=PATTERN such as /data/shards/train-*.tar; labels are the .cls members."
-    ),
-    "cifar10": _published("CIFAR-10; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 10),
-    "cifar20": _published(
-        "CIFAR-100's 20 superclasses, the \"CIFAR-100\" of TSP's tables; torchvision downloads CIFAR-100.",
-        50_000, 10_000, 20,
-    ),
-    "cifar100": _published("CIFAR-100; torchvision downloads it, data.path names the folder.", 50_000, 10_000, 100),
-    "stl10": _published("STL-10; torchvision downloads it; the labeled images train.", 5_000, 8_000, 10),
-    "mnist": _published("MNIST; torchvision downloads it, data.path names the folder.", 60_000, 10_000, 10),
-    "svhn": _published("Street View House Numbers, cropped digits; torchvision downloads it.", 73_257, 26_032, 10),
-    "flowers102": _published(
-        "Oxford Flowers; torchvision downloads it; train and val together train.", 2_040, 6_149, 102
-    ),
-    "fgvc_aircraft": _published(
-        "FGVC Aircraft; torchvision downloads it; trainval trains, labels are the 100 variants.", 6_667, 3_333, 100
-    ),
-    "dtd": _published(
-        "Describable Textures; torchvision downloads it; train and val together train.", 3_760, 1_880, 47
-    ),
-    "eurosat": _published(
-        "EuroSAT, satellite images; torchvision downloads it; of its one split 15 % are the test split, as in Lowe et "
-        "al.'s code.",
-        22_950, 4_050, 10,
-    ),
-    "stanford_cars": _published(
-        "Stanford Cars, to be fetched by hand: data.path=FOLDER holds stanford_cars/ as torchvision expects it.",
-        8_144, 8_041, 196, needs_path=True,
-    ),
-    "inaturalist2021": _published(
-        "iNaturalist 2021; torchvision downloads it (224 GB); labels are the species.", 2_686_843, 100_000, 10_000
-    ),
-    "celeba": _published(
-        "CelebA, faces; torchvision downloads it; labels are the identities: 8192 train, 1000 others test.",
-        162_770, 19_962, 8_192,
-    ),
-    "places365": _published(
-        "Places365, scenes; torchvision downloads the standard set of small (256 x 256) images.", 1_803_460, 36_500, 365
-    ),
-    "lsun": _published(
-        "LSUN scene categories, to be fetched by hand: data.path=FOLDER holds <category>_{train,val}_lmdb; needs lmdb.",
-        9_869_333, 3_000, 10, needs_path=True,
-    ),
-    "imagenet": _published(
-        "ILSVRC 2012: data.path=FOLDER holds train/<synset>/ and val/<synset>/, or the archives as downloaded.",
-        1_281_167, 50_000, 1_000, "mae_refined_vith14", needs_path=True,
-    ),
-    # Ridnik et al. 2021.
-    "imagenet21k": _published(
-        "ImageNet-21K, winter 2021, preprocessed: data.path=FOLDER holds train/<synset>/ and val/<synset>/.",
-        11_060_223, 522_500, 10_450, "ibot_vitl16", needs_path=True,
-    ),
-}  # fmt: skip
 
 
 def load_dataset(

@@ -11,7 +11,7 @@ from deepclust import SCAN, TEMI, TSP
 from deepclust.cli import schema
 from deepclust.cli.configure import CONF, SHARED, composed
 from deepclust.clusterers import CLUSTERERS
-from deepclust.extraction.datasets import DATASETS
+from deepclust.extraction.dataset_facts import DATASETS
 from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
 from deepclust.reduction.reduction import KINDS, Reduction

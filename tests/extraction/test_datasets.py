@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepclust.extraction.datasets import DATASETS, load_dataset
+from deepclust.extraction.dataset_facts import DATASETS
+from deepclust.extraction.datasets import load_dataset
 from deepclust.extraction.sources import open_sources
 from deepclust.extraction.torchvision_source import RECIPES
 from deepclust.features.feature_set import FeatureSet

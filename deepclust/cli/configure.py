@@ -33,6 +33,8 @@ from deepclust.runtime.settings import nearest
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel conf/ lies inside the package, in a clone beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+# Of the command `zero-shot`, and no recipe of a loss.
+ZERO_SHOT = "zero_shot_paper"
 
 # What Hydra raises where a command line names what there is not.
 MISTAKES = (HydraException, OmegaConfBaseException)
@@ -122,7 +124,9 @@ def _listing(what: str) -> str:
     if what == "datasets":
         return _table({name: facts.about for name, facts in sorted(DATASETS.items())}, 17)
     if what == "experiments":
-        return ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*_paper.yaml")))
+        return ", ".join(
+            sorted(path.stem for path in (CONF / "experiment").glob("*_paper.yaml") if path.stem != ZERO_SHOT)
+        )
     return "\n  ".join(textwrap.wrap(", ".join(BENCHMARKS), 98))
 
 

@@ -39,6 +39,12 @@ def zero_shot(config: dict[str, Any]) -> None:
     keep_checksums(folder)
     remove_temporaries(folder)
     runner = Runner(folder, data, config["features_dir"], config["workers"], config["retry"], study=config["study"])
+    tuned = {name for names in (config["search"]["sets"] or {}).values() for name in names}
+    for name in tuned:
+        if name not in data:
+            raise InputError(f"search.sets: there is no data set '{name}': data has {', '.join(data)}")
+    searched = [*config["tuning"], *sorted(tuned)] if "search" in stages else []
+    runner.check([*searched, *(config["test"] if "apply" in stages else [])], config["encoders"])
     if "search" in stages:
         search(config, runner)
     if "apply" in stages:
@@ -55,9 +61,6 @@ def search(config: dict[str, Any], runner: Any) -> None:
     sets = settings.pop("sets") or {}
     if sets:
         check_clusterers(list(sets))
-    for name in {name for names in sets.values() for name in names}:
-        if name not in runner.data:
-            raise InputError(f"search.sets: there is no data set '{name}': data has {', '.join(runner.data)}")
     for encoder in config["encoders"]:
         chosen = Search(
             runner, encoder, config["tuning"], config["clusterers"], Candidates(**settings), sets, config["seed"]
@@ -89,7 +92,7 @@ def apply(config: dict[str, Any], runner: Any) -> None:
 def report(config: dict[str, Any], runner: Any) -> None:
     from deepclust.extraction.encoder_catalog import backbone_family
     from deepclust.report.zero_shot_report import write_report
-    from deepclust.zero_shot import read_results
+    from deepclust.zero_shot import read_overviews, read_results
 
     rows, probes = read_results(
         runner.folder, test=config["test"], encoders=config["encoders"], clusterers=config["clusterers"]
@@ -98,6 +101,7 @@ def report(config: dict[str, Any], runner: Any) -> None:
         runner.folder / "report",
         rows,
         probes,
+        overviews=read_overviews(runner.folder, test=config["test"], encoders=config["encoders"]),
         datasets={name: runner.data[name].column for name in config["test"]},
         encoders={name: config["encoder_titles"].get(name, name) for name in config["encoders"]},
         clusterers=config["clusterers"],

@@ -23,6 +23,9 @@ from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
 
+# What decides an image's features beside the encoder itself.
+OPTIONS = ("image_size", "crop_pct", "interpolation", "pooling", "layer")
+
 EncoderLike = str | EncoderSpec | Mapping[str, Any]
 
 
@@ -158,7 +161,7 @@ def _extracted_features(name: str, encoder: EncoderLike | None, root: Path) -> D
     encoder_name = _encoder_name(encoder)
     folder = root / name / encoder_name
     if not (folder / "train" / MANIFEST).is_file():
-        raise InputError(_missing_message(name, encoder_name, folder, facts))
+        raise InputError(_missing_message(name, encoder, folder, facts))
     train = load_features(folder, split="train")
     _check_options(encoder, train)
     test = None
@@ -166,7 +169,7 @@ def _extracted_features(name: str, encoder: EncoderLike | None, root: Path) -> D
         if not (folder / "test" / MANIFEST).is_file():
             raise InputError(
                 f"{folder / 'test'} is unfinished, its manifest is missing: go on with "
-                f"`{_extract_command(name, encoder_name)}`"
+                f"`{_extract_command(name, encoder)}`"
             )
         test = load_features(folder, split="test")
         check_same_encoder(train, test)
@@ -184,7 +187,7 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
     if not isinstance(encoder, Mapping):
         return
     made = {**features.manifest.get("transform", {}), **features.manifest.get("encoder", {})}
-    for key in ("image_size", "crop_pct", "interpolation", "pooling", "layer"):
+    for key in OPTIONS:
         if key in encoder and key in made and encoder[key] not in (made[key], "own"):
             raise InputError(
                 f"{features.root} was made with {key}={made[key]}, not {encoder[key]}: extract with "
@@ -193,19 +196,21 @@ def _check_options(encoder: EncoderLike, features: FeatureSet) -> None:
             )
 
 
-def _missing_message(name: str, encoder: str, folder: Path, facts: DatasetFacts | None) -> str:
-    size = ""
+def _missing_message(name: str, encoder: EncoderLike, folder: Path, facts: DatasetFacts | None) -> str:
+    size, by = "", _encoder_name(encoder)
     if facts is not None and facts.n_train is not None:
-        dim = ENCODERS[encoder].dim if encoder in ENCODERS else None
+        dim = ENCODERS[by].dim if by in ENCODERS else None
         size = f" ({facts.n_train:,} × {dim or 'D'} float16 rows)".replace(",", " ")
     unfinished = "is unfinished" if (folder / "train").is_dir() else "does not exist"
     return (
-        f"no features of {name} by {encoder}: {folder / 'train'} {unfinished}, it should hold {MANIFEST} and "
+        f"no features of {name} by {by}: {folder / 'train'} {unfinished}, it should hold {MANIFEST} and "
         f"features-*.npy{size}; make them with `{_extract_command(name, encoder)}`"
     )
 
 
-def _extract_command(name: str, encoder: str) -> str:
+def _extract_command(name: str, encoder: EncoderLike) -> str:
     facts = DATASETS.get(name)
+    asked = encoder if isinstance(encoder, Mapping) else {}
+    options = "".join(f" encoder.{key}={asked[key]}" for key in OPTIONS if key in asked)
     path = " data.path=IMAGES" if facts is None or facts.needs_path else ""
-    return f"deepclust extract data={name} encoder={encoder}{path}"
+    return f"deepclust extract data={name} encoder={_encoder_name(encoder)}{options}{path}"

@@ -196,15 +196,20 @@ def protocol_figures(metric: str = "ami") -> dict[tuple[str, str, str], Figure]:
     return {(one.data, one.encoder, one.method): one for one in published("lowe2023") if one.metric == metric}
 
 
-def published_rows(data: str) -> int | None:
-    """How many images of a data set Lowe et al. cluster (table 1 of the paper, and the talk's)."""
-    counts = {
-        one.data: int(one.value)
+def published_overview(data: str) -> dict[str, float]:
+    """`n_samples`, `n_classes` and `imbalance` of what Lowe et al. cluster (table 1 of the paper, and the talk's)."""
+    return {
+        one.metric: one.value
         for paper in ("lowe2024", "lowe2023")
         for one in published(paper)
-        if one.metric == "n_samples"
+        if data and one.data == data and one.metric in ("n_samples", "n_classes", "imbalance")
     }
-    return counts.get(data)
+
+
+def published_rows(data: str) -> int | None:
+    """How many images of a data set Lowe et al. cluster."""
+    count = published_overview(data).get("n_samples")
+    return None if count is None else int(count)
 
 
 def _source(config: Mapping[str, Any]) -> tuple[str, str, str]:

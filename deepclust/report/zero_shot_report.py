@@ -17,6 +17,7 @@ from deepclust.report.zero_shot_tables import (
     clusterer_correlation_table,
     count_table,
     dataset_correlation_table,
+    overview_table,
     probe_tables,
     published_table,
     silhouette_table,
@@ -38,6 +39,7 @@ def write_report(
     tuned_on: Sequence[str] = (),
     backbones: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
+    overviews: Sequence[Row] = (),
 ) -> list[Path]:
     """Write the tables (.md, .tex, .csv), the figures (.png, .svg) and `report.md`.
 
@@ -52,6 +54,7 @@ def write_report(
         clusterers: names, in order.
         tuned_on: the tuning sets; those among the data sets are marked in the tables.
         backbones: of each encoder; None: all are of one.
+        overviews: the data sets that `read_overviews` found.
         sources: as in `published_table`; None compares with nothing published.
 
     Returns:
@@ -90,6 +93,7 @@ def write_report(
                 sections.append(f"{_said(caption, family)}\n\n![{caption}]({_named(name, family)}.png)\n")
     groups = families if len(families) > 1 else ALL_TOGETHER
     over_all = [
+        *overview_table(overviews, sources or {}, datasets),
         dataset_correlation_table(rows, shown, groups),
         clusterer_correlation_table(rows, titles, groups),
         *probe_tables(rows, probes, shown, encoders, titles, groups),

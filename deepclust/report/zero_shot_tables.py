@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepclust.report.matrix_table import MatrixTable
-from deepclust.report.published import protocol_figures, published_rows
+from deepclust.report.published import protocol_figures, published_overview, published_rows
 from deepclust.report.tables import ABSENT
 from deepclust.zero_shot.protocol import CLASSES, PROTOCOL_CLUSTERERS
 from deepclust.zero_shot.statistics import ami_silhouette_correlation, probe_correlation
@@ -18,6 +18,27 @@ Families = Mapping[str, Sequence[str]]
 ALL_TOGETHER: Families = {"": ()}
 # Of the cells that are what their name says with a reservation.
 SAMPLED, UNSETTLED = "†", "‡"
+
+
+def overview_table(overviews: Sequence[Row], sources: Names, datasets: Names) -> list[MatrixTable]:
+    """Samples, classes and imbalance ρ of the data sets (Lowe et al. 2023, table 1), beside the published figures.
+
+    Args:
+        overviews: of each data set `n_samples`, `n_classes` and `imbalance`, None without labels.
+        sources: as in `published_table`.
+        datasets: titles by name.
+    """
+    lines = []
+    for row in overviews:
+        published = published_overview(sources.get(row["dataset"], ""))
+        line = [datasets[row["dataset"]]]
+        for key, form in (("n_samples", str), ("n_classes", str), ("imbalance", lambda value: f"{value:.2f}")):
+            count = published.get(key)
+            told = "" if count is None else f" ({form(int(count) if form is str else count)})"
+            line.append(_shown(row[key], form) + told)
+        lines.append(line)
+    caption = "The data sets. ρ: largest class over smallest. In brackets: Lowe et al."
+    return [MatrixTable("datasets", caption, ["Data set", "Samples", "Classes", "ρ"], lines, n_labels=1)] * bool(lines)
 
 
 def ami_table(rows: Sequence[Row], datasets: Names, encoders: Names, clusterers: Names, tuned: str = "") -> MatrixTable:

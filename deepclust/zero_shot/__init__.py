@@ -5,7 +5,7 @@ matrix, `runner` makes many of them. `tuning` and `apply` are the two stages; th
 `deepclust.report.zero_shot_tables` and `zero_shot_figures`.
 """
 
-from deepclust.zero_shot.apply import apply_choices, read_results
+from deepclust.zero_shot.apply import apply_choices, read_overviews, read_results
 from deepclust.zero_shot.data import RAW, DataSpec, data_specs, load_data
 from deepclust.zero_shot.protocol import PROTOCOL_CLUSTERERS, Candidates
 from deepclust.zero_shot.runner import Runner
@@ -22,5 +22,6 @@ __all__ = [
     "data_specs",
     "load_data",
     "read_choices",
+    "read_overviews",
     "read_results",
 ]

@@ -2,6 +2,7 @@
 
 folder/results/<data set>/<encoder>/<clusterer>.json   the row of the cell, as `report` reads it
 folder/results/<data set>/<encoder>/knn_probe.json     accuracy by k
+folder/results/<data set>/<encoder>/overview.json      samples, classes, imbalance ρ
 
 A sweep over encoders, data sets or clusterers writes other files in each of its jobs.
 """
@@ -11,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from deepclust.metrics.knn_probe import PROBE_KS, TEMPERATURE, knn_probe
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, read_json, write_json
 from deepclust.zero_shot.cells import Cell, Row
+from deepclust.zero_shot.data import LoadedData
 from deepclust.zero_shot.protocol import CLASSES, check_clusterers, check_installed, check_name
 from deepclust.zero_shot.runner import Runner
 from deepclust.zero_shot.tuning import Choice, read_choices
 
 PROBE = "knn_probe"
+OVERVIEW = "overview"
 
 
 def apply_choices(
@@ -70,6 +75,8 @@ def apply_choices(
         write_json(result_path(runner.folder, row["dataset"], row["encoder"], row["clusterer"]), row)
     for name, encoder in pairs:
         _probe(runner, name, encoder)
+        overview = _overview(runner.load(name, encoder))
+        write_json(result_path(runner.folder, name, encoder, OVERVIEW), {"dataset": name, **overview})
     if rows and all(row["reason"] for row in rows):
         raise InputError(f"not one of {len(rows)} cells has a result; the first: {rows[0]['reason']}")
     return rows
@@ -98,6 +105,29 @@ def read_results(
     if not rows:
         raise InputError(f"{folder / 'results'} holds no cell of this matrix: make them with stage=apply")
     return rows, probes
+
+
+def read_overviews(folder: Path, *, test: Sequence[str], encoders: Sequence[str]) -> list[Row]:
+    """Samples, classes and imbalance of the data sets that settings were applied to, in the order given."""
+    found: list[Row] = []
+    for dataset in test:
+        paths = (result_path(folder, dataset, encoder, OVERVIEW) for encoder in encoders)
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            found.append(read_json(path, "make it again with stage=apply"))
+    return found
+
+
+def _overview(data: LoadedData) -> Row:
+    """Of the rows that are clustered. ρ is the size of the largest class over that of the smallest (Lowe et al. 2023,
+    table 1)."""
+    labels = data.labels
+    sizes = None if labels is None else np.unique(labels, return_counts=True)[1]
+    return {
+        "n_samples": len(data.features),
+        "n_classes": None if sizes is None else len(sizes),
+        "imbalance": None if sizes is None else float(sizes.max() / sizes.min()),
+    }
 
 
 def _with_classes(chosen: Mapping[str, Choice], runner: Runner, dataset: str, encoder: str) -> dict[str, Choice]:

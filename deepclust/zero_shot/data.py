@@ -6,6 +6,7 @@ Shape suffixes: N samples of a split, M samples chosen, D feature dimensions, K 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class DataSpec:
         n_clusters: C, where there are no labels to count.
         levels: taxonomy levels beside the classes: name -> a coarse id per class, or a .npy file of one per class or
             per row of the split.
+        ranks: taxonomy levels in the class names, coarsest first: the parts between `_`, a leading number left out, as
+            those of iNaturalist 2021 and of `bioscan1m` are. What follows the last rank is the class's own.
         probe: the data set that serves the kNN probe as memory, or None for no probe.
         encoders: the encoders that it comes with; None for every one.
         optional: leave it out where its features are not there, instead of refusing.
@@ -62,6 +65,7 @@ class DataSpec:
     classes: tuple[int, ...] | None = setting(None, "that take part", each=True, at_least=0, whole=True)
     n_clusters: int | None = setting(None, "C", at_least=2, whole=True)
     levels: Mapping[str, Any] | None = setting(None, "of a taxonomy", such=lambda value: _levels(value))
+    ranks: tuple[str, ...] | None = setting(None, "in the class names", each=True, text=True)
     probe: str | None = setting(None, "the memory of the kNN probe", text=True)
     encoders: tuple[str, ...] | None = setting(None, "that it comes with", each=True, text=True)
     optional: bool = setting(False, "left out where it is not there", flag=True)
@@ -111,7 +115,7 @@ def data_specs(config: Mapping[str, Mapping[str, Any]]) -> dict[str, DataSpec]:
         given = {name: value for name, value in settings.items() if value is not None}
         if ("name" in given) == ("features" in given):
             raise InputError(f"data.{key}: give either name= of a known data set or features=PATH")
-        for name in ("range", "classes", "encoders"):
+        for name in ("range", "classes", "encoders", "ranks"):
             if name in given:
                 given[name] = tuple(given[name])
         if len(given.get("range", (0, 1))) != 2:
@@ -148,7 +152,7 @@ def load_data(
         InputError: if the features are not there, hold bad rows, were made of images that were cut otherwise, or the
             spec asks for rows or classes that they lack.
     """
-    split = _load_split(spec, encoder, features_dir, study)
+    split = load_split(spec, encoder, features_dir, study)
     where = f"data set {spec.key} ({encoder})"
     if spec.classes is not None and split.labels is None:
         raise InputError(f"{where}: classes= chooses by label, and there are none")
@@ -167,6 +171,7 @@ def load_data(
         raise InputError(f"{where}: {len(rows)} rows are left: clustering needs at least 3")
     chosen = split.select(rows).check(where)
     levels = {name: _level(given, name, split, rows, where) for name, given in (spec.levels or {}).items()}
+    levels |= _ranks(spec.ranks or (), split, rows, where)
     n_clusters = spec.n_clusters or chosen.n_classes
     key = fingerprint(chosen.features, chosen.labels, n_clusters, *[part for pair in levels.items() for part in pair])
     return LoadedData(chosen, levels, n_clusters, key)
@@ -187,7 +192,8 @@ def stratified_rows(n_rows: int, n_chosen: int, labels_N: np.ndarray | None, see
     return np.sort(order_N[((np.arange(n_chosen) + start) * n_rows / n_chosen).astype(np.int64)])
 
 
-def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None, study: str | None) -> FeatureSet:
+def load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | None, study: str | None) -> FeatureSet:
+    """The whole split that a spec is of; arguments and errors as those of `load_data`."""
     if spec.features is not None:
         path = Path(spec.features.format(encoder=encoder))
         labels = None if spec.labels is None else spec.labels.format(encoder=encoder)
@@ -199,6 +205,25 @@ def _load_split(spec: DataSpec, encoder: str, features_dir: str | os.PathLike | 
     if split is None:
         raise InputError(f"data set {spec.key} ({encoder}): {spec.name} has no test split")
     return split
+
+
+def _ranks(ranks: Sequence[str], split: FeatureSet, rows: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """Ids of each rank for the rows. Equal names under different parents are different groups."""
+    if not ranks:
+        return {}
+    if split.class_names is None or split.labels is None:
+        raise InputError(f"{where}: ranks= are parts of the class names, and there are none")
+    parts = [re.sub(r"^\d+_", "", name).split("_") for name in split.class_names]
+    short = next((name for name, own in zip(split.class_names, parts, strict=True) if len(own) <= len(ranks)), None)
+    if short is not None:
+        raise InputError(
+            f"{where}: ranks has {len(ranks)} names, but the class '{short}' has no part for each and one of its own"
+        )
+    found = {}
+    for place, rank in enumerate(ranks, start=1):
+        groups = ["_".join(own[:place]) for own in parts]
+        found[rank] = np.unique(np.unique(groups, return_inverse=True)[1][split.labels[rows]], return_inverse=True)[1]
+    return found
 
 
 def _level(given: str | Sequence[int], name: str, split: FeatureSet, rows: np.ndarray, where: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from deepclust.runtime.errors import InputError
 from deepclust.zero_shot.cells import Cell, CellStore, Row, run_space
-from deepclust.zero_shot.data import DataSpec, LoadedData, load_data
+from deepclust.zero_shot.data import RAW, DataSpec, LoadedData, load_data, load_split
 
 Report = Callable[[str], None]
 
@@ -46,6 +46,17 @@ class Runner:
         if dataset not in self.data:
             raise InputError(f"there is no data set '{dataset}': data has {', '.join(self.data)}")
         return _load(_Hashable(self.data[dataset]), encoder, self.features_dir, self.study)
+
+    def check(self, datasets: Iterable[str], encoders: Iterable[str]) -> None:
+        """Refuse a matrix that lacks features before its first cell is made, without reading the features.
+
+        Raises:
+            InputError: naming the first that are missing or made otherwise than the study's, optional ones left out.
+        """
+        for spec in (self.data[name] for name in dict.fromkeys(datasets)):
+            for encoder in encoders:
+                if spec.has(encoder) and not spec.optional and encoder != RAW:
+                    load_split(spec, encoder, self.features_dir, self.study)
 
     def available(self, dataset: str, encoder: str) -> bool:
         """Whether the data set comes with the encoder; an optional one is left out where its features are missing.

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+
+from deepclust.cli.configure import composed
+from deepclust.extraction.dataset_facts import DATASETS
+from deepclust.extraction.encoder_catalog import ENCODERS
+from deepclust.features.feature_set import FeatureSet
+from deepclust.report.published import published
+from deepclust.zero_shot import data_specs
 
 FEW = (
     "search.umap_dims=[]", "search.pca_dims=[10]", "search.pca_variances=[]", "search.linkages=[ward,average]",
@@ -24,6 +32,7 @@ def test_all_stages_in_one_command_and_again_from_what_is_there(command, tmp_pat
         "kmeans", "spectral", "agglomerative", "agglomerative_threshold", "affinity_propagation", "hdbscan",
     }  # fmt: skip
     table = (run / "report" / "ami.md").read_text()
+    assert (run / "report" / "datasets.md").read_text().splitlines()[2].startswith("| Digits 2 | 150 | 10 | 1.")
     assert "| AC w/o C | Raw pixels |" in table
     before = {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
     shutil.rmtree(run / "report")
@@ -62,6 +71,39 @@ def test_the_small_experiment_is_a_matrix_of_known_data_sets(command):
     outcome = command("zero-shot", "experiment=zero_shot_small", "stage=report")
     assert outcome.code == 2
     assert "runs/zero_shot_small/results holds no cell of this matrix" in outcome.error_line
+
+
+def test_the_papers_matrix_is_ten_encoders_on_ten_data_sets_tuned_on_three():
+    settings = composed("zero_shot", ["experiment=zero_shot_paper"])
+    assert (len(settings["encoders"]), len(settings["test"]), len(settings["tuning"])) == (10, 10, 3)
+    assert set(settings["encoders"]) < set(ENCODERS)
+    data = data_specs(settings["data"])
+    named = {data[name].name for name in settings["test"]}
+    assert named == {one.data for one in published("lowe2023") if one.metric == "n_samples"}
+    # Appendix C.2: as many as the test splits have, with the classes' shares.
+    assert [(data[name].split, data[name].rows) for name in settings["tuning"]] == [
+        ("train", DATASETS[name].n_test) for name in ("imagenet", "imagenette", "imagewoof")
+    ]
+    # The talk's data sets are at hand, those of one split too.
+    talk = {one.data for one in published("lowe2024") if one.metric == "n_samples"}
+    judged = {spec.name: spec for key, spec in data.items() if key == spec.name}
+    assert talk == set(judged)
+    for name, spec in judged.items():
+        assert (spec.split == "test") == (DATASETS[name].n_test is not None)
+
+
+def test_the_papers_matrix_is_refused_by_the_first_features_that_are_missing(command, tmp_path):
+    for data in ("imagenet", "imagenette", "imagewoof"):
+        made = {"transform": {"image_size": 224, "crop_pct": 1.0, "interpolation": "bilinear"}}
+        features = FeatureSet.from_arrays(np.eye(6, dtype=np.float32), np.arange(6), manifest=made)
+        for split in ("train", "test"):
+            features.save(tmp_path / "f" / data / "supervised_resnet50" / split)
+    outcome = command("zero-shot", "experiment=zero_shot_paper", "features_dir=f", "encoders=[supervised_resnet50]")
+    assert outcome.code == 2
+    assert "no features of cifar10 by supervised_resnet50" in outcome.error_line
+    cut = "encoder.image_size=224 encoder.crop_pct=1.0 encoder.interpolation=bilinear"
+    assert f"`deepclust extract data=cifar10 encoder=supervised_resnet50 {cut}`" in outcome.error_line
+    assert not (tmp_path / "runs" / "zero_shot_paper" / "cells").exists()
 
 
 def test_finished_cells_are_kept_when_a_later_stage_is_refused(command, tmp_path):

@@ -14,6 +14,7 @@ from deepclust.report.zero_shot_tables import (
     ami_table,
     count_table,
     dataset_correlation_table,
+    overview_table,
     probe_tables,
     silhouette_table,
 )
@@ -91,6 +92,19 @@ def test_correlations_say_over_how_many_cells():
     lines = dataset_correlation_table(ROWS, DATASETS).markdown().splitlines()
     assert lines[3] == "| cells | 4 | 1 |"
     assert lines[2].endswith("| – |")
+
+
+def test_the_data_sets_are_tabled_with_their_imbalance_beside_the_published_one():
+    counts = [
+        {"dataset": "x", "n_samples": 26032, "n_classes": 10, "imbalance": 5099 / 1595},
+        {"dataset": "y", "n_samples": 5, "n_classes": None, "imbalance": None},
+    ]
+    (table,) = overview_table(counts, {"x": "svhn"}, DATASETS)
+    assert table.markdown().splitlines()[2:] == [
+        "| X & Y | 26032 (26032) | 10 (10) | 3.20 (3.20) |",
+        "| Y | 5 | – | – |",
+    ]
+    assert overview_table([], {}, DATASETS) == []
 
 
 def test_probe_tables_are_absent_without_a_probe():

@@ -58,6 +58,24 @@ def test_a_level_is_given_per_class_or_per_row(folder, tmp_path):
     np.testing.assert_array_equal(by_row.levels["half"], np.repeat([0, 1], 10))
 
 
+def test_ranks_are_parts_of_the_class_names(tmp_path):
+    # As iNaturalist 2021 names its classes; Ficus is a genus of snails and one of figs.
+    names = [
+        "00000_Animalia_Mollusca_Ficus_ficus",
+        "00001_Animalia_Mollusca_Ficus_variegata",
+        "00002_Plantae_Rosales_Ficus_carica",
+        "00003_Animalia_Chordata_Parus_major",
+    ]
+    FeatureSet.from_arrays(np.eye(8, dtype=np.float32), np.arange(8) % 4, class_names=names).save(tmp_path / "a/test")
+    data = load(tmp_path, "a", ranks=["kingdom", "phylum", "genus"])
+    assert list(data.levels) == ["kingdom", "phylum", "genus"]
+    assert data.levels["kingdom"].tolist() == [0, 0, 1, 0] * 2
+    assert [len(np.unique(level)) for level in data.levels.values()] == [2, 3, 3]
+    assert data.levels["genus"][0] == data.levels["genus"][1] != data.levels["genus"][2]
+    with pytest.raises(InputError, match="ranks has 4 names, but the class '00000_Animalia_Mollusca_Ficus_ficus'"):
+        load(tmp_path, "a", ranks=["kingdom", "phylum", "genus", "species"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -69,6 +87,7 @@ def test_a_level_is_given_per_class_or_per_row(folder, tmp_path):
         ({"color": 1}, " has no setting 'color'"),
         ({"name": "digits"}, "either name= of a known data set or features=PATH"),
         ({"probe": "other"}, "no data set here"),
+        ({"ranks": ["order"]}, "parts of the class names, and there are none"),
         ({"range": [1, 2, 3]}, "give the first row and one past the last"),
     ],
 )

@@ -6,7 +6,9 @@ deepclust relabel … --out features/imagenet21k/ibot_vitl16/benchmarks    where
 
 Written are leaf_hzr_<split>.npy and p_hzr_<split>.npy: the new class of each sample; zero_shot_<split>.npz: the class
 that CLIP gives each sample and its confidence, among all classes, those of the same level, and siblings; zero_shot.json
-and zero_shot_<split>.png, .svg: accuracy and calibration of these (the paper's figure 7).
+and zero_shot_<split>.png, .svg: accuracy and calibration of these (the paper's figure 7). Where the images are still in
+their files, reassessed_<split>/<number>-<class>.jpg: what p-HZR made of the classes that it changed
+most (figures 1 and 9 to 11).
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def relabel_data(options: argparse.Namespace) -> None:
     from deepclust.metrics.calibration import calibration_of
     from deepclust.report.calibration_figures import reliability_figure
     from deepclust.report.figures import save_figure
+    from deepclust.report.reassessed import write_reassessed
     from deepclust.runtime.files import write_json, written_whole
     from deepclust.subsets.clip_labels import choose_lemmas, classify_by_clip, relabel
     from deepclust.subsets.select import classes_of
@@ -89,6 +92,10 @@ def relabel_data(options: argparse.Namespace) -> None:
             new_N = class_of_M[relabel(features.features, nodes_N, hierarchy, text_MD, with_parent=with_parent)]
             with written_whole(out / f"{name}_{split}.npy") as temporary:
                 np.save(temporary, new_N.astype(np.int32))
+            if with_parent and features.files is not None and features.files[0].is_file():
+                words = hierarchy.lemmas or [(name,) for name in hierarchy.names]
+                titles = [words[node][0] for node in nodes_K]
+                write_reassessed(out / f"reassessed_{split}", features.files, features.labels, new_N, titles)
             changed = float((new_N != features.labels).mean())
             print(f"{split}: {name} relabels {100 * changed:.1f} % of {len(new_N)} samples")
         told = {among: classify_by_clip(features.features, nodes_N, hierarchy, text_MD, among=among) for among in AMONG}

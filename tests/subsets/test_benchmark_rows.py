@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepclust.clustering import Clustering
 from deepclust.features.dataset import Dataset
@@ -202,11 +203,15 @@ def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder,
     # "CLIP" features: the text of a class is its direction, and these images of animals all show poodles.
     rng = np.random.default_rng(0)
     root = folder.parent / "features" / "own" / "clip_vitb16"
-    for split in ("train", "test"):
+    Image.new("L", (8, 8)).save(folder.parent / "poodle.png")
+    files = {"source": {"kind": "files", "root": str(folder.parent)}}
+    for split, manifest in (("train", files), ("test", None)):
         labels = load_features(folder, split=split).labels
+        paths = None if manifest is None else ["poodle.png"] * len(labels)
         shown = np.where(np.asarray(labels) < 2, 3, labels)
         rows = (np.eye(6)[shown] + 0.05 * rng.standard_normal((len(labels), 6))).astype(np.float32)
-        FeatureSet.from_arrays(rows, labels, class_names=NAMES).save(root / split)
+        made = FeatureSet.from_arrays(rows, labels, class_names=NAMES, paths=paths, manifest=manifest)
+        made.save(root / split)
     text = np.eye(6)
     text[1] = text[2] + text[3]
     np.save("text.npy", text)
@@ -227,6 +232,11 @@ def test_relabeled_samples_go_from_the_command_to_the_benchmark(command, folder,
             assert chance[among]["mean_confidence"] == pytest.approx(float(confidence.mean()), abs=1e-6)
             assert sum(chance[among]["counts"]) == len(labels)
     assert (root / "benchmarks" / "zero_shot_test.png").stat().st_size > 1000
+    # Figures 1 and 9 to 11: a panel per class that p-HZR changed, of the split whose images are at hand.
+    changed = np.unique(labels[np.load(root / "benchmarks" / "p_hzr_train.npy") != labels])
+    panels = sorted(path.name for path in (root / "benchmarks" / "reassessed_train").iterdir())
+    assert panels == [f"{label:05d}-{NAMES[label]}.jpg" for label in changed]
+    assert not (root / "benchmarks" / "reassessed_test").exists()
     arguments = ("data=digits", "data.name=own", "features_dir=features", "data.encoder=clip_vitb16")
     monkeypatch.chdir(folder.parent)
     assert command("train.py", *arguments, "benchmark=leaf_hzr", "run_dir=run", *TINY).code == 0

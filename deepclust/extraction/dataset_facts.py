@@ -187,7 +187,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         "image_class_labels.txt, train_test_split.txt and classes.txt.",
         23_929, 24_633, 555,
     ),
-    # How many images and species train_seen.txt has is not in the papers.
+    # How many images and species train_seen.txt has is not in the papers, nor how many ages UTKFace has in all.
     "bioscan1m": _by_hand(
         "BIOSCAN-1M, insects by species (github.com/bioscan-ml/BIOSCAN-1M): data.path=FOLDER holds "
         "BIOSCAN_Insect_Dataset_metadata.tsv, bioscan/images/cropped_256/part<n>/, train_seen.txt, seen_keys.txt, "
@@ -197,7 +197,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
     "utkface": _by_hand(
         "UTKFace, faces by age (susanqq.github.io/UTKFace): data.path=FOLDER is UTKFace, with <age>_<gender>_<race>_"
         "<date>.jpg.chip.jpg; every fourth face by age is in the test split, as in Lowe et al.'s code.",
-        17_780, 5_925, 104, 101,
+        17_780, 5_925, None, 101,
     ),
     "breakhis": _by_hand(
         "BreakHis, tumors by type and magnification (web.inf.ufpr.br/vri): data.path=FOLDER is BreaKHis_v1, with "

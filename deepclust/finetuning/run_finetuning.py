@@ -26,7 +26,7 @@ from deepclust.extraction.weights import weights_digest
 from deepclust.finetuning.encoder_module import EncoderModule
 from deepclust.finetuning.finetune_settings import FinetuneSettings
 from deepclust.finetuning.objectives import Labels, Objective
-from deepclust.finetuning.training_images import Batches, TrainingImages, loader, shuffled_batches
+from deepclust.finetuning.training_images import Batches, TrainingImages, loader, one_line_of_workers, shuffled_batches
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import (
     CHECKSUMS,
@@ -211,11 +211,12 @@ class FinetuneRun:
         images = TrainingImages(self.source, backbone.transform, self.settings, self.on_error)
         batches = Batches(rows, n_batches, lambda: runner.current_epoch)
         on_gpu = runner.strategy.root_device.type == "cuda"
-        runner.fit(
-            module,
-            loader(images, batches, self.workers, pin_memory=on_gpu),
-            ckpt_path=None if saved is None else state,
-        )
+        with one_line_of_workers():
+            runner.fit(
+                module,
+                loader(images, batches, self.workers, pin_memory=on_gpu),
+                ckpt_path=None if saved is None else state,
+            )
         if runner.received_sigterm:  # in the last batch, which Lightning takes for the end
             raise SIGTERMException
         return module.losses
@@ -232,8 +233,9 @@ class FinetuneRun:
         images = TrainingImages(test, backbone.transform, on_error=self.on_error)
         right = 0
         device = next(network.parameters()).device
-        for images_B, labels_B in loader(images, Batches(rows, -(-len(test) // size)), self.workers):
-            right += int((network(images_B.to(device)).argmax(dim=1).cpu() == labels_B).sum())
+        with one_line_of_workers():
+            for images_B, labels_B in loader(images, Batches(rows, -(-len(test) // size)), self.workers):
+                right += int((network(images_B.to(device)).argmax(dim=1).cpu() == labels_B).sum())
         return right / len(test)
 
     def finish(self, backbone: Backbone, names: set[str], losses: list[float], more: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -168,3 +169,21 @@ def loader(images: TrainingImages, batches: Batches, workers: int, *, pin_memory
         pin_memory=pin_memory,
         generator=torch.Generator(),  # it draws a number that nobody needs, else from the caller's global one
     )
+
+
+@contextmanager
+def one_line_of_workers() -> Iterator[None]:
+    """What a process that reads images refuses, or dies of, as one line.
+
+    Raises:
+        InputError: its own, or what the operating system left of it.
+    """
+    try:
+        yield
+    except (InputError, RuntimeError) as error:
+        said = str(error).strip().splitlines()
+        if "in DataLoader worker process" in said[0]:  # torch puts the whole traceback into the message
+            raise InputError(said[-1].rpartition("InputError: ")[2]) from None
+        if "DataLoader worker" in said[0] or "shared memory" in said[0]:
+            raise InputError(f"a process that reads images died ({said[0][:160]}): lower workers=") from None
+        raise

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ from deepclust.zero_shot.protocol import check_name
 
 # Stands for no encoder: a data set's own pixels.
 RAW = "raw"
+# How far data sets are from ImageNet, on which the encoders were trained (Lowe et al. 2024), nearest first.
+DOMAINS: Mapping[str, str] = MappingProxyType(
+    {
+        "in_domain": "In-domain",
+        "domain_shift": "Domain shift",
+        "near_ood": "Near-OOD",
+        "fine_grained": "Fine-grained",
+        "far_ood": "Far-OOD",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class DataSpec:
             per row of the split.
         probe: the data set that serves the kNN probe as memory, or None for no probe.
         encoders: the encoders that it comes with; None for every one.
+        domain: a key of `DOMAINS`, for ΔAMI; None takes no part there.
         optional: leave it out where its features are not there, instead of refusing.
     """
 
@@ -64,6 +76,7 @@ class DataSpec:
     levels: Mapping[str, Any] | None = setting(None, "of a taxonomy", such=lambda value: _levels(value))
     probe: str | None = setting(None, "the memory of the kNN probe", text=True)
     encoders: tuple[str, ...] | None = setting(None, "that it comes with", each=True, text=True)
+    domain: str | None = setting(None, "its distance from ImageNet", choices=tuple(DOMAINS))
     optional: bool = setting(False, "left out where it is not there", flag=True)
 
     @property

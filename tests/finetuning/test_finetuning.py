@@ -13,6 +13,7 @@ import torch
 from deepclust.extraction.encoder_catalog import EncoderSpec
 from deepclust.extraction.encoders import load_encoder
 from deepclust.extraction.image_source import ArraySource
+from deepclust.extraction.images import UnreadableImageError
 from deepclust.finetuning.encoder_module import EncoderModule, layered_optimizer, rate_factor
 from deepclust.finetuning.encoder_with_tsp import ALONE, START, TOGETHER, train_with_tsp
 from deepclust.finetuning.finetune_settings import FinetuneSettings
@@ -241,3 +242,60 @@ def test_a_folder_is_neither_overwritten_nor_gone_on_with_by_other_settings(spec
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         FinetuneSettings(**settings)
+
+
+class Broken(ArraySource):
+    """Image 3 cannot be read."""
+
+    def image(self, index: int, *, shrink_to: int | None = None) -> Any:
+        if index == 3:
+            raise UnreadableImageError("truncated")
+        return super().image(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_refused_in_one_line_by_every_process(spec, tmp_path, workers):
+    whole = colored()
+    source = Broken(whole.images, whole.labels, whole.class_names)
+    run = replace(run_of(spec, tmp_path / "out"), source=source, on_error="raise", workers=workers)
+    with pytest.raises(InputError) as refused:
+        run.with_labels()
+    assert str(refused.value) == (
+        "3 of array cannot be read (truncated): repair or remove it, or pass over it with data.on_error=skip"
+    )
+
+
+def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(spec, capsys):
+    whole = colored()
+    source = Broken(whole.images, whole.labels, whole.class_names)
+    images = TrainingImages(source, load_encoder(spec, device="cpu").transform, on_error="skip")
+    image, label = images[0, 3]
+    assert torch.equal(image, images[0, 4][0])
+    assert label == whole.labels[4]
+    assert "the next image takes its place" in capsys.readouterr().err
+
+
+def test_the_command_trains_and_names_what_extraction_reads(spec, tmp_path, command):
+    for split in ("train", "test"):
+        source = colored()
+        for row in range(len(source)):
+            place = tmp_path / "photos" / split / f"class {source.labels[row]}" / f"{row}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            source.image(row).save(place)
+    encoder = [
+        "encoder=timm", "encoder.name=tiny", "encoder.model=test_vit", "encoder.image_size=32",
+        f"encoder.checkpoint={spec.checkpoint}",
+    ]  # fmt: skip
+    data = ["data=class_folders", f"data.path={tmp_path}/photos", *encoder]
+    quick = ["max_epochs=2", "warmup_epochs=0", "batch_size=20", "learning_rate=0.05", "accelerator=cpu"]
+    made = command("finetune.py", *data, *quick, "mixup=0", "cutmix=0", "out=made")
+    assert made.code == 0
+    assert "epoch 2/2, batch 3/3: loss" in made.out
+    assert "accuracy on the test split: " in made.out
+    assert command("finetune", *data, *quick, "mixup=0", "cutmix=0", "out=made").error_line == (
+        "error: made holds a finished encoder: choose another out=, or remove it"
+    )
+    read = [word for word in data if "checkpoint" not in word]
+    assert command("extract", *read, f"encoder.checkpoint=made/{ENCODER}", "out=features").code == 0
+    before = command("finetune", "data=features", "data.train=features", "out=other")
+    assert before.error_line.startswith("error: data=features comes as features")

@@ -27,8 +27,10 @@ from torch.nn import functional
 
 from deepclust.extraction.encoders import load_encoder
 from deepclust.features.feature_set import FeatureSet
+from deepclust.metrics import silhouette_samples
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.mining import make_search
+from deepclust.neighbors.search import ExactSearch
 from deepclust.runtime.devices import fastest_device
 from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training.fit import fit_heads
@@ -172,6 +174,7 @@ def parts() -> list[dict[str, Any]]:
     queries = np.arange(min(n_rows, 16_384))
     faiss_search = make_search("exact", rows_ND, K, 1.0, on_gpu=ON_GPU)
     faiss_search.query(queries[:64], K)
+    exact_search = ExactSearch(rows_ND)
     on_device_ND = functional.normalize(torch.from_numpy(rows_ND).to(DEVICE).float(), dim=1).half()
     encoder = load_encoder({"name": "efficientnet_lite0", "image_size": 128}, device=DEVICE, precision="auto")
     images = torch.randint(0, 256, (IMAGES, 128, 128, 3), dtype=torch.uint8)
@@ -180,6 +183,14 @@ def parts() -> list[dict[str, Any]]:
     timed = {
         "mining, faiss on a GPU, else products": (len(queries), lambda: faiss_search.query(queries, K)),
         "mining, torch's blocked products": (len(queries), lambda: products(on_device_ND, len(queries))),
+        "mining, blocks in float32": (
+            len(queries),
+            lambda: [exact_search.query(queries[low : low + 1024], K) for low in range(0, len(queries), 1024)],
+        ),
+        f"silhouette, C = {KMEANS_CLUSTERS}": (
+            n_rows,
+            lambda: silhouette_samples(rows_ND, np.arange(n_rows) % KMEANS_CLUSTERS),
+        ),
         f"k-means, C = {KMEANS_CLUSTERS}, 10 passes": (
             10 * n_rows,
             lambda: spherical_kmeans(rows_ND, KMEANS_CLUSTERS, n_init=1, max_iter=10, tol=0.0, init="random"),

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from deepclust.cli.configure import composed
 from deepclust.cli.main import COMMANDS
+from deepclust.losses import LOSSES
 from deepclust.subsets.benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,7 @@ def test_a_command_of_the_documentation_composes(page, command):
 def configs() -> list[dict[str, Any]]:
     """Compositions that hold every setting between them."""
     chosen = ["encoder=default", "reduction=umap", "select=silhouette", "logger=wandb", "baselines=all"]
+    chosen.append(f"loss=[{','.join(LOSSES)}]")
     found = [composed("train", [*chosen, f"benchmark={name}"]) for name in BENCHMARKS]
     return [*found, composed("evaluate", ["run=x"]), composed("extract", []), composed("zero_shot", [])]
 

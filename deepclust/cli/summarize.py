@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,7 @@ def main() -> None:
 def show_seeds(options: argparse.Namespace) -> None:
     """Mean ± standard deviation over the seeds."""
     rows = collect(options.folders, options.split)
-    notes = [
-        f"{display_name(method)}: its runs differ in {', '.join(names)} as well; --by KEY shows one at a time"
-        for method, names in differing(options.folders, {row["method"] for row in rows}).items()
-    ]
+    notes = differences(options.folders, rows)
     report_console().print(mean_std_table(rows, notes))
     if options.svg:
         picture = Console(record=True, width=94, file=io.StringIO())
@@ -92,6 +89,14 @@ def show_seeds(options: argparse.Namespace) -> None:
     if options.markdown:
         with written_whole(options.markdown) as temporary:
             temporary.write_text(mean_std_markdown(rows, notes), encoding="utf-8")
+
+
+def differences(folders: list[Path], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where the runs behind a mean differ in more than the seed, a sentence for each method."""
+    return [
+        f"{display_name(method)}: its runs differ in {', '.join(names)} as well; --by KEY shows one at a time"
+        for method, names in differing(folders, {row["method"] for row in rows}).items()
+    ]
 
 
 def show_sweep(options: argparse.Namespace) -> None:
@@ -131,9 +136,10 @@ def show_published(options: argparse.Namespace) -> None:
     ]
     comparisons, notes = beside_published(runs, options.split)
     if not comparisons:
-        raise InputError(f"nothing is published of these runs ({'; '.join(notes) or 'they have no labels'})")
+        said = "; ".join(note.rstrip(".") for note in notes) or "they have no labels"
+        raise InputError(f"nothing is published of these runs ({said})")
     header, cells, reservations = comparison_cells(comparisons)
-    notes = [*reservations, *notes]
+    notes = [*reservations, *notes, *differences(options.folders, [row for run in runs for row in run.rows])]
     Console(width=160).print(plain_table(header, cells, notes=notes))
     if options.markdown:
         with written_whole(options.markdown) as temporary:

@@ -18,7 +18,6 @@ from deepclust.runtime.errors import InputError
 BLOCK_ROWS = 16384
 # Unit rows are kept in memory up to this size; above it each pass reads and normalizes them again.
 RESIDENT_BYTES = 4 << 30
-TORCH_TYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class UnitRows:
@@ -69,15 +68,14 @@ class UnitRows:
 
     def _keep_stored(self) -> None:
         """Keep the share on the device, if half of its free memory suffices; look at all rows in any case."""
-        dtype = np.dtype(self._features_ND.dtype)
+        dtype = torch.float16 if self._features_ND.dtype == np.float16 else torch.float32
         fits = len(self) * self.dim * dtype.itemsize <= free_bytes(self.device) // 2
         stored_SD = self._stored_SD
-        if stored_SD is None and fits and dtype in (np.float16, np.float32):
-            stored_SD = torch.empty(len(self), self.dim, dtype=TORCH_TYPES[dtype.name], device=self.device)
+        if stored_SD is None and fits:
+            stored_SD = torch.empty(len(self), self.dim, dtype=dtype, device=self.device)
             for low in range(0, len(self), BLOCK_ROWS):
                 block = slice(self.first + low, min(self.first + low + BLOCK_ROWS, self._share.stop))
-                rows_BD = np.array(self._features_ND[block])
-                stored_SD[low : low + len(rows_BD)] = torch.from_numpy(rows_BD).to(self.device)
+                stored_SD[low : low + BLOCK_ROWS] = as_tensor(self._features_ND, block).to(self.device)
         if stored_SD is None:
             for _ in self._read():
                 pass
@@ -156,6 +154,12 @@ def refuse_bad_lengths(rows_SD: torch.Tensor, lengths_S: torch.Tensor, first: in
         bad = BadRows()
         bad.look(rows_SD[suspects_R].float().cpu().numpy(), suspects_R.cpu().numpy() + first)
         bad.refuse("features")
+
+
+def as_tensor(features_ND: Rows, where: slice) -> torch.Tensor:
+    """A copy of some rows on the host, in float16 if they are stored so: half as much goes to a GPU."""
+    stored = np.float16 if features_ND.dtype == np.float16 else np.float32
+    return torch.from_numpy(np.array(features_ND[where], dtype=stored))
 
 
 def check_matrix(features_ND: Rows) -> None:

@@ -65,12 +65,13 @@ class DEC(Loss):
     name = "dec"
     title = "DEC"
     # Features stand for the pretrained encoder, their 10 principal directions for its code of 10 numbers: they are what
-    # a linear autoencoder finds. k-means start, batch of 256 and no decay as in the paper.
+    # a linear autoencoder finds. One scale for all of them, k-means start, batch of 256 and no decay as in the paper.
     trained_with = MappingProxyType(
         {
             "head": "student_t",
             "temperature": 1.0,
             "init": "kmeans",
+            "preprocess": "none",
             "pca_dim": 10,
             "batch_size": 256,
             "optimizer": "adam",

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from deepclust.clustering import NOISE
 from deepclust.features.rows import Rows
+from deepclust.features.unit_rows import as_tensor
 from deepclust.metrics.pairwise_silhouette import PAIRWISE_METRICS, pairwise_silhouette_samples
 from deepclust.runtime.devices import fastest_device
 from deepclust.runtime.errors import InputError
@@ -186,8 +187,7 @@ def _blocks(features_ND: Rows, metric: str, rows_at_once: int, device: torch.dev
 
 
 def _rows(features_ND: Rows, where: slice, metric: str, device: torch.device) -> Tensor:
-    stored = np.float16 if features_ND.dtype == np.float16 else np.float32  # half as much goes to a GPU
-    block_BD = torch.from_numpy(np.array(features_ND[where], dtype=stored)).to(device).float()
+    block_BD = as_tensor(features_ND, where).to(device).float()
     if metric != "cosine":
         return block_BD
     norms_B1 = torch.linalg.vector_norm(block_BD, dim=1, keepdim=True)

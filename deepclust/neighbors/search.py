@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.rows import Rows
+from deepclust.features.unit_rows import as_tensor
 from deepclust.runtime.devices import fastest_device, free_bytes
 from deepclust.runtime.ranks import Launch, Ranks
 
@@ -65,7 +66,8 @@ class ExactSearch:
         self.kept = [self._block(low, high) for low, high in self.spans] if size <= most else None
 
     def _block(self, low: int, high: int) -> Tensor:
-        return normalized(self.rows, slice(low, high)).to(self.dtype).to(self.device)
+        block = as_tensor(self.rows, slice(low, high)).to(self.device)
+        return functional.normalize(block.float(), dim=1).to(self.dtype)
 
     def query(self, ids_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self.nearest(normalized(self.rows, ids_Q), k)

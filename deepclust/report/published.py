@@ -112,7 +112,7 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
     Where the very encoder is among them only its figures are shown; else those of all encoders, and `but` says so.
 
     Args:
-        runs: finished runs; those that differ in their seed alone are averaged.
+        runs: finished runs; those on the same data, encoder and benchmark are averaged, as over their seeds.
         split: default: `test` where a run has it, else `train`.
 
     Returns:
@@ -129,7 +129,7 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
                     cell = found.setdefault(key, {})  # a baseline stands in every job of a sweep over losses
                     cell[row.get("same_run", f"the {len(cell) + 1}th")] = float(row[metric])
     comparisons: list[Comparison] = []
-    notes: dict[str, None] = {}
+    in_no_table: dict[str, bool] = {}
     for (method, data, encoder, benchmark, neighbors, wanted, metric), values in found.items():
         theirs, reservation = INSTEAD.get(method, (method, ""))
         same = [
@@ -140,28 +140,34 @@ def beside_published(runs: Sequence[Run], split: str | None = None) -> tuple[lis
             and not one.table.startswith("section")
             and _published_neighbors(one) in (None, neighbors)
         ]
-        if not same:
-            if metric == "acc":
-                notes[f"{display_name(method)} on data={data}, benchmark={benchmark}: no table has its accuracy."] = (
-                    None
-                )
-            continue
+        place = f"{display_name(method)} on data={data}, benchmark={benchmark}"
+        in_no_table[place] = in_no_table.get(place, True) and not same
         value = float(np.mean(list(values.values()))) * (100 if metric in PERCENT else 1)
         for one in [figure for figure in same if figure.encoder == encoder] or same:
             but = [reservation] if reservation else []
             if one.encoder != encoder:
-                but.append(f"features of {encoder or 'no encoder'}, published of {one.encoder or 'none named'}")
+                but.append(f"the features here are of {encoder or 'no encoder'}")
             if wanted == "train" and one.paper in ON_TEST:
                 but.append("the split that was clustered, published is the test split")
             if one.paper == "lowe2023":
                 but.append("settings and space of this run, published are those of the protocol's search")
             comparisons.append(Comparison(value, len(values), one, tuple(but)))
-    return comparisons, list(notes)
+    return comparisons, [f"{place} is in no table." for place, nothing in in_no_table.items() if nothing]
+
+
+def published_notes(run: Run) -> list[str]:
+    """For under a run's results: the published accuracies of its very method, data and encoder, a sentence each."""
+    comparisons, _ = beside_published([run])
+    return [
+        f"Published, {one.figure.where}: {one.figure.row}, accuracy {one.figure.value:g} %, {one.difference:+.1f} here."
+        for one in comparisons
+        if one.figure.metric == "acc" and not one.but
+    ]
 
 
 def comparison_cells(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, cells and notes of a table of comparisons."""
-    header = ["Method", "Data", "Metric", "Here", "Published", "Difference", "Where", "But"]
+    header = ["Method", "Data", "Encoder", "Metric", "Here", "Published", "Difference", "Where", "But"]
     reservations = list(dict.fromkeys(one for comparison in comparisons for one in comparison.but))
     cells = []
     for comparison in comparisons:
@@ -172,6 +178,7 @@ def comparison_cells(comparisons: Sequence[Comparison]) -> tuple[list[str], list
             [
                 figure.row,
                 figure.data + ("" if figure.benchmark in ("", WHOLE) else f", {figure.benchmark}"),
+                figure.encoder or "–",
                 figure.metric,
                 f"{comparison.run:.{digits}f}",
                 f"{figure.value:g}{spread}",

@@ -18,6 +18,8 @@ from deepclust.metrics.intrinsic import Metric
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.spectral import Partitions
 from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
+from deepclust.report.published import published_notes
+from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
@@ -176,6 +178,7 @@ class Steps:
                 clustering = Clustering.load(self.folder.clustering(method, split))
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
+        notes.extend(published_notes(Run(run.config, rows, self.folder.path.name)))
         if run.choosing is not None:
             notes.append(self.choose())
         write_results(self.folder.path, rows, notes)

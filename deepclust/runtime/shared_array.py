@@ -98,7 +98,10 @@ def _file_of(size: int) -> Path:
     folder = MEMORY if fits else Path(tempfile.gettempdir())
     handle, name = tempfile.mkstemp(prefix="deepclust-", dir=folder)
     try:
-        os.posix_fallocate(handle, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:  # macOS
+            os.truncate(handle, size)
     except OSError as error:
         os.unlink(name)
         raise InputError(

@@ -20,11 +20,14 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import Neighbors
 from deepclust.runtime.ranks import ALONE, Ranks
+from deepclust.runtime.shared_array import SharedArray
 from deepclust.training.recipe import Recipe
 
 # How features that stay in their file are shuffled: blocks of so many rows, mixed within windows of so many.
 SHUFFLE_BLOCK_ROWS = 16
 WINDOW_ROWS = 1 << 17
+# Rows whose pairs are weighed at a time, in float64.
+WEIGHED_ROWS = 1 << 16
 
 
 class PairBatch(NamedTuple):
@@ -93,7 +96,7 @@ class PairBatches:
         local: FeatureSet | None = None,
     ) -> None:
         self.neighbor_ids_NK = neighbor_ids_NK  # no copy of its own: 1 GB for each rank at ImageNet-21K's size
-        self.cumulative_NK = None if weights_NK is None else torch.from_numpy(weights_NK).cumsum(dim=1)
+        self.weights_NK = weights_NK
         self.bounds = batch_bounds(len(neighbor_ids_NK), batch_size)
         self.seed, self.epoch = seed, epoch
         self.rank, self.world_size = rank, world_size
@@ -115,10 +118,10 @@ class PairBatches:
         for low, high in zip(self.bounds[:-1], self.bounds[1:]):
             mine = slice(low + self.rank, high, self.world_size)
             anchors_B, draws_B = order_N[mine], draws_N[mine]
-            if self.cumulative_NK is None:
+            if self.weights_NK is None:
                 columns_B = (draws_B * k).long().clamp_max(k - 1)
             else:
-                cumulative_BK = self.cumulative_NK[anchors_B]
+                cumulative_BK = torch.from_numpy(self.weights_NK[anchors_B.numpy()]).cumsum(dim=1)
                 # Scaling by the last sum keeps a draw of 1 - ε inside the row despite rounding.
                 scaled_B1 = (draws_B * cumulative_BK[:, -1])[:, None]
                 columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
@@ -188,16 +191,28 @@ def pair_batches(
 
 
 def pair_weights(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
-    """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance."""
-    return gaussian_neighbor_weights(squared_distances(features, neighbors, ranks))
+    """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance; the ranks of a machine have one
+    array of them."""
+    lengths_N = row_lengths(features, ranks)
+    weights = SharedArray(neighbors.ids.shape, np.float32, ranks)
+    share = weights.machine.share(len(features))
+    with ranks.all_or_none():
+        for low in range(share.start, share.stop, WEIGHED_ROWS):
+            rows = slice(low, min(low + WEIGHED_ROWS, share.stop))
+            weights.values[rows] = gaussian_neighbor_weights(squared_distances(lengths_N, neighbors, rows))
+    return weights.values
 
 
-def squared_distances(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
-    """(N, K) squared Euclidean distances of each row to its neighbors, from cosines and norms: no second gather."""
+def row_lengths(features: FeatureSet, ranks: Ranks = ALONE) -> np.ndarray:
+    """(N,) Euclidean lengths of all rows, each rank's part read by itself."""
     with ranks.all_or_none():
         blocks = features.blocks(share=ranks.share(len(features)))
         own_S = np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(block, axis=1) for _, block in blocks)])
-    norms_N = ranks.gather(own_S)
-    own_N1, other_NK = norms_N[:, None], norms_N[neighbors.ids]
-    squared_NK = own_N1**2 + other_NK**2 - 2 * neighbors.similarities * own_N1 * other_NK
-    return np.maximum(squared_NK, 0)
+    return ranks.gather(own_S)
+
+
+def squared_distances(lengths_N: np.ndarray, neighbors: Neighbors, rows: slice = slice(None)) -> np.ndarray:
+    """(R, K) squared Euclidean distances of some rows to their neighbors, from cosines and lengths: no gather of
+    rows."""
+    own_R1, other_RK = lengths_N[rows, None], lengths_N[neighbors.ids[rows]]
+    return np.maximum(own_R1**2 + other_RK**2 - 2 * neighbors.similarities[rows] * own_R1 * other_RK, 0)

@@ -644,7 +644,7 @@ def test_a_missing_folder_is_looked_for_where_features_dir_says(command, workpla
     assert "11 060 223 × 1024" in outcome.error_line
 
 
-@pytest.mark.parametrize("argument", ["loss=dec", "data=mars", "logger=paper", "n_cluster=5", "trainer.device=2"])
+@pytest.mark.parametrize("argument", ["loss=moco", "data=mars", "logger=paper", "n_cluster=5", "trainer.device=2"])
 def test_an_unknown_config_name_is_refused_by_hydra(argument, command, workplace):
     before = files_in(workplace)
     outcome = command("train.py", *OWN, argument)

@@ -125,6 +125,17 @@ def test_own_features_may_bring_their_splits_along(tmp_path: Path) -> None:
     assert (len(dataset.train), dataset.test and len(dataset.test)) == (6, 4)
 
 
+def test_every_row_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "X.npy", np.eye(4, dtype=np.float32))
+    looked: list[FeatureSet] = []
+    check = FeatureSet.check
+    monkeypatch.setattr(FeatureSet, "check", lambda self, *args: (looked.append(self), check(self, *args))[1])
+    load_dataset("features", train=tmp_path / "X.npy").check().check()
+    assert len(looked) == 1
+    load_dataset("digits").check().check()
+    assert len(looked) == 2
+
+
 def test_own_features_are_checked(tmp_path: Path) -> None:
     rows = np.ones((5, 3), np.float32)
     rows[2] = np.nan

@@ -10,7 +10,15 @@ from deepclust.clusterers import CLUSTERERS
 from deepclust.extraction.datasets import DATASETS
 from deepclust.extraction.encoder_catalog import ENCODERS
 from deepclust.losses import LOSSES
-from deepclust.report.published import FOLDER, PAPERS, beside_published, comparison_cells, published, published_rows
+from deepclust.report.published import (
+    FOLDER,
+    PAPERS,
+    beside_published,
+    comparison_cells,
+    published,
+    published_notes,
+    published_rows,
+)
 from deepclust.report.sweeps import Run
 from deepclust.report.zero_shot_tables import published_table
 from deepclust.subsets.benchmarks import BENCHMARKS
@@ -97,15 +105,25 @@ def test_a_run_of_the_papers_method_data_and_encoder_is_compared_without_a_reser
     assert notes == []
     header, cells, reservations = comparison_cells([one])
     assert dict(zip(header, cells[0])) == {
-        "Method": "ImageNet-1K", "Data": "imagenet", "Metric": "acc", "Here": "66.7", "Published": "66.4",
+        "Method": "ImageNet-1K", "Data": "imagenet", "Encoder": "mae_refined_vith14",
+        "Metric": "acc", "Here": "66.7", "Published": "66.4",
         "Difference": "+0.3", "Where": "Adaloglou et al. 2024, table 1", "But": "",
     }  # fmt: skip
     assert reservations == []
 
 
+def test_under_the_results_of_a_run_stand_the_published_accuracies_of_its_very_method_data_and_encoder():
+    assert published_notes(run(acc=0.66)) == [
+        "Published, Adaloglou et al. 2024, table 1: ImageNet-1K, accuracy 66.4 %, -0.4 here."
+    ]
+    assert published_notes(run(acc=0.66, encoder="dino_vitb16")) == []
+    assert published_notes(run(acc=None)) == []
+    assert published_notes(Run({}, [{"method": "temi", "split": "test", "acc": 0.5}], "made without settings")) == []
+
+
 def test_another_encoder_another_benchmark_and_another_split_are_said():
     (odd,), _ = beside_published([run(benchmark="odd", acc=0.6, encoder="dino_vitb16")])
-    assert (odd.figure.value, odd.but) == (62.82, ("features of dino_vitb16, published of mae_refined_vith14",))
+    assert (odd.figure.value, odd.but) == (62.82, ("the features here are of dino_vitb16",))
     (train,), _ = beside_published([run(split="train", acc=0.6)])
     assert train.but == ("the split that was clustered, published is the test split",)
     (kmeans,), _ = beside_published([run("kmeans", acc=0.6)])
@@ -113,7 +131,7 @@ def test_another_encoder_another_benchmark_and_another_split_are_said():
     assert beside_published([run("kmeans_paper", acc=0.6)])[0][0].but == ()
     nothing, notes = beside_published([run(data="digits", acc=0.9)])
     assert nothing == []
-    assert notes == ["TEMI on data=digits, benchmark=all: no table has its accuracy."]
+    assert notes == ["TEMI on data=digits, benchmark=all is in no table."]
 
 
 def test_where_a_table_varies_the_neighbors_the_runs_own_count():

@@ -21,6 +21,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
 from deepclust.runtime.shared_array import SharedArray
 from deepclust.spherical_kmeans import kmeans_predict
+from deepclust.training.pairs import pair_weights
 
 
 def files_behind(values: np.ndarray) -> int:
@@ -55,6 +56,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
         found = mine_neighbors(features, 4, method="ivf", ranks=ranks)
         told[f"neighbors on {machines}"] = [found.ids.tolist(), found.similarities.tolist()]
         told[f"recall on {machines}"] = [found.settings["recall"], found.settings["n_probe"]]
+        told[f"weights on {machines}"] = pair_weights(features, found, ranks).tolist()
     lists = group_rows(rows, ranks=ranks)
     told["order"] = lists.order_N.tolist()
     told["copy"] = files_behind(ListSearch(rows, lists, 5, 0.9, ranks=ranks).sorted_ND)
@@ -108,6 +110,7 @@ def test_two_ranks_share_arrays_and_the_work_before_training(tmp_path, monkeypat
         ids, similarities = first[f"neighbors on {machines}"]
         np.testing.assert_array_equal(ids, alone.ids)
         np.testing.assert_allclose(similarities, alone.similarities, atol=1e-6)
+        np.testing.assert_allclose(first[f"weights on {machines}"], pair_weights(features, alone), atol=1e-5)
         assert first[f"recall on {machines}"] == [alone.settings["recall"], alone.settings["n_probe"]]
     lists = group_rows(rows)
     np.testing.assert_array_equal(first["order"], lists.order_N)

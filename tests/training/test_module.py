@@ -117,6 +117,14 @@ def test_weight_decay_spares_biases_and_gains(planted):
     }
 
 
+def test_gains_decay_where_the_recipe_says_so_as_in_the_temi_authors_code(planted):
+    # Their gains are (C, 1), and `get_params_groups` spares biases and vectors alone.
+    recorder = Recorder()
+    fit(planted, recipe_of("temi", weight_decay=0.3, decay_gains=True, max_epochs=1), callbacks=[recorder])
+    decaying = {name for name, decay in recorder.decay.items() if decay}
+    assert decaying == {"hidden_weight", "embedding_weight", "prototypes", "gain"}
+
+
 def test_the_schedule_warms_up_then_stays_or_falls_to_zero():
     constant = [schedule_factor(step, 10, 0.4, "constant") for step in range(10)]
     np.testing.assert_allclose(constant, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1])

@@ -13,7 +13,14 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import mine_neighbors
 from deepclust.runtime.ranks import Ranks
-from deepclust.training.pairs import PairBatches, batch_bounds, nearest_in_batch, pair_batches, squared_distances
+from deepclust.training.pairs import (
+    PairBatches,
+    batch_bounds,
+    nearest_in_batch,
+    pair_batches,
+    row_lengths,
+    squared_distances,
+)
 from deepclust.training.recipe import Recipe
 
 N, K = 103, 6
@@ -112,17 +119,19 @@ def test_squared_distances_come_from_cosines_and_norms():
     rows = np.random.default_rng(3).standard_normal((50, 7)).astype(np.float32)
     neighbors = mine_neighbors(rows, 5)
     expected = np.square(rows[:, None] - rows[neighbors.ids]).sum(axis=2)
-    np.testing.assert_allclose(squared_distances(FeatureSet.from_arrays(rows), neighbors), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        squared_distances(row_lengths(FeatureSet.from_arrays(rows)), neighbors), expected, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("loss", "weighted"), [("temi", False), ("scan", False), ("tsp", True)])
 def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
     recipe = Recipe.of(loss, n_clusters=5, n_neighbors=8, batch_size=64)
     batches = pair_batches(planted, mine_neighbors(planted, 8), recipe)
-    assert (batches.cumulative_NK is not None) == weighted
+    assert (batches.weights_NK is not None) == weighted
     if weighted:
-        expected = gaussian_neighbor_weights(squared_distances(planted, mine_neighbors(planted, 8)))
-        np.testing.assert_allclose(batches.cumulative_NK, expected.cumsum(axis=1), atol=1e-5)
+        expected = gaussian_neighbor_weights(squared_distances(row_lengths(planted), mine_neighbors(planted, 8)))
+        np.testing.assert_allclose(batches.weights_NK, expected, atol=1e-6)
 
 
 def test_nnm_pairs_each_sample_with_the_nearest_of_its_batch_too(planted):

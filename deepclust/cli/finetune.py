@@ -50,11 +50,7 @@ def finetune(config: dict[str, Any]) -> None:
             report = run.with_labels(sources.get("test"))
     if "test_accuracy" in report:
         print(f"accuracy on the test split: {100 * report['test_accuracy']:.2f} %")
-    options = "" if data["path"] is None else " data.path=…"
-    print(
-        f"{out / ENCODER}: extract with `deepclust extract data={data['name']}{options} encoder={spec.name} "
-        f"encoder.checkpoint={out / ENCODER} out=FOLDER`"
-    )
+    print(f"the encoder, to be read by `encoder.checkpoint=` beside its other options: {out / ENCODER}")
 
 
 def tsp(run: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class EncoderModule(pl.LightningModule):
         left = seconds / done * ((self.settings.max_epochs - self._first) * self.n_batches - done)
         print(
             f"epoch {self.current_epoch + 1}/{self.settings.max_epochs}, batch {batch_idx + 1}/{self.n_batches}: loss "
-            f"{loss:.4f}, {done / seconds * self.settings.batch_size:.0f} images/s, {left / 60:.1f} minutes left",
+            f"{loss:.4f}, {done / seconds * self.settings.batch_size:.0f} samples/s, {left / 60:.1f} minutes left",
             flush=True,
         )
 

@@ -1,7 +1,7 @@
 """From images to a fine-tuned encoder: one call, which goes on where a killed one stopped.
 
 out/
-  encoder.pth        the tensors of the plain network, without the head, for `encoder.checkpoint`
+  weights.pth        the tensors of the plain network, without the head, for `encoder.checkpoint`
   finetuned.json     what was trained on what, and how; written last
   identity.json      what makes a run the same run
   training.ckpt      the newest state, while training lasts
@@ -43,7 +43,7 @@ from deepclust.training.checkpoint import CheckpointFile
 from deepclust.training.trained import read_saved
 from deepclust.training.trainer import DEFAULT_TRAINER, TrainerSettings, make_trainer, quiet_lightning
 
-ENCODER, REPORT, IDENTITY, STATE = "encoder.pth", "finetuned.json", "identity.json", "training.ckpt"
+ENCODER, REPORT, IDENTITY, STATE = "weights.pth", "finetuned.json", "identity.json", "training.ckpt"
 LOCK = "run.lock"
 # What a run that was killed at once has left.
 BEFORE = (LOCK, CHECKSUMS)
@@ -130,8 +130,7 @@ class FinetuneRun:
         if self.spec.checkpoint is not None and Path(self.spec.checkpoint).expanduser().is_file():
             status = Path(self.spec.checkpoint).expanduser().stat()
             options["checkpoint"] = [str(self.spec.checkpoint), status.st_size, status.st_mtime_ns]
-        labels = None if self.source.labels is None else self.source.labels.tolist()
-        return fingerprint(options, asdict(self.settings), self.source.describe(), labels)
+        return fingerprint(options, asdict(self.settings), self.source.describe(), self.source.labels)
 
     def with_labels(self, test: ImageSource | None = None) -> dict[str, Any]:
         """Fine-tune with labels.

@@ -8,7 +8,7 @@ Shape suffixes: N samples, D feature dimensions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,21 @@ class FeatureSet:
         first, end, _ = (share or slice(None)).indices(len(self))
         for start in range(first, end, rows):
             yield start, np.asarray(self.features[start : min(start + rows, end)], dtype=np.float32)
+
+    def mean_over_rows(
+        self, part_of: Callable[[np.ndarray], np.ndarray], start: np.ndarray, ranks: Ranks
+    ) -> np.ndarray:
+        """What a block of rows makes, summed over all blocks and divided by N.
+
+        Args:
+            part_of: from a float32 block to its sum.
+            start: zeros of the sum's shape and type, which are changed.
+            ranks: the processes that share the rows, each of which calls and gets the same mean.
+        """
+        with ranks.all_or_none():
+            for _, block in self.blocks(share=ranks.share(len(self))):
+                start += part_of(block)
+        return ranks.sum(start) / len(self)
 
     def select(self, rows: np.ndarray) -> FeatureSet:
         """The FeatureSet of the given rows (a boolean mask or integer ids), copied into memory."""

@@ -74,17 +74,12 @@ class FeatureTransform(nn.Module):
         if self.kind != "standardize" and self.pca_dim is None:
             return
 
-        def mean_over_rows(part_of: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
-            with ranks.all_or_none():
-                for _, block in features.blocks(share=ranks.share(len(features))):
-                    start += part_of(block)
-            return ranks.sum(start) / len(features)
+        def mean_over_rows(part_of: Callable[[np.ndarray], np.ndarray], *shape: int) -> np.ndarray:
+            return features.mean_over_rows(part_of, np.zeros(shape), ranks)
 
-        mean = mean_over_rows(lambda block: block.sum(axis=0, dtype=np.float64), np.zeros(self.in_dim))
+        mean = mean_over_rows(lambda block: block.sum(axis=0, dtype=np.float64), self.in_dim)
         near = mean.astype(np.float32)
-        variance = mean_over_rows(
-            lambda block: np.square(block - near).sum(axis=0, dtype=np.float64), np.zeros(self.in_dim)
-        )
+        variance = mean_over_rows(lambda block: np.square(block - near).sum(axis=0, dtype=np.float64), self.in_dim)
         self.mean.copy_(torch.from_numpy(mean))
         if self.kind == "standardize":
             # A constant dimension becomes zero; nothing is divided by zero or by rounding.
@@ -97,7 +92,7 @@ class FeatureTransform(nn.Module):
                 centered = (torch.from_numpy(block) - self.mean) * self.scale
                 return (centered.T @ centered).numpy()
 
-            self._set_components(mean_over_rows(products, np.zeros((self.in_dim, self.in_dim))), self.pca_dim)
+            self._set_components(mean_over_rows(products, self.in_dim, self.in_dim), self.pca_dim)
 
     def _set_components(self, covariance: np.ndarray, pca_dim: int) -> None:
         values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))

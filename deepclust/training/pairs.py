@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.row_distances import RowDistances
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import Neighbors
 from deepclust.runtime.ranks import ALONE, Ranks
@@ -193,26 +194,13 @@ def pair_batches(
 def pair_weights(features: FeatureSet, neighbors: Neighbors, ranks: Ranks = ALONE) -> np.ndarray:
     """(N, K) TSP's probabilities of drawing each neighbor, a Gaussian of its distance; the ranks of a machine have one
     array of them."""
-    lengths_N = row_lengths(features, ranks)
+    distances = RowDistances(features, ranks)
     weights = SharedArray(neighbors.ids.shape, np.float32, ranks)
     share = weights.machine.share(len(features))
     with ranks.all_or_none():
         for low in range(share.start, share.stop, WEIGHED_ROWS):
             rows = slice(low, min(low + WEIGHED_ROWS, share.stop))
-            weights.values[rows] = gaussian_neighbor_weights(squared_distances(lengths_N, neighbors, rows))
+            weights.values[rows] = gaussian_neighbor_weights(
+                distances.squared(neighbors.ids, neighbors.similarities, rows)
+            )
     return weights.values
-
-
-def row_lengths(features: FeatureSet, ranks: Ranks = ALONE) -> np.ndarray:
-    """(N,) Euclidean lengths of all rows, each rank's part read by itself."""
-    with ranks.all_or_none():
-        blocks = features.blocks(share=ranks.share(len(features)))
-        own_S = np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(block, axis=1) for _, block in blocks)])
-    return ranks.gather(own_S)
-
-
-def squared_distances(lengths_N: np.ndarray, neighbors: Neighbors, rows: slice = slice(None)) -> np.ndarray:
-    """(R, K) squared Euclidean distances of some rows to their neighbors, from cosines and lengths: no gather of
-    rows."""
-    own_R1, other_RK = lengths_N[rows, None], lengths_N[neighbors.ids[rows]]
-    return np.maximum(own_R1**2 + other_RK**2 - 2 * neighbors.similarities[rows] * own_R1 * other_RK, 0)

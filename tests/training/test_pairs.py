@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.row_distances import RowDistances
 from deepclust.losses import gaussian_neighbor_weights
 from deepclust.neighbors import mine_neighbors
 from deepclust.runtime.ranks import Ranks
@@ -18,8 +19,6 @@ from deepclust.training.pairs import (
     batch_bounds,
     nearest_in_batch,
     pair_batches,
-    row_lengths,
-    squared_distances,
 )
 from deepclust.training.recipe import Recipe
 
@@ -119,9 +118,8 @@ def test_squared_distances_come_from_cosines_and_norms():
     rows = np.random.default_rng(3).standard_normal((50, 7)).astype(np.float32)
     neighbors = mine_neighbors(rows, 5)
     expected = np.square(rows[:, None] - rows[neighbors.ids]).sum(axis=2)
-    np.testing.assert_allclose(
-        squared_distances(row_lengths(FeatureSet.from_arrays(rows)), neighbors), expected, atol=1e-4
-    )
+    squared = RowDistances(FeatureSet.from_arrays(rows)).squared(neighbors.ids, neighbors.similarities)
+    np.testing.assert_allclose(squared, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("loss", "weighted"), [("temi", False), ("scan", False), ("tsp", True)])
@@ -130,7 +128,9 @@ def test_only_tsp_weighs_its_neighbors(loss, weighted, planted):
     batches = pair_batches(planted, mine_neighbors(planted, 8), recipe)
     assert (batches.weights_NK is not None) == weighted
     if weighted:
-        expected = gaussian_neighbor_weights(squared_distances(row_lengths(planted), mine_neighbors(planted, 8)))
+        mined = mine_neighbors(planted, 8)
+        squared = RowDistances(planted).squared(mined.ids, mined.similarities)
+        expected = gaussian_neighbor_weights(squared)
         np.testing.assert_allclose(batches.weights_NK, expected, atol=1e-6)
 
 

@@ -18,7 +18,13 @@ from deepclust.subsets.benchmarks import BENCHMARKS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands whose arguments are Hydra's, by the name of their configuration.
-HYDRA = {"train": "train", "evaluate": "evaluate", "extract": "extract", "zero-shot": "zero_shot"}
+HYDRA = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "extract": "extract",
+    "finetune": "finetune",
+    "zero-shot": "zero_shot",
+}
 
 
 # What stands for something of the reader's own.
@@ -96,7 +102,13 @@ def configs() -> list[dict[str, Any]]:
     chosen = ["encoder=default", "reduction=umap", "select=silhouette", "logger=wandb", "baselines=all"]
     chosen.append(f"loss=[{','.join(LOSSES)}]")
     found = [composed("train", [*chosen, f"benchmark={name}"]) for name in BENCHMARKS]
-    return [*found, composed("evaluate", ["run=x"]), composed("extract", []), composed("zero_shot", [])]
+    return [
+        *found,
+        composed("evaluate", ["run=x"]),
+        composed("extract", []),
+        composed("finetune", []),
+        composed("zero_shot", []),
+    ]
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "conf" / "train.yaml"], ids=lambda page: page.name)

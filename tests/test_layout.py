@@ -23,14 +23,16 @@ ROAD = (
     "training",
     "estimators",
     "metrics",
+    "finetuning",
     "subsets",
     "zero_shot",
     "report",
     "runs",
     "cli",
 )
-# Right of the features, these alone look at images or at encoders: data by name, contact sheets, neighbor rows.
-SEE_IMAGES = {"runs", "cli", "zero_shot", "report"}
+# Right of the features, these alone look at images or at encoders: training encoders, data by name, contact sheets,
+# neighbor rows.
+SEE_IMAGES = {"finetuning", "runs", "cli", "zero_shot", "report"}
 
 
 def modules() -> dict[str, Path]:

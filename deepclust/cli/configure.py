@@ -79,6 +79,8 @@ def register_choices() -> None:
     from deepclust.clusterers import CLUSTERERS
     from deepclust.extraction.dataset_facts import DATASETS
     from deepclust.extraction.encoder_catalog import ENCODERS
+    from deepclust.finetuning.finetune_settings import OBJECTIVES
+    from deepclust.finetuning.finetune_settings import default_settings as objective_settings
     from deepclust.losses import LOSSES
     from deepclust.subsets.benchmarks import BENCHMARKS
     from deepclust.training.recipe import default_settings
@@ -107,6 +109,8 @@ def register_choices() -> None:
         store(group="encoder", name=name, node={**options, "library": name if required else None})
     for name, rule in BENCHMARKS.items():
         store(group="benchmark", name=name, node=dict(rule))
+    for name in OBJECTIVES:
+        store(group="objective", name=name, package="_global_", node=objective_settings(name))
     for name in CLUSTERERS:
         store(group="baselines", name=name, node={name: {}})
     store(group="baselines", name="all", node={name: {} for name in CLUSTERERS})

@@ -18,6 +18,7 @@ from deepclust.runtime.signals import told_of_sigterm
 COMMANDS = {
     "train": ("train", "train clustering heads, run the baselines beside them, score everything"),
     "extract": ("extract", "turn images into features, once"),
+    "finetune": ("finetune", "train an encoder further, with labels or with TSP's loss"),
     "evaluate": ("evaluate", "score a finished run again and measure it further"),
     "summarize": ("summarize", "finished runs side by side: seeds, sweeps, benchmarks"),
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),

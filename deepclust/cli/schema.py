@@ -17,6 +17,7 @@ from deepclust.extraction.encoders import PRECISIONS as ENCODING_PRECISIONS
 from deepclust.extraction.extract import DTYPES
 from deepclust.extraction.studies import STUDIES
 from deepclust.features.transform import PREPROCESSINGS
+from deepclust.finetuning.finetune_settings import FinetuneSettings
 from deepclust.losses import LOSSES
 from deepclust.metrics.intrinsic import SILHOUETTES
 from deepclust.metrics.linear_probe import PRECISIONS as PROBE_PRECISIONS
@@ -28,7 +29,7 @@ from deepclust.subsets.hierarchy import LINKS
 from deepclust.subsets.select import RULES
 from deepclust.training.loggers import logger_group
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer import PRECISIONS, TrainerSettings
 from deepclust.zero_shot.data import DataSpec
 from deepclust.zero_shot.protocol import Candidates
 
@@ -116,6 +117,12 @@ EXTRACT: dict[str, Member] = {
     "images_per_shard": setting(8192, "a killed run loses the shard it was at", at_least=1, whole=True),
     "overwrite": setting(False, "make features of other settings again", flag=True),
 }
+# Those of `deepclust finetune` beside `FinetuneSettings`.
+FINETUNE: dict[str, Member] = {
+    "out": PLACE,
+    "precision": setting("auto", "of the training", choices=PRECISIONS),
+    "workers": setting(0, "processes that read images", at_least=0, at_most=1024, whole=True),
+}
 # Those of the linear probe; `linear_probe` says what they mean.
 PROBE: dict[str, Member] = {
     "learning_rates": setting(about="of the grid", each=True, above=0),
@@ -153,7 +160,7 @@ def check(command: str, config: Settings) -> None:
     """Check the names, types and ranges of everything that a command line gives.
 
     Args:
-        command: as files in conf/ are called: `train`, `extract`, `evaluate` or `zero_shot`.
+        command: as files in conf/ are called: `train`, `extract`, `finetune`, `evaluate` or `zero_shot`.
         config: its settings.
 
     Raises:
@@ -164,7 +171,14 @@ def check(command: str, config: Settings) -> None:
 
 def schema(command: str, config: Settings) -> Group:
     """The settings of a command, with those of the losses, baselines and so on that this command line chooses."""
-    return {"train": _train, "extract": _extract, "evaluate": _evaluate, "zero_shot": _zero_shot}[command](config)
+    commands = {
+        "train": _train,
+        "extract": _extract,
+        "finetune": _finetune,
+        "evaluate": _evaluate,
+        "zero_shot": _zero_shot,
+    }
+    return commands[command](config)
 
 
 def _train(config: Settings) -> Group:
@@ -190,6 +204,17 @@ def _train(config: Settings) -> Group:
 def _extract(config: Settings) -> Group:
     members = {**EXTRACT, "data": _data(), "encoder": _encoder()}
     return Group("deepclust extract", members, needed=needed(members))
+
+
+def _finetune(config: Settings) -> Group:
+    members = {
+        **FINETUNE,
+        **settings_of(FinetuneSettings),
+        **settings_of(TrainerSettings, "accelerator", "checkpoint_seconds"),
+        "data": _data(),
+        "encoder": _encoder(),
+    }
+    return Group("deepclust finetune", members, needed=needed(members))
 
 
 def _evaluate(config: Settings) -> Group:

@@ -90,7 +90,7 @@ def apply(config: dict[str, Any], runner: Any) -> None:
 
 
 def report(config: dict[str, Any], runner: Any) -> None:
-    from deepclust.extraction.encoder_catalog import backbone_family
+    from deepclust.extraction.encoder_catalog import backbone_family, encoder_training
     from deepclust.report.zero_shot_report import write_report
     from deepclust.zero_shot import read_overviews, read_results
 
@@ -112,6 +112,8 @@ def report(config: dict[str, Any], runner: Any) -> None:
             if spec.split == "test" and spec.classes is None and spec.range is None
         },
         backbones={name: backbone_family(name) for name in config["encoders"]},
+        domains={name: spec.domain for name, spec in runner.data.items() if spec.domain is not None},
+        training={name: how for name in config["encoders"] if (how := encoder_training(name)) is not None},
     )
     print(f"{len(written)} tables and figures: {runner.folder / 'report' / 'report.md'}")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepclust.extraction.encoder_catalog import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
+from deepclust.extraction.encoder_catalog import IMAGENET_MEAN, IMAGENET_STD, MADE_HERE, EncoderSpec
 from deepclust.extraction.images import Preprocess
 from deepclust.extraction.torchvision_backbone import torchvision_network
 from deepclust.extraction.weights import (
@@ -127,6 +127,13 @@ def _timm_with_weights(spec: EncoderSpec, cfg: Any, options: dict[str, Any]) -> 
     import timm
 
     path = local_weights(spec)
+    if path is None and spec.name in MADE_HERE:
+        made_of = MADE_HERE[spec.name]
+        raise InputError(
+            f"nobody publishes the weights of {spec.name}: make them with `deepclust finetune data=imagenet "
+            f"encoder={made_of} data.path=IMAGES`, then give encoder.checkpoint=FILE or put them at "
+            f"{weights_folder() / spec.name}.pth"
+        )
     bundled = None
     if path is None and spec.url is not None:
         path = published_weights(spec)

@@ -203,7 +203,46 @@ _SPECS = (
     _clip("openclip_vitg14", "OpenCLIP ViT-g/14, LAION-2B", "ViT-g-14", 1024, "laion2b_s34b_b88k"),
     _clip("openclip_vitbigg14", "OpenCLIP ViT-bigG/14, LAION-2B", "ViT-bigG-14", 1280, "laion2b_s39b_b160k"),
 )
-ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
+_MAE_POOLED: dict[str, Any] = {"model_options": {"global_pool": "avg"}}
+_FINETUNED = (
+    # Fine-tuned on ImageNet-1K with labels: MAE's by its authors, who average the patch tokens …
+    _published(
+        "ft_mae_vitb16",
+        "MAE ViT-B/16, fine-tuned",
+        "vit_base_patch16_224",
+        768,
+        f"{_FAIR}/mae/finetune/mae_finetuned_vit_base.pth",
+        **_MAE_POOLED,
+    ),
+    _published(
+        "ft_mae_vitl16",
+        "MAE ViT-L/16, fine-tuned",
+        "vit_large_patch16_224",
+        1024,
+        f"{_FAIR}/mae/finetune/mae_finetuned_vit_large.pth",
+        **_MAE_POOLED,
+    ),
+    _published(
+        "ft_mae_vith14",
+        "MAE ViT-H/14, fine-tuned",
+        "vit_huge_patch14_224",
+        1280,
+        f"{_FAIR}/mae/finetune/mae_finetuned_vit_huge.pth",
+        **_MAE_POOLED,
+    ),
+    # … the others of Lowe et al. 2024 by themselves, with MAE's recipe; nobody publishes their weights.
+    *(
+        replace(spec, name=f"ft_{spec.name}", title=f"{spec.title}, fine-tuned", url=None, keys=(("", ""),))
+        for spec in _SPECS
+        if spec.name in ("dino_resnet50", "dino_vitb16", "mocov3_resnet50", "mocov3_vitb16", "vicreg_resnet50")
+    ),
+)
+ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType({spec.name: spec for spec in (*_SPECS, *_FINETUNED)})
+# Those that are made by `deepclust finetune` alone, each with the encoder that it comes from.
+MADE_HERE: Mapping[str, str] = MappingProxyType(
+    {spec.name: spec.name.removeprefix("ft_") for spec in _FINETUNED if spec.url is None}
+)
+SUPERVISED, SELF_SUPERVISED, FINE_TUNED = "supervised", "self-supervised", "fine-tuned"
 # The backbones that Lowe et al. compare encoders within; patches of 16 and 32 pixels, both ViT-B.
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"ResNet-50": ("resnet50", "rn50"), "ViT-B": ("vit_base", "vit_b_", "vit-b-")}
@@ -220,6 +259,22 @@ def backbone_family(encoder: str) -> str:
     """
     model = ENCODERS[encoder].model.lower() if encoder in ENCODERS else encoder.lower().replace("vitb", "vit_b_")
     return next((name for name, starts in FAMILIES.items() if any(start in model for start in starts)), OTHER_FAMILY)
+
+
+def encoder_training(encoder: str) -> str | None:
+    """`supervised`, `self-supervised`, or `fine-tuned` after self-supervision; None for CLIP, which learned from texts,
+    and for encoders that the catalog lacks.
+
+    Example:
+        >>> encoder_training("dino_vitb16"), encoder_training("ft_dino_vitb16"), encoder_training("clip_vitb16")
+        ('self-supervised', 'fine-tuned', None)
+    """
+    spec = ENCODERS.get(encoder)
+    if spec is None or spec.library == "open_clip":
+        return None
+    if encoder.startswith("ft_"):
+        return FINE_TUNED
+    return SUPERVISED if spec.title.startswith("supervised") else SELF_SUPERVISED
 
 
 def encoder_spec(encoder: str | EncoderSpec | Mapping[str, Any]) -> EncoderSpec:

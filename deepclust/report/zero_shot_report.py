@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepclust.report.delta_ami import delta_figure, delta_tables
 from deepclust.report.figures import save_figure
 from deepclust.report.matrix_table import MatrixTable
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
@@ -40,6 +41,8 @@ def write_report(
     backbones: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
     overviews: Sequence[Row] = (),
+    domains: Mapping[str, str] | None = None,
+    training: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the tables (.md, .tex, .csv), the figures (.png, .svg) and `report.md`.
 
@@ -56,6 +59,7 @@ def write_report(
         backbones: of each encoder; None: all are of one.
         overviews: the data sets that `read_overviews` found.
         sources: as in `published_table`; None compares with nothing published.
+        domains, training: of each data set and encoder that has one, as in `delta_tables`; None: there is no ΔAMI.
 
     Returns:
         The files of tables and figures.
@@ -98,9 +102,15 @@ def write_report(
         clusterer_correlation_table(rows, titles, groups),
         *probe_tables(rows, probes, shown, encoders, titles, groups),
         *published_table(rows, sources or {}, shown, encoders, titles),
+        *delta_tables(rows, domains or {}, encoders, training or {}, backbones or {}),
     ]
     written += [path for table in over_all for path in table.write(folder)]
     sections += [_section(table) for table in over_all]
+    delta = delta_figure(rows, domains or {}, encoders, training or {}, backbones or {})
+    if delta is not None:
+        written += save_figure(delta, folder / "delta_ami")
+        caption = "ΔAMI against the supervised encoders of the same backbone, by domain."
+        sections.append(f"{caption}\n\n![{caption}](delta_ami.png)\n")
     with written_whole(folder / "report.md") as temporary:
         temporary.write_text("# Zero-shot clustering\n\n" + "\n".join(sections), encoding="utf-8")
     return written

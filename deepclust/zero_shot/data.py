@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ from deepclust.zero_shot.protocol import check_name
 
 # Stands for no encoder: a data set's own pixels.
 RAW = "raw"
+# How far data sets are from ImageNet, on which the encoders were trained (Lowe et al. 2024), nearest first.
+DOMAINS: Mapping[str, str] = MappingProxyType(
+    {
+        "in_domain": "In-domain",
+        "domain_shift": "Domain shift",
+        "near_ood": "Near-OOD",
+        "fine_grained": "Fine-grained",
+        "far_ood": "Far-OOD",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class DataSpec:
             those of iNaturalist 2021 and of `bioscan1m` are. What follows the last rank is the class's own.
         probe: the data set that serves the kNN probe as memory, or None for no probe.
         encoders: the encoders that it comes with; None for every one.
+        domain: a key of `DOMAINS`, for ΔAMI; None takes no part there.
         optional: leave it out where its features are not there, instead of refusing.
     """
 
@@ -68,6 +80,7 @@ class DataSpec:
     ranks: tuple[str, ...] | None = setting(None, "in the class names", each=True, text=True)
     probe: str | None = setting(None, "the memory of the kNN probe", text=True)
     encoders: tuple[str, ...] | None = setting(None, "that it comes with", each=True, text=True)
+    domain: str | None = setting(None, "its distance from ImageNet", choices=tuple(DOMAINS))
     optional: bool = setting(False, "left out where it is not there", flag=True)
 
     @property

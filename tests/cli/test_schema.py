@@ -22,6 +22,7 @@ from deepclust.runtime.settings import ANYTHING, MOST, RANGE, Group
 COMMAND_LINES = {
     "train": ("data=features", "select=silhouette", "encoder=dino_vitb16", "benchmark=union", "logger=wandb"),
     "extract": ("data=cifar10",),
+    "finetune": ("data=cifar10",),
     "evaluate": ("data=features", "encoder=dino_vitb16", "benchmark=coarse_2"),
     "zero_shot": (),
 }

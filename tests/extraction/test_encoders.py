@@ -12,7 +12,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, backbone_family, encoder_spec
+from deepclust.extraction.encoder_catalog import (
+    ENCODERS,
+    MADE_HERE,
+    EncoderSpec,
+    backbone_family,
+    encoder_spec,
+    encoder_training,
+)
 from deepclust.extraction.encoders import Encoder, fold_batch_norms, load_encoder
 from deepclust.extraction.studies import with_study
 from deepclust.extraction.weights import WEIGHT_PACKAGES, load_into, packaged_weights
@@ -407,3 +414,44 @@ def test_a_layer_that_an_encoder_does_not_have_is_refused(vit, tmp_path) -> None
     weights = {"checkpoint": saved(tmp_path, vit.state_dict())}
     with pytest.raises(InputError, match=r"small does not run with .*layer=99 .*: choose others"):
         load_encoder({**VIT, **weights, "layer": 99}, device="cpu")
+
+
+def test_encoders_that_nobody_publishes_say_how_they_are_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEEPCLUST_WEIGHTS", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"nobody publishes the weights of ft_dino_vitb16: make them with `deepclust fi"
+    ):
+        load_encoder("ft_dino_vitb16", device="cpu")
+
+
+def test_the_fine_tuned_encoders_are_those_of_the_authors_code():
+    """`get_finetuned_encoder` of scottclowe/zs-ssl-clustering, and MAE's own."""
+    made = {f"ft_{name}" for name in ("dino_resnet50", "dino_vitb16", "mocov3_resnet50", "mocov3_vitb16")}
+    made.add("ft_vicreg_resnet50")
+    assert set(MADE_HERE) == made
+    assert all(encoder_training(name) == "fine-tuned" for name in [*made, "ft_mae_vitb16"])
+    assert all(backbone_family(name) == backbone_family(MADE_HERE[name]) for name in made)
+    assert encoder_training("supervised_resnet50") == encoder_training("augreg_vitb16") == "supervised"
+    assert encoder_training("vicreg_resnet50") == "self-supervised"
+    assert encoder_training("clip_vitb16") is None
+    assert encoder_training("raw") is None
+
+
+def test_maes_fine_tuned_checkpoint_is_read_whole_and_pools_the_patches(tmp_path, capsys):
+    """It has fc_norm in place of norm, and a head."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=7, global_pool="avg", img_size=32).eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "mae.pth")
+    pooled = ENCODERS["ft_mae_vitb16"].model_options
+    spec = EncoderSpec(
+        "mae", "", "timm", "test_vit", image_size=32, checkpoint=str(tmp_path / "mae.pth"), model_options=pooled
+    )
+    encoder = load_encoder(spec, device="cpu", precision="float32")
+    assert "0 of" in capsys.readouterr().err.split(" tensors missing")[0]
+    images = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    normalized = (images.permute(0, 3, 1, 2) - encoder._eager.mean) / encoder._eager.std
+    with torch.no_grad():
+        expected = network.fc_norm(network.forward_features(normalized)[:, 1:].mean(dim=1))
+    assert torch.allclose(encoder.encode(images), expected, atol=1e-5)

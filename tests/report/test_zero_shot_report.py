@@ -7,6 +7,7 @@ import csv
 import pytest
 from PIL import Image
 
+from deepclust.report.delta_ami import delta_figure, delta_tables
 from deepclust.report.matrix_table import MatrixTable
 from deepclust.report.zero_shot_figures import level_figure, rank_figure, scatter_figure
 from deepclust.report.zero_shot_report import write_report
@@ -235,3 +236,37 @@ def test_ranks_say_over_how_many_comparisons():
     assert ragged is not None
     assert "n = 2)" in full.axes[0].get_xlabel()
     assert "n = 1 to 2)" in ragged.axes[0].get_xlabel()
+
+
+def test_delta_ami_is_taken_from_the_supervised_encoders_of_the_same_backbone_by_domain(tmp_path):
+    """Known differences: DINO is 5 points below on near data and 10 above far out, fine-tuned the other way round."""
+    training = {"sup50": "supervised", "sup16": "supervised", "dino16": "self-supervised", "ft_dino16": "fine-tuned"}
+    backbones = {"sup50": "ResNet-50", **dict.fromkeys(("sup16", "dino16", "ft_dino16"), "ViT-B")}
+    amis = {"sup50": (0.1, 0.9), "sup16": (0.6, 0.3), "dino16": (0.55, 0.4), "ft_dino16": (0.62, 0.2)}
+    rows = [
+        cell(dataset, encoder, clusterer, ami + step)
+        for encoder, pair in amis.items()
+        for dataset, ami in zip(("x", "y"), pair)
+        for clusterer, step in (("kmeans", 0.0), ("hdbscan", 0.01))
+    ]
+    rows.append(cell("x", "dino16", "classes", 1.0))  # no other encoder has it
+    encoders = {name: name.upper() for name in amis}
+    domains = {"x": "in_domain", "y": "far_ood"}
+    supervised, raw = delta_tables(rows, domains, encoders, training, backbones)
+    assert supervised.header == ["Training", "Encoder", "In-domain", "Far-OOD"]
+    assert supervised.lines == [
+        ["self-supervised", "DINO16", "-5.0", "+10.0"],
+        ["fine-tuned", "FT_DINO16", "+2.0", "-10.0"],
+    ]
+    assert raw.lines == [["fine-tuned", "FT_DINO16", "+7.0", "-20.0"]]
+    assert supervised.notes == ["Pairs per figure: In-domain 2, Far-OOD 2."]
+    figure = delta_figure(rows, domains, encoders, training, backbones)
+    assert figure is not None
+    assert [round(bar.get_height(), 6) for bar in figure.axes[0].patches] == [-5, 10]
+    assert delta_tables(rows, {}, encoders, training, backbones) == []
+    assert delta_figure(rows, domains, encoders, {"dino16": "self-supervised"}, backbones) is None
+    written = write_report(
+        tmp_path, rows, [], datasets=DATASETS, encoders=encoders, clusterers=list(CLUSTERERS), backbones=backbones,
+        domains=domains, training=training,
+    )  # fmt: skip
+    assert {"delta_supervised", "delta_finetuned", "delta_ami"} <= {path.stem for path in written}

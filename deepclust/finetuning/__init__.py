@@ -1,0 +1,1 @@
+"""Encoders trained further: with labels, or together with TSP's head."""

@@ -33,14 +33,19 @@ WEIGHTS = ("similarity", "none")
 class _GraphClusterer(Clusterer):
     """What the graph's clusterers share: the search for neighbors."""
 
-    n_neighbors: int
+    usual_neighbors: ClassVar[int]
+    n_neighbors: int | None
 
     def _check(self, n_samples: int) -> None:
-        if not 2 <= self.n_neighbors < n_samples:
+        if self.n_neighbors is not None and not 2 <= self.n_neighbors < n_samples:
             raise InputError(
                 f"n_neighbors is {self.n_neighbors}: {self.name} clustering of {n_samples} samples takes 2 to "
                 f"{n_samples - 1}"
             )
+
+    def _k(self, at_most: int) -> int:
+        """The K that was asked for, else the usual one, or all that there are."""
+        return min(self.usual_neighbors, at_most) if self.n_neighbors is None else self.n_neighbors
 
     def _neighbors(self, rows_ND: np.ndarray, n_neighbors: int) -> Neighbors:
         return mine_neighbors(rows_ND, n_neighbors, metric="cosine" if self.normalize == "l2" else "euclidean")
@@ -51,20 +56,20 @@ class SpectralClusterer(_GraphClusterer):
     """scikit-learn's SpectralClustering of the symmetrized neighbor graph; new samples join the nearest cluster mean.
 
     Args:
-        n_clusters: C, at least 2 and at most N.
+        n_clusters: C, at most N.
         seed: of the eigensolver's start and of k-means.
         normalize, max_samples: as in `Clusterer`.
-        n_neighbors: K, the sample itself included, scikit-learn's default; edges have weight 1, or ½ where only one
-            end names the other.
+        n_neighbors: K, the sample itself included; edges have weight 1, or ½ where only one end names the other. None
+            takes 10, scikit-learn's default, or all there are.
         n_components: eigenvectors; None takes C.
         assign_labels: from eigenvectors to clusters: `cluster_qr` (what the code of Lowe et al. 2023 takes),
             `discretize` or `kmeans`.
     """
 
     name: ClassVar[str] = "spectral"
-    fewest_clusters: ClassVar[int] = 2
+    usual_neighbors: ClassVar[int] = 10
 
-    n_neighbors: int = setting(10, "K, the sample itself included", whole=True)
+    n_neighbors: int | None = setting(None, "K, the sample itself included; null: 10", whole=True)
     n_components: int | None = setting(None, "eigenvectors; null: C", at_least=1, whole=True)
     assign_labels: str = setting("cluster_qr", "from eigenvectors to clusters", choices=ASSIGNMENTS)
 
@@ -78,6 +83,10 @@ class SpectralClusterer(_GraphClusterer):
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         rows_ND = self._compared_rows(features_ND)
+        if self.n_clusters == 1:
+            labels_N = np.zeros(len(rows_ND), np.int32)
+            self._keep_centroids(rows_ND, labels_N)
+            return labels_N, None, ()
         fitted = SpectralClustering(
             self.n_clusters,
             n_components=self.n_components,
@@ -85,7 +94,7 @@ class SpectralClusterer(_GraphClusterer):
             assign_labels=self.assign_labels,
             random_state=self.seed,
         )
-        neighbors = self._neighbors(rows_ND, self.n_neighbors - 1)
+        neighbors = self._neighbors(rows_ND, self._k(len(rows_ND) - 1) - 1)
         graph = neighbor_graph(neighbors, weights="ones", symmetric="mean", self_loops=True)
         with warnings.catch_warnings():
             # A graph of several components is fine here: each is a cluster of its own.
@@ -99,6 +108,7 @@ class _CommunityClusterer(_GraphClusterer):
     """What both community detections share: a weighted undirected graph in igraph."""
 
     needs_n_clusters: ClassVar[bool] = False
+    usual_neighbors: ClassVar[int] = 15
     weights: str
     resolution: float
 
@@ -113,7 +123,7 @@ class _CommunityClusterer(_GraphClusterer):
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
         igraph = _igraph()
         rows_ND = self._compared_rows(features_ND)
-        neighbors = self._neighbors(rows_ND, self.n_neighbors)
+        neighbors = self._neighbors(rows_ND, self._k(len(rows_ND) - 1))
         edges = sparse.triu(neighbor_graph(neighbors, weights="similarity", symmetric="max"), k=1).tocoo()
         graph = igraph.Graph(len(rows_ND), np.column_stack([edges.row, edges.col]))
         igraph.set_random_number_generator(random.Random(self.seed))
@@ -139,14 +149,15 @@ class LouvainClusterer(_CommunityClusterer):
         n_clusters: ignored.
         seed: of the order in which vertices are visited.
         normalize, max_samples: as in `Clusterer`.
-        n_neighbors: K, the sample itself not included. 15, the default of UMAP and of Scanpy's communities.
+        n_neighbors: K, the sample itself not included. None takes 15, the default of UMAP and of Scanpy's communities,
+            or all there are.
         weights: `similarity`, see `neighbor_graph`, or `none`: every edge counts 1.
         resolution: of the modularity; more gives more communities.
     """
 
     name: ClassVar[str] = "louvain"
 
-    n_neighbors: int = setting(15, "K", whole=True)
+    n_neighbors: int | None = setting(None, "K; null: 15", whole=True)
     weights: str = setting("similarity", "of the edges", choices=WEIGHTS)
     resolution: float = setting(1.0, "of the modularity", above=0)
 
@@ -168,7 +179,7 @@ class LeidenClusterer(_CommunityClusterer):
 
     name: ClassVar[str] = "leiden"
 
-    n_neighbors: int = setting(15, "K", whole=True)
+    n_neighbors: int | None = setting(None, "K; null: 15", whole=True)
     weights: str = setting("similarity", "of the edges", choices=WEIGHTS)
     resolution: float = setting(1.0, "of the modularity", above=0)
     n_iterations: int = setting(-1, "rounds of refinement; -1: until nothing changes", at_least=-1, whole=True)

@@ -210,7 +210,8 @@ def test_one_cluster_and_a_cluster_each_have_no_silhouette_and_a_reason(blobs):
     [
         ("kmeans_l2", {}, 50, "kmeans_l2 needs the number of clusters: set n_clusters="),
         ("kmeans_l2", {"n_clusters": 51}, 50, "kmeans_l2 clustering of 50 samples gives 1 to 50"),
-        ("spectral", {"n_clusters": 1}, 50, "spectral clustering of 50 samples gives 2 to 50"),
+        ("spectral", {"n_clusters": 51}, 50, "spectral clustering of 50 samples gives 1 to 50"),
+        ("leiden", {"n_neighbors": 15}, 15, "n_neighbors is 15: .* takes 2 to 14"),
         ("spectral", {"n_clusters": 3, "n_neighbors": 50}, 50, "n_neighbors is 50: .* takes 2 to 49"),
         (
             "spectral",
@@ -273,3 +274,15 @@ def test_a_baseline_is_an_estimator(digits):
     np.testing.assert_array_equal(clusterer.predict(digits[:50]), clusterer.baseline_.predict(digits[:50]).labels)
     assert clusterer.clustering_.method == "spectral"
     assert clusterer.set_params(method="leiden", options=None).fit(digits).clustering_.n_clusters is None
+
+
+@pytest.mark.parametrize("name", ["spectral", "louvain", "leiden"])
+def test_a_small_set_has_as_many_neighbors_as_there_are(name):
+    rows = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    few, all_of_them = (make_clusterer(name, n_clusters=2, n_neighbors=k).fit(rows).labels for k in (None, 7))
+    np.testing.assert_array_equal(few, all_of_them)
+
+
+def test_one_spectral_cluster_holds_all():
+    rows = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    assert (make_clusterer("spectral", n_clusters=1).fit(rows).labels == 0).all()

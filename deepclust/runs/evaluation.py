@@ -155,6 +155,9 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
             if not run.clustering(method, split).is_file():
                 continue
             clustering = clusterings[method, split] = Clustering.load(run.clustering(method, split))
+            if identity is not None and method in identity.methods and clustering.identity != identity.digest(method):
+                place = run.clustering(method, split)
+                raise InputError(f"{place} is of another run: put this run's own file back, or remove it")
             rows.append(scored(clustering, features, split, None, notes, silhouette=silhouette))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))

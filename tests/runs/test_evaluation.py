@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deepclust.clustering import Clustering
+from deepclust.features.dataset import Dataset
+from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics.linear_probe import Probe
 from deepclust.report.tables import read_rows
-from deepclust.runs.evaluation import accuracies_by_class, merged_rows
+from deepclust.runs.evaluation import accuracies_by_class, evaluate_run, merged_rows
+from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
 
 
@@ -62,3 +67,23 @@ def test_a_broken_file_of_rows_is_refused(content, tmp_path):
     with pytest.raises(InputError, match=r"evaluation\.json is no list of rows .*: remove it"):
         read_rows(tmp_path / "evaluation.json")
     assert read_rows(tmp_path / "none.json") == []
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_clustering_of_another_run_is_refused(split, tmp_path):
+    run, other = (
+        Identity(data={"features": "same"}, shared={"seed": seed}, methods={"kmeans": {}}, asked={}) for seed in (0, 1)
+    )
+    features, labels = np.eye(8, dtype=np.float32), np.arange(8) % 2
+    dataset = Dataset("planted", *(FeatureSet.from_arrays(features, labels) for _ in range(2)), encoder=None)
+    folder = RunFolder(tmp_path)
+    run.write(folder.identity)
+    for place in ("train", "test"):
+        folder.clustering("kmeans", place).parent.mkdir(exist_ok=True)
+        Clustering(labels, "kmeans", 2, identity=run.digest("kmeans")).save(folder.clustering("kmeans", place))
+    assert [row["acc"] for row in evaluate_run(folder, dataset, silhouette=False).rows] == [1, 1]
+
+    Clustering(labels, "kmeans", 2, identity=other.digest("kmeans")).save(folder.clustering("kmeans", split))
+    name = folder.clustering("kmeans", split).name
+    with pytest.raises(InputError, match=f"{name} is of another run: put this run's own file back, or remove it"):
+        evaluate_run(folder, dataset, silhouette=False)

@@ -149,6 +149,30 @@ class Loss(ABC):
         """
 
 
+@dataclass(frozen=True)
+class WithoutTeacher(Loss):
+    """A loss of the student alone: the gradient flows through both members of a pair, and prototypes are not frozen."""
+
+    trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
+    uses_teacher = False
+
+    @abstractmethod
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        """The loss of the pairs at hand per head, (H,), and its gradient, which may be changed in place.
+
+        Args:
+            student: of the pairs at hand.
+            mean_VHC: over the whole batch.
+        """
+
+    def gradient(
+        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
+    ) -> tuple[Tensor, Gradients]:
+        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
+        loss_H, gradients = self.of_student(student, batch.mean_VHC)
+        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+
+
 def both_ways(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], scale: float) -> tuple[Tensor, Gradients]:
     """The mean of a loss over (x, x') and (x', x).
 

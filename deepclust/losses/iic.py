@@ -12,7 +12,6 @@ Shape suffixes: H heads, B pairs, C and D clusters, V = C means of a batch, one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from torch import Tensor
 
@@ -20,8 +19,8 @@ from deepclust.losses.base import (
     BatchLook,
     Gradients,
     LogProbs,
-    Loss,
     Probs,
+    WithoutTeacher,
     check_pairs,
     joint_mean,
     log_clamped,
@@ -78,7 +77,7 @@ def iic_loss(
 
 
 @dataclass(frozen=True)
-class IIC(Loss):
+class IIC(WithoutTeacher):
     """`iic_loss` of the batch's joint. The batch wants to be well above C², as the joint has as many entries.
 
     Args:
@@ -100,18 +99,12 @@ class IIC(Loss):
 
     name = "iic"
     title = "IIC"
-    trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
-    uses_teacher = False
 
     def means(self, n_clusters: int) -> int:
         return n_clusters
 
-    def gradient(
-        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
-    ) -> tuple[Tensor, Gradients]:
-        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
-        loss_H, gradients = iic_loss(*student, batch.mean_VHC, entropy_weight=self.entropy_weight)
-        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        return iic_loss(*student, mean_VHC, entropy_weight=self.entropy_weight)
 
     def look(self, probs: Probs) -> BatchLook:
         """The joint of both members."""

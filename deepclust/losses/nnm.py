@@ -14,11 +14,10 @@ Shape suffixes: H heads, B pairs, C clusters, V = C + 3 means of a batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from torch import Tensor
 
-from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.losses.base import BatchLook, Gradients, LogProbs, Probs, WithoutTeacher
 from deepclust.losses.pica import BESIDE, column_confusion, columns_of
 from deepclust.losses.tsp import tsp_loss
 from deepclust.runtime.settings import setting
@@ -63,7 +62,7 @@ def nnm_loss(
 
 
 @dataclass(frozen=True)
-class NNM(Loss):
+class NNM(WithoutTeacher):
     """`nnm_loss` over global and local pairs.
 
     Args:
@@ -85,19 +84,13 @@ class NNM(Loss):
 
     name = "nnm"
     title = "NNM"
-    trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
-    uses_teacher = False
     local_pairs = True
 
     def means(self, n_clusters: int) -> int:
         return n_clusters + BESIDE
 
-    def gradient(
-        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
-    ) -> tuple[Tensor, Gradients]:
-        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
-        loss_H, gradients = nnm_loss(*student, batch.mean_VHC, entropy_weight=self.entropy_weight)
-        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        return nnm_loss(*student, mean_VHC, entropy_weight=self.entropy_weight)
 
     def look(self, probs: Probs) -> BatchLook:
         """The batch's columns."""

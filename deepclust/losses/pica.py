@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ from deepclust.losses.base import (
     BatchLook,
     Gradients,
     LogProbs,
-    Loss,
     Probs,
+    WithoutTeacher,
     check_pairs,
     joint_mean,
     negative_entropy,
@@ -118,7 +117,7 @@ def pica_loss(
 
 
 @dataclass(frozen=True)
-class PICA(Loss):
+class PICA(WithoutTeacher):
     """`pica_loss` of the batch's columns.
 
     Args:
@@ -139,18 +138,12 @@ class PICA(Loss):
 
     name = "pica"
     title = "PICA"
-    trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
-    uses_teacher = False
 
     def means(self, n_clusters: int) -> int:
         return n_clusters + BESIDE
 
-    def gradient(
-        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
-    ) -> tuple[Tensor, Gradients]:
-        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
-        loss_H, gradients = pica_loss(*student, batch.mean_VHC, entropy_weight=self.entropy_weight)
-        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        return pica_loss(*student, mean_VHC, entropy_weight=self.entropy_weight)
 
     def look(self, probs: Probs) -> BatchLook:
         """The batch's columns."""

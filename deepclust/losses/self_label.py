@@ -18,7 +18,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.losses.base import BatchLook, Gradients, LogProbs, Probs, WithoutTeacher
 from deepclust.losses.tsp import TSP
 from deepclust.runtime.settings import setting
 
@@ -57,7 +57,7 @@ def self_label_loss(log_probs_HBC: Tensor, sure_HC: Tensor, *, threshold: float 
 
 
 @dataclass(frozen=True)
-class SelfLabel(Loss):
+class SelfLabel(WithoutTeacher):
     """`self_label_loss` of the samples, for one head, which starts as a trained one.
 
     Args:
@@ -84,14 +84,10 @@ class SelfLabel(Loss):
     title = "SCAN, self-labelled"
     # As the head that it goes on with; a batch of 1000 as in the authors' settings.
     trained_with = MappingProxyType({**TSP.trained_with, "n_heads": 1, "batch_size": 1000, "learning_rate": 1e-4})
-    uses_teacher = False
 
-    def gradient(
-        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
-    ) -> tuple[Tensor, Gradients]:
-        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
-        loss_H, anchors_HBC = self_label_loss(student.anchors, batch.mean_VHC[0], threshold=self.threshold)
-        return loss_H, Gradients(anchors_HBC.mul_(scale), torch.zeros_like(student.neighbors))
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        loss_H, anchors_HBC = self_label_loss(student.anchors, mean_VHC[0], threshold=self.threshold)
+        return loss_H, Gradients(anchors_HBC, torch.zeros_like(student.neighbors))
 
     def look(self, probs: Probs) -> BatchLook:
         """The share of the samples that are sure of each cluster."""

@@ -22,8 +22,8 @@ from deepclust.losses.base import (
     BatchLook,
     Gradients,
     LogProbs,
-    Loss,
     Probs,
+    WithoutTeacher,
     check_pairs,
     log_sum_and_shares,
     negative_entropy,
@@ -92,7 +92,7 @@ def gaussian_neighbor_weights(squared_distances_NK: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TSP(Loss):
+class TSP(WithoutTeacher):
     """`tsp_loss`: the student alone, on neighbors drawn with Gaussian weights.
 
     Args:
@@ -126,15 +126,10 @@ class TSP(Loss):
             "freeze_prototypes_epochs": 0,
         }
     )
-    uses_teacher = False
     gaussian_pairs = True
 
-    def gradient(
-        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
-    ) -> tuple[Tensor, Gradients]:
-        """As `Loss.gradient`; the student is its own teacher, and so `teacher` is not read."""
-        loss_H, gradients = tsp_loss(*student, batch.mean_VHC[0], entropy_weight=self.entropy_weight)
-        return loss_H, Gradients(gradients.anchors.mul_(scale), gradients.neighbors.mul_(scale))
+    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
+        return tsp_loss(*student, mean_VHC[0], entropy_weight=self.entropy_weight)
 
     def look(self, probs: Probs) -> BatchLook:
         """The mean over the samples, without their neighbors."""

@@ -19,6 +19,8 @@ COMMANDS = {
     "train": ("train", "train clustering heads, run the baselines beside them, score everything"),
     "extract": ("extract", "turn images into features, once"),
     "finetune": ("finetune", "train an encoder further, with labels or with TSP's loss"),
+    "report": ("report", "a finished run as one page that works offline: clusters, map, lists, changes"),
+    "edit": ("edit", "the changes made in a page become a clustering, tables and folders"),
     "evaluate": ("evaluate", "score a finished run again and measure it further"),
     "summarize": ("summarize", "finished runs side by side: seeds, sweeps, benchmarks"),
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),

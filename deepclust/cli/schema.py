@@ -213,7 +213,8 @@ def _train(config: Settings) -> Group:
         "encoder": _encoder(optional=True),
         "benchmark": _benchmark(config),
     }
-    return Group("deepclust train", {**members, "baselines_named": ANYTHING}, needed=needed(members))
+    own = {"baselines_named": ANYTHING, "n_neighbors_named": ANYTHING}  # no settings: whether somebody gave them
+    return Group("deepclust train", {**members, **own}, needed=needed(members))
 
 
 def _extract(config: Settings) -> Group:

@@ -105,13 +105,15 @@ class Scatter {
   }
 
   inside(path) {
-    const found = [];
+    const found = [], { across, down, left, top } = this.frame();
+    const xs = path.map(([x]) => x), ys = path.map(([, y]) => y);
+    const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     for (let i = 0; i < this.n; i++) {
-      const [x, y] = this.placeOf(i);
+      const x = left + (across * this.places[2 * i]) / 65535, y = top + (down * this.places[2 * i + 1]) / 65535;
+      if (x < x0 || x > x1 || y < y0 || y > y1) continue;
       let within = false;
       for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
-        const [ax, ay] = path[a], [bx, by] = path[b];
-        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) within = !within;
+        if (ys[a] > y !== ys[b] > y && x < ((xs[b] - xs[a]) * (y - ys[a])) / (ys[b] - ys[a]) + xs[a]) within = !within;
       }
       if (within) found.push(i);
     }

@@ -280,6 +280,7 @@ function colorChoices() {
   byId("color").replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
 }
 
+byId("glance").classList.toggle("as-words", DATA.texts !== null || DATA.sprites === null);
 byId("order").replaceChildren(...Object.entries(ORDERS).map(([value, text]) => make("option", { value }, text)));
 byId("color").onchange = () => app.colors();
 byId("lasso").onclick = (event) => {

@@ -22,12 +22,14 @@ from deepclust.report.health import duplicate_groups, findings, outlier_scores
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.page import Page, Shown, write_page
 from deepclust.report.tables import read_rows
+from deepclust.runs.choosing import kept_at
 from deepclust.runs.config import cache_folders, reduced_as_trained
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.source import DataSource
 from deepclust.runs.steps import scored
 from deepclust.runtime.devices import fastest_device
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import read_json
 from deepclust.training.trained import TrainedHeads
 
 # Rows that a page holds at most: a sample of them above.
@@ -69,8 +71,10 @@ class FinishedRun:
         names = sorted(folder.saved_methods(), key=method_order)
         places = {name: folder.clustering(name) for name in names}
         edited = {f"edited:{place.parent.name}": place for place in sorted(folder.path.glob("*/clustering.npz"))}
-        chosen = sorted((folder.path / "selection").glob("[!.]*.npz")) if not names else []
-        places = {**edited, **places, **{place.stem: place for place in chosen}}
+        selected = selected_of(folder)
+        if selected is not None and not (selected.stem in names and selected.parent.name == "clusterings"):
+            places = {selected.stem: selected, **places}
+        places = {**edited, **places}
         if not places:
             raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
         dataset = DataSource.of(config).load()
@@ -83,6 +87,17 @@ class FinishedRun:
                     "changed since; run again"
                 )
         return cls(folder, dataset, reduced, clusterings, config)
+
+
+def selected_of(folder: RunFolder) -> Path | None:
+    """The clustering that `select=silhouette` chose in a run, or None."""
+    place = folder.path / "selection.json"
+    chosen = read_json(place)["chosen"] if place.is_file() else None
+    if chosen is None:
+        return None
+    told = (chosen["method"], chosen["n_clusters"], chosen["reduction"])
+    kept = kept_at(folder.path / "selection", *told)
+    return kept if kept.is_file() else folder.clustering(chosen["method"])
 
 
 def write_report(
@@ -172,6 +187,9 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
     if edited:
         newest = max(edited, key=lambda name: (run.folder.path / name[7:] / "clustering.npz").stat().st_mtime)
         return newest, "It holds the changes that you made."
+    selected = selected_of(run.folder)
+    if selected is not None:
+        return selected.stem, read_json(run.folder.path / "selection.json")["note"]
     trained = [name for name in run.clusterings if name in run.folder.trained_methods()]
     among = trained or list(run.clusterings)
     judged = {name: results[name]["silhouette"] for name in among if results[name]["silhouette"] is not None}
@@ -206,9 +224,11 @@ def shown_clustering(
     elif texts is not None:
         names = names_by_words(texts, clustering.labels)
     given = {int(cluster): str(given) for cluster, given in whole.settings.get("names", {}).items()}
-    title = f"{display_name(whole.method)}, edited" if name.startswith("edited:") else display_name(whole.method)
-    if name not in run.folder.saved_methods() and not name.startswith("edited:"):
-        title = name.replace("_", " ")
+    title = display_name(whole.method)
+    if name.startswith("edited:"):
+        title += ", edited"
+    elif name not in run.folder.saved_methods():
+        title += ", chosen"
     return Shown(clustering, title, told, {**names, **given}, agreement_N)
 
 

@@ -174,3 +174,17 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
         write_report(finished, method="tsp")
     with pytest.raises(InputError, match="3 texts for 12 samples"):
         write_report(finished, texts=["a", "b", "c"])
+
+
+def test_the_page_shows_what_the_silhouette_chose_first(command, planted, tmp_path):
+    np.save("X.npy", planted.features)
+    words = ("data=features", "data.train=X.npy", "baselines=kmeans", "select=silhouette", "select.n_clusters=[3,5]")
+    chosen = command("train", *words, "loss=none", "select.reductions=[]", "run_dir=run")
+    assert chosen.code == 0, chosen.err
+    assert "Candidates" in chosen.out  # a table of them, as there are no rows of results
+    assert "k-means" in chosen.out
+    run = FinishedRun.read("run")
+    assert list(run.clusterings) == ["kmeans_5_none"]
+    page = write_report(run, map_kind="pca").read_text(encoding="utf-8")
+    assert "k-means, chosen" in page
+    assert "By silhouette (" in page

@@ -24,6 +24,8 @@ HYDRA = {
     "extract": "extract",
     "finetune": "finetune",
     "zero-shot": "zero_shot",
+    "report": "report",
+    "edit": "edit",
 }
 
 

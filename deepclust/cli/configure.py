@@ -210,7 +210,8 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
             given = {key: value for key, value in given.items() if f"loss.{name}.{key}" not in own}
             losses[name] = {**loss, **given}
     named = any(key.split(".")[0].lstrip("~") == "baselines" for key in own)
-    return {**settings, "loss": losses, "baselines_named": named}
+    neighbors_named = any(key.split(".")[-1] == "n_neighbors" for key in own)
+    return {**settings, "loss": losses, "baselines_named": named, "n_neighbors_named": neighbors_named}
 
 
 def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:

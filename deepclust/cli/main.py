@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from deepclust import __version__
 from deepclust.runtime.errors import InputError, one_line_errors
@@ -19,6 +20,8 @@ COMMANDS = {
     "train": ("train", "train clustering heads, run the baselines beside them, score everything"),
     "extract": ("extract", "turn images into features, once"),
     "finetune": ("finetune", "train an encoder further, with labels or with TSP's loss"),
+    "report": ("report", "a finished run as one page that works offline: clusters, map, lists, changes"),
+    "edit": ("edit", "the changes made in a page become a clustering, tables and folders"),
     "evaluate": ("evaluate", "score a finished run again and measure it further"),
     "summarize": ("summarize", "finished runs side by side: seeds, sweeps, benchmarks"),
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),
@@ -26,16 +29,21 @@ COMMANDS = {
     "relabel": ("relabel", "relabel samples down a class tree with CLIP"),
     "verify": ("verify", "compare everything in a folder of features or of a run with its checksums"),
 }
+# What a folder or a file in a command's place stands for.
+HIDDEN = {"quick": ("quick", "cluster a folder of images, or embeddings, and write its page")}
 # Lightning starts the other ranks with this process's arguments, in which the command is missing by then.
 COMMAND_VARIABLE = "DEEPCLUST_COMMAND"
 HELP = f"""\
 deepclust {__version__}: cluster images or embeddings without labels, on frozen features.
 
-Usage: deepclust COMMAND [setting=value …]
+Usage: deepclust PATH                          clusters a folder of images, or embeddings, and writes a page of them
+       deepclust COMMAND [setting=value …]
 
 {{commands}}
 
 First steps:
+  deepclust photos/                                                your photos: the answer is a page
+  deepclust embeddings.npy -k 20                                   your N × D matrix, in 20 clusters
   deepclust train                                                  scikit-learn's digits, every loss and baseline
   deepclust train data=folder data.path=photos/ n_clusters=20      your photos
   deepclust train data=features data.train=X.npy n_clusters=100    your N × D matrix
@@ -62,6 +70,8 @@ def main(words: list[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"deepclust {__version__}")
         return
+    if is_place(words[0]):
+        words = ["quick", *words]
     with told_of_sigterm(), one_line_errors(), unread_output():
         run_command(words[0], words[1:])
 
@@ -80,14 +90,22 @@ def unread_output() -> Iterator[None]:
         raise SystemExit(141) from None
 
 
+def is_place(word: str) -> bool:
+    """Whether a word in a command's place is a folder or a file to be clustered, there or mistyped."""
+    if word in COMMANDS or word.startswith("-") or "=" in word:
+        return False
+    return Path(word).expanduser().exists() or "/" in word or os.sep in word or word.endswith((".npy", ".npz", ".pt"))
+
+
 def run_command(name: str, arguments: list[str]) -> None:
     """Run one command with its arguments.
 
     Raises:
         InputError: if there is no such command, or the arguments do not suit it.
     """
-    if name not in COMMANDS:
+    if name not in {**COMMANDS, **HIDDEN}:
         raise InputError(f"no command is called '{name}'{nearest(name, COMMANDS)}: choose from {', '.join(COMMANDS)}")
     os.environ[COMMAND_VARIABLE] = name
     sys.argv = [sys.argv[0], *arguments]  # where Hydra, argparse and Lightning's launcher look
-    importlib.import_module(f"deepclust.cli.{COMMANDS[name][0]}").main()
+    module, _ = {**COMMANDS, **HIDDEN}[name]
+    importlib.import_module(f"deepclust.cli.{module}").main()

@@ -23,6 +23,8 @@ from deepclust.metrics.intrinsic import SILHOUETTES
 from deepclust.metrics.linear_probe import PRECISIONS as PROBE_PRECISIONS
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import KINDS, Reduction
+from deepclust.report.map_layout import MAPS
+from deepclust.runs.editing import FOLDERS
 from deepclust.runs.experiment import Experiment
 from deepclust.runtime.settings import ANYTHING, Group, Member, seed_setting, setting, settings_of
 from deepclust.subsets.hierarchy import LINKS
@@ -141,6 +143,17 @@ EVALUATE: dict[str, Member] = {
     "n_draws": setting(50, "of one label per sample", at_least=1, whole=True),
     **CLASSES,
 }
+# Those of `deepclust report` and `deepclust edit`; `write_report` and `export` say what they mean.
+REPORT: dict[str, Member] = {
+    **dict.fromkeys(("run", "out", "texts"), PLACE),
+    "method": setting(None, "the clusters that are shown first", text=True),
+    "map": setting("auto", "how samples get their places", choices=MAPS),
+}
+EDIT: dict[str, Member] = {
+    **REPORT,
+    "edits": PLACE,
+    "folders": setting("links", "what a cluster's folder holds", choices=FOLDERS),
+}
 ZERO_SHOT: dict[str, Member] = {
     "stage": setting("all", "of the protocol", text=True),
     "study": setting(None, "whose rule cut the images", choices=STUDIES),
@@ -160,7 +173,7 @@ def check(command: str, config: Settings) -> None:
     """Check the names, types and ranges of everything that a command line gives.
 
     Args:
-        command: as files in conf/ are called: `train`, `extract`, `finetune`, `evaluate` or `zero_shot`.
+        command: as files in conf/ are called: `train`, `zero_shot` ….
         config: its settings.
 
     Raises:
@@ -177,6 +190,8 @@ def schema(command: str, config: Settings) -> Group:
         "finetune": _finetune,
         "evaluate": _evaluate,
         "zero_shot": _zero_shot,
+        "report": lambda _: Group("deepclust report", REPORT, needed=needed(REPORT)),
+        "edit": lambda _: Group("deepclust edit", EDIT, needed=needed(EDIT)),
     }
     return commands[command](config)
 
@@ -198,7 +213,8 @@ def _train(config: Settings) -> Group:
         "encoder": _encoder(optional=True),
         "benchmark": _benchmark(config),
     }
-    return Group("deepclust train", {**members, "baselines_named": ANYTHING}, needed=needed(members))
+    own = {"baselines_named": ANYTHING, "n_neighbors_named": ANYTHING}  # no settings: whether somebody gave them
+    return Group("deepclust train", {**members, **own}, needed=needed(members))
 
 
 def _extract(config: Settings) -> Group:

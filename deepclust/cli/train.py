@@ -15,7 +15,7 @@ def train(config: dict[str, Any]) -> None:
     """Run the experiment that the settings ask for, in a run folder of its own."""
     # Imported here: `--help` and a mistyped option answer at once.
     from deepclust.cli.run_folder import in_a_sweep, run_folder
-    from deepclust.report.tables import report_console, results_table
+    from deepclust.report.tables import candidates_table, report_console, results_table
     from deepclust.runs.config import read_experiment
     from deepclust.training.lost_ranks import told_of_lost_ranks
     from deepclust.training.termination import ended_by_sigterm
@@ -43,7 +43,11 @@ def train(config: dict[str, Any]) -> None:
         leave_processes()
     if results is not None:
         console = report_console()
-        console.print(results_table(results.rows, notes=results.notes))
+        if results.rows:
+            console.print(results_table(results.rows, notes=results.notes))
+        if results.candidates:
+            # Where there is no other table, the notes stand under this one.
+            console.print(candidates_table(results.candidates, notes=() if results.rows else results.notes))
         console.print(f"run folder: {folder.path}", soft_wrap=True, markup=False)
 
 

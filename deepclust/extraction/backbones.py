@@ -5,6 +5,7 @@ Shape suffixes: B images in the batch, T tokens, D feature dimensions.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,6 +169,19 @@ def _from_timm_hub(spec: EncoderSpec, cfg: Any, options: dict[str, Any]) -> nn.M
     except Exception as error:  # urllib, requests, huggingface_hub and safetensors each raise their own
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise InputError(missing_weights(f"{problem}, which cannot be fetched ({reason})", spec)) from None
+
+
+def weights_at_hand(spec: EncoderSpec) -> bool:
+    """Whether an encoder of timm has its weights on this machine: put there by hand, packaged or in the hub's cache."""
+    import timm
+
+    name = spec.model.split(".")[0]
+    if local_weights(spec) is not None:
+        return True
+    if name in WEIGHT_PACKAGES:
+        return importlib.util.find_spec(WEIGHT_PACKAGES[name]) is not None
+    config = timm.get_pretrained_cfg(spec.model)
+    return config is not None and config.hf_hub_id is not None and _in_hub_cache(config.hf_hub_id)
 
 
 def _in_hub_cache(repository: str) -> bool:

@@ -11,6 +11,8 @@ import abc
 import hashlib
 import os
 import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deepclust.extraction.images import SUFFIXES, read_image
+from deepclust.extraction.images import SUFFIXES, UNREAD, read_image
 from deepclust.runtime.errors import InputError
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -195,10 +197,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def image_files(root: Path) -> Iterator[str]:
+def image_files(root: Path, left_out: list[str] | None = None) -> Iterator[str]:
     """Relative paths of the image files under `root`, sorted within each folder; hidden files are left out.
 
     Links to folders are followed, each folder once.
+
+    Args:
+        root: the folder.
+        left_out: is given the paths of images of formats that are not read (`UNREAD`).
 
     Raises:
         InputError: if a folder may not be listed: leaving it out silently would lose images.
@@ -222,8 +228,10 @@ def image_files(root: Path) -> Iterator[str]:
             path = os.path.join(folder, name)
             if is_folder:
                 yield from walk(path)
-            elif os.path.splitext(name)[1].lower() in SUFFIXES:
+            elif (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
                 yield path
+            elif left_out is not None and suffix in UNREAD:
+                left_out.append(path)
 
     return walk("")
 
@@ -243,9 +251,14 @@ def folder_source(path: str | os.PathLike, *, labels: str | None = None, stat_fi
     if labels not in (None, "folders"):
         raise InputError(f"data.labels={labels} is unknown: `folders` (sub-folder names are labels) or null (none)")
     folder = existing_folder(path)
-    paths = list(image_files(folder))
+    left_out: list[str] = []
+    paths = list(image_files(folder, left_out))
+    told = told_of(left_out)
     if not paths:
-        raise InputError(f"no images in {folder}: looked for {', '.join(sorted(SUFFIXES))}, in sub-folders too")
+        also = f"; {told}" if told else ""
+        raise InputError(f"no images in {folder}: looked for {', '.join(sorted(SUFFIXES))}, in sub-folders too{also}")
+    if told:
+        warnings.warn(f"{folder}: {told}", stacklevel=2)
     ids = names = None
     if labels == "folders":
         first = [path.split(os.sep, 1) for path in paths]
@@ -263,6 +276,16 @@ def folder_source(path: str | os.PathLike, *, labels: str | None = None, stat_fi
         class_names=None if names is None else [str(name) for name in names],
         key=None if key is None else key.hexdigest(),
     )
+
+
+def told_of(left_out: list[str]) -> str:
+    """What is to be said of images of formats that are not read: how many of each, and the remedy; empty for none."""
+    if not left_out:
+        return ""
+    counts = Counter(os.path.splitext(path)[1].lower() for path in left_out)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+    reads = "pip install 'deepclust[photos]' reads HEIC; " if {".heic", ".heif"} & set(counts) else ""
+    return f"left out {kinds} (such as {left_out[0]}): {reads}convert {'others' if reads else 'them'} to JPEG"
 
 
 def split_folders(path: str | os.PathLike, *, stat_files: bool = True) -> dict[str, ImageSource]:

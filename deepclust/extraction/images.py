@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import os
 import stat
@@ -12,11 +14,43 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# What phones write: Pillow's own from 11.3 on, and by a plugin (`deepclust[photos]`).
+READS_AVIF = features.check("avif")
+READS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+if READS_HEIF:
+    importlib.import_module("pillow_heif").register_heif_opener()
+_PHONES = (*([".avif"] if READS_AVIF else []), *([".heic", ".heif"] if READS_HEIF else []))
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", *_PHONES})
+# Images that are not read, to be told of: what phones and cameras write.
+UNREAD = (
+    frozenset(
+        {
+            ".heic",
+            ".heif",
+            ".avif",
+            ".jxl",
+            ".dng",
+            ".cr2",
+            ".cr3",
+            ".nef",
+            ".arw",
+            ".raf",
+            ".orf",
+            ".rw2",
+            ".psd",
+            ".svg",
+        }
+    )
+    - SUFFIXES
+)
 # The formats that Pillow may try. Not all that it knows: EPS would run Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"),
+    *(["AVIF"] if READS_AVIF else []),
+    *(["HEIF"] if READS_HEIF else []),
+)
 # Twice Pillow's warning threshold, the size at which it refuses by itself: half a gigabyte once decoded to RGB.
 MAX_PIXELS = 2 * 89_478_485
 # A JPEG is decoded at a half, a quarter or an eighth of its size while that leaves three times the pixels needed on

@@ -22,7 +22,7 @@ Images = Sequence[str | os.PathLike] | np.ndarray
 
 _MARGIN = 4
 _HEADER = 28
-_INK, _PAPER, _UNREADABLE = (32, 32, 32), (255, 255, 255), (216, 216, 216)
+_INK, _PAPER, _UNREADABLE, _HAIRLINE = (32, 32, 32), (255, 255, 255), (216, 216, 216), (200, 200, 200)
 
 
 def confidences(clustering: Clustering) -> np.ndarray | None:
@@ -111,12 +111,15 @@ def contact_sheet(images: Sequence[Image.Image], *, title: str = "", columns: in
         (max(title_width, columns * (width + _MARGIN) + _MARGIN), n_rows * (height + _MARGIN) + _MARGIN + _HEADER),
         _PAPER,
     )
-    ImageDraw.Draw(canvas).text((_MARGIN, _MARGIN + 2), title, fill=_INK, font=font)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN + 2), title, fill=_INK, font=font)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left = _MARGIN + column * (width + _MARGIN) + (width - image.width) // 2
         top = _HEADER + _MARGIN + row * (height + _MARGIN) + (height - image.height) // 2
         canvas.paste(image, (left, top))
+        # Around the image, so that a white one is seen on the paper.
+        draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline=_HAIRLINE)
     return canvas
 
 

@@ -78,7 +78,7 @@ def neighbor_rows(
                 frame = _OTHER
             fitted = ImageOps.pad(image_thumbnail(_image_of_row(images, sample), thumbnail), (thumbnail, thumbnail))
             cells.append(ImageOps.expand(fitted, border=_FRAME, fill=frame))
-    title = f"a sample and its {k} nearest neighbors" + ("" if labels is None else "; framed red: of another class")
+    title = f"a sample and its {k} nearest neighbors" + ("" if labels is None else "; framed orange: of another class")
     return contact_sheet(cells, title=title, columns=k + 1)
 
 

@@ -5,6 +5,7 @@ A row is a dict with the keys of `deepclust.metrics.ROW_KEYS`; metrics are fract
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,27 @@ def mean_std_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     """Mean ± standard deviation over seeds per method and split, in Markdown."""
     groups = _by_split(mean_std(rows))
     return _markdown(_header(), _spread_cells(groups), _best(_means(groups)), _with_seeds(groups, notes))
+
+
+def candidates_table(candidates: Sequence[Row], notes: Iterable[str] = ()) -> Table:
+    """The clusterings that `select=` chose among, the highest silhouette first, as `selection.json` has them."""
+    order = sorted(
+        candidates, key=lambda one: -math.inf if one["silhouette"] is None else one["silhouette"], reverse=True
+    )
+    has_labels = any(one["ami"] is not None for one in order)
+    cells = [
+        [
+            display_name(one["method"]),
+            "–" if one["reduction"] == "none" else one["reduction"],
+            _clusters_found(_shown(one["n_found"], str), one["n_clusters"]),
+            _shown(one["silhouette"], _percent),
+            *([_shown(one["ami"], _percent)] if has_labels else []),
+        ]
+        for one in order
+    ]
+    reasons = [f"{display_name(one['method'])}: {one['reason']}." for one in order if one["reason"]]
+    header = ["Method", "Reduction", "Clusters", "Silhouette", *(["AMI"] if has_labels else [])]
+    return plain_table(header, cells, notes=[*dict.fromkeys(reasons), *notes], title="Candidates")
 
 
 def plain_table(

@@ -254,6 +254,11 @@ def more_candidates(
     return found
 
 
+def kept_at(folder: Path, method: str, n_clusters: int | None, space: str) -> Path:
+    """Where the Clustering of a candidate lies in the folder of those that the run itself did not make."""
+    return folder / f"{method}{'' if n_clusters is None else f'_{n_clusters}'}_{space.replace(' ', '_')}.npz"
+
+
 def _train_split(reduction: Reduction, dataset: Dataset, cache_dir: Path | None) -> FeatureSet:
     return reduced_dataset(reduction, dataset, cache_dir=cache_dir).train
 
@@ -270,7 +275,7 @@ def _candidate(
 ) -> Candidate:
     path = None
     if folder is not None:
-        path = folder / f"{name}{'' if n_clusters is None else f'_{n_clusters}'}_{space.replace(' ', '_')}.npz"
+        path = kept_at(folder, name, n_clusters, space)
     if path is not None and path.is_file():
         clustering = Clustering.load(path)
     else:

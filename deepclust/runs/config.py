@@ -48,13 +48,16 @@ def read_experiment(config: Settings) -> Experiment:
     notes: list[str] = []
     if n_clusters is not None and not config.get("baselines_named", True):
         baselines, notes = possible(baselines, n_clusters, len(dataset.train))
+    losses = config["loss"]
+    if not config.get("n_neighbors_named", True):
+        losses, more = with_neighbors_there(losses, len(dataset.train))
+        notes += more
     return Experiment(
         config=config,
         notes=notes,
         dataset=dataset,
         recipes=[
-            Recipe.of(name, **settings, n_clusters=n_clusters, seed=config["seed"])
-            for name, settings in config["loss"].items()
+            Recipe.of(name, **settings, n_clusters=n_clusters, seed=config["seed"]) for name, settings in losses.items()
         ],
         baselines=baselines,
         n_clusters=n_clusters,
@@ -91,6 +94,17 @@ def possible(baselines: Settings, n_clusters: int | None, n_samples: int) -> tup
         except InputError as error:
             notes.append(f"{display_name(name)} is left out, as nobody asked for it by name: {error}.")
     return kept, notes
+
+
+def with_neighbors_there(losses: Settings, n_samples: int) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the losses with the neighbors that a small set has, and a sentence where they are fewer.
+
+    For a number that nobody gave: half of the other samples, so that pairs say something; a given one is refused.
+    """
+    most = max(1, (n_samples - 1) // 2)
+    fewer = {name: {**one, "n_neighbors": most} for name, one in losses.items() if one["n_neighbors"] >= n_samples}
+    notes = [f"n_neighbors is {most}, as there are only {n_samples} samples."] if fewer and n_samples > 1 else []
+    return {**losses, **fewer}, notes
 
 
 def read_choosing(config: Settings) -> Choosing | None:

@@ -10,6 +10,8 @@ clusterings/<method>.npz    the training split; <method>_<split>.npz for the oth
 results.json, results.md    one row per (method, split)
 clusters.csv                path, cluster and confidence by the first method, where features know their images
 contact_sheets/             the most confident images of each of its clusters
+report.html                 the run as one page, by `deepclust report`
+edited/, handed_on/         what `deepclust edit` made of it
 selection.json, selection/  which clustering was chosen without labels, with select=
 evaluation.json, evaluation/, other_data/, overclustering/      by `deepclust evaluate`
 """

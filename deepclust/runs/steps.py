@@ -21,6 +21,7 @@ from deepclust.report.contact_sheet import write_clusters_csv, write_contact_she
 from deepclust.report.published import published_notes
 from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
+from deepclust.runs.choosing import Selection
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
@@ -38,10 +39,11 @@ VALIDATED = ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
 
 @dataclass
 class Results:
-    """Rows of results, and the sentences that belong under their table."""
+    """Rows of results, the sentences that belong under their table, and what `select=` chose among."""
 
     rows: list[dict[str, Any]]
     notes: list[str]
+    candidates: Sequence[Mapping[str, Any]] = ()
 
 
 class Steps:
@@ -179,21 +181,24 @@ class Steps:
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
         notes.extend(published_notes(Run(run.config, rows, self.folder.path.name)))
+        candidates: Sequence[Mapping[str, Any]] = ()
         if run.choosing is not None:
-            notes.append(self.choose())
+            selection = self.choose()
+            notes.append(selection.note)
+            candidates = selection.as_dict()["candidates"]
         write_results(self.folder.path, rows, notes)
         if self.identity is not None:
             replace(self.identity, results_of=self.identity.asked).write(self.folder.identity)
         if rows:
             show_images(self.folder, self.data.train, run.methods()[0])
         log_final(rows, self.logger, len(run.recipes) > 1)
-        return Results(rows, notes)
+        return Results(rows, notes, candidates)
 
-    def choose(self) -> str:
-        """Choose among this run's clusterings and further ones; returns the sentence for the table."""
+    def choose(self) -> Selection:
+        """Choose among this run's clusterings and further ones."""
         run = self.experiment
         assert run.choosing is not None
-        selection = run.choosing.choose(
+        return run.choosing.choose(
             self.folder,
             self.data,
             run.dataset,
@@ -203,7 +208,6 @@ class Steps:
             seed=run.seed,
             cache_dir=run.reductions_dir,
         )
-        return selection.note
 
 
 def scored(

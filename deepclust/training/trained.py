@@ -117,6 +117,17 @@ class TrainedHeads:
         )
 
     @torch.no_grad()
+    def labels_of_heads(self, features: FeatureSet) -> np.ndarray:
+        """(H, N) int32 clusters of every head; what a head calls a cluster says nothing to another one."""
+        self.check_features(features)
+        bank = FeatureBank(features, self.transform, self._device(), in_memory=False)  # one pass needs no copy
+        out_HN = np.empty((self.heads.n_heads, len(features)), np.int32)
+        weights = self.heads.weights()
+        for start, block in bank.blocks(self._block_rows(self.heads.n_heads)):
+            out_HN[:, start : start + len(block)] = self.heads.logits(weights, block).argmax(dim=2).cpu().numpy()
+        return out_HN
+
+    @torch.no_grad()
     def clusters_used(self, features: FeatureSet, rows: int | None = None) -> np.ndarray:
         """(H,) how many clusters each head assigns at least one of the first `rows` samples of a seeded sample to."""
         rows = rows or max(10_000, 20 * self.recipe.n_clusters)

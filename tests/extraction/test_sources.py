@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deepclust.extraction.image_source import ArraySource, FileSource, PathList, as_source, folder_source
-from deepclust.extraction.images import UnreadableImageError
+from deepclust.extraction.images import READS_AVIF, UnreadableImageError, read_image
 from deepclust.extraction.sources import open_sources
 from deepclust.extraction.tar_source import tar_sources
 from deepclust.extraction.torchvision_source import RECIPES
@@ -309,3 +309,31 @@ def test_fashion_mnist_files(tmp_path: Path) -> None:
     (tmp_path / "cut.gz").write_bytes((tmp_path / "t10k-images-idx3-ubyte.gz").read_bytes()[:-20])
     with pytest.raises(InputError, match="fetch it again"):
         idx.read_idx(tmp_path / "cut.gz")
+
+
+def test_images_of_formats_that_are_not_read_are_counted_and_named(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the plugin that reads HEIC is missing.
+    monkeypatch.setattr("deepclust.extraction.image_source.UNREAD", frozenset({".heic", ".dng"}))
+    monkeypatch.setattr("deepclust.extraction.image_source.SUFFIXES", frozenset({".png", ".jpg", ".jpeg"}))
+    before = len(folder_source(photos))
+    for name in ("a.HEIC", "b.heic", "c.dng", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"left out 2 \.heic, 1 \.dng \(such as a\.HEIC"):
+        assert len(folder_source(photos)) == before
+    (photos.parent / "heic").mkdir()
+    (photos.parent / "heic" / "a.heic").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no images in .*left out 1 \.heic .*deepclust\[photos\]"):
+        folder_source(photos.parent / "heic")
+
+
+@pytest.mark.parametrize(
+    "suffix", [".gif", ".tiff", pytest.param(".avif", marks=pytest.mark.skipif(not READS_AVIF, reason="no AVIF"))]
+)
+def test_images_of_phones_and_of_the_web_are_read(tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (32, 24), (200, 30, 30)).save(tmp_path / f"a{suffix}")
+    source = folder_source(tmp_path)
+    assert len(source) == 1
+    red, green, _ = np.asarray(read_image(tmp_path / f"a{suffix}").convert("RGB"))[12, 16]
+    assert red > 150 > 90 > green

@@ -82,3 +82,10 @@ def test_a_sheet_is_as_wide_as_its_title() -> None:
     tile = Image.new("RGB", (10, 10))
     assert contact_sheet([tile], title="x" * 60).width > contact_sheet([tile]).width
     assert contact_sheet([tile] * 5, columns=5).height < contact_sheet([tile] * 5, columns=1).height
+
+
+def test_a_white_image_has_an_outline() -> None:
+    white = Image.new("RGB", (20, 10), "white")
+    sheet = np.asarray(contact_sheet([white, white], columns=2))
+    assert (sheet[28:] < 255).any()  # below the title
+    assert (sheet[33:41, 6:22] == 255).all()  # the image itself is as it was

@@ -7,7 +7,7 @@ import pytest
 
 from deepclust.cli.configure import composed
 from deepclust.cli.run_folder import job_name
-from deepclust.runs.config import cache_folders, read_experiment, read_reduction
+from deepclust.runs.config import cache_folders, read_experiment, read_reduction, with_neighbors_there
 from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
 
@@ -81,3 +81,11 @@ def test_default_baselines_that_the_data_cannot_have_are_left_out_with_a_sentenc
     assert note.startswith("Agglomerative is left out, as nobody asked for it by name: n_clusters is 10450")
     with pytest.raises(InputError, match="agglomerative clustering of 10000 samples"):
         read_experiment(settings(*words, "baselines=[kmeans,agglomerative]")).check()
+
+
+def test_a_number_of_neighbors_that_nobody_gave_fits_a_small_set():
+    losses = {"tsp": {"n_neighbors": 20}, "temi": {"n_neighbors": 5}}
+    fitted, notes = with_neighbors_there(losses, 7)
+    assert fitted == {"tsp": {"n_neighbors": 3}, "temi": {"n_neighbors": 5}}
+    assert notes == ["n_neighbors is 3, as there are only 7 samples."]
+    assert with_neighbors_there(losses, 100) == (losses, [])

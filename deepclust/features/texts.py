@@ -1,0 +1,22 @@
+"""Texts that rows of features were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepclust.runtime.errors import InputError
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, one per row of features; the last may end without a line break.
+
+    Raises:
+        InputError: if there is no such file, or it is no text.
+    """
+    if not path.is_file():
+        raise InputError(f"texts={path}: no such file: name one with a line per row of the features")
+    try:
+        # Not `splitlines`, which ends lines at signs that texts may hold.
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"texts={path} is no UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None

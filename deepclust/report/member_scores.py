@@ -1,0 +1,102 @@
+"""How well each sample fits its cluster: what a report shows as typical, borderline and doubtful.
+
+Shape suffixes: N samples, B a block of them, D feature dimensions, C clusters that have members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepclust.clustering import NOISE
+from deepclust.features.feature_set import FeatureSet
+
+# Of the similarities held at a time.
+BLOCK_VALUES = 1 << 24
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """Cosines between samples and the centers of clusters.
+
+    Attributes:
+        ids_C: ids of the clusters with members, ascending; noise is none.
+        typical_N: cosine of each sample with the center of its cluster; of noise with the nearest center.
+        margin_N: by how much that exceeds the cosine with the nearest other center; 0 for noise.
+        second_N: id of the nearest other cluster; the sample's own where there is no other.
+        nearest_C: id of the cluster whose center is nearest to that of each cluster; its own where there is no other.
+    """
+
+    ids_C: np.ndarray
+    typical_N: np.ndarray
+    margin_N: np.ndarray
+    second_N: np.ndarray
+    nearest_C: np.ndarray
+
+
+def member_scores(features: FeatureSet, labels_N: np.ndarray) -> MemberScores:
+    """Compare every sample with the center of every cluster, by direction from the mean of all samples.
+
+    Args:
+        features: N × D.
+        labels_N: cluster ids, -1 for noise.
+
+    Example:
+        >>> rows = FeatureSet.from_arrays(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]))
+        >>> member_scores(rows, np.array([0, 0, 1])).second_N.tolist()
+        [1, 1, 0]
+    """
+    ids_C = np.unique(labels_N[labels_N != NOISE])
+    n_samples = len(labels_N)
+    if len(ids_C) == 0:
+        nothing_N = np.zeros(n_samples, np.float32)
+        return MemberScores(ids_C, nothing_N, nothing_N.copy(), np.full(n_samples, NOISE), ids_C)
+    mean_D = sum(block.sum(axis=0, dtype=np.float64) for _, block in features.blocks()) / n_samples
+    place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
+    sums_CD = np.zeros((len(ids_C), features.dim))
+    for start, unit_BD in _unit_blocks(features, mean_D):
+        members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
+        np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
+    centers_CD = _unit(sums_CD).astype(np.float32)
+    typical_N, margin_N = np.zeros((2, n_samples), np.float32)
+    second_N = np.asarray(labels_N).copy()
+    for start, unit_BD in _unit_blocks(features, mean_D, rows=max(64, BLOCK_VALUES // max(features.dim, len(ids_C)))):
+        cosines_BC = unit_BD @ centers_CD.T
+        rows_B, block = np.arange(len(unit_BD)), slice(start, start + len(unit_BD))
+        noise_B = labels_N[block] == NOISE
+        own_B = np.where(noise_B, cosines_BC.argmax(axis=1), place_N[block])
+        typical_N[block] = cosines_BC[rows_B, own_B]
+        if len(ids_C) > 1:
+            cosines_BC[rows_B, own_B] = -np.inf
+            other_B = cosines_BC.argmax(axis=1)
+            margin_N[block] = typical_N[block] - cosines_BC[rows_B, other_B]
+            second_N[block] = ids_C[other_B]
+        margin_N[block][noise_B] = 0
+        second_N[block][noise_B] = ids_C[own_B[noise_B]]
+    return MemberScores(ids_C, typical_N, margin_N, second_N, ids_C[_nearest_others(centers_CD)])
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _unit_blocks(features: FeatureSet, mean_D: np.ndarray, rows: int = 16384) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, directions from the mean), block by block."""
+    for start, block_BD in features.blocks(rows):
+        yield start, _unit(block_BD - mean_D.astype(np.float32))
+
+
+def _nearest_others(centers_CD: np.ndarray) -> np.ndarray:
+    """(C,) place of the nearest other center; its own place where there is no other."""
+    nearest_C = np.arange(len(centers_CD))
+    if len(centers_CD) == 1:
+        return nearest_C
+    rows = max(1, BLOCK_VALUES // len(centers_CD))
+    for start in range(0, len(centers_CD), rows):
+        cosines_BC = centers_CD[start : start + rows] @ centers_CD.T
+        within = np.arange(len(cosines_BC))
+        cosines_BC[within, start + within] = -np.inf
+        nearest_C[start : start + rows] = cosines_BC.argmax(axis=1)
+    return nearest_C

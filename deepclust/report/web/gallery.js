@@ -1,0 +1,152 @@
+// Thumbnails, and the panel that pages through any set of samples.
+"use strict";
+const PER_PAGE = 60;
+
+// A sample as a button: its picture, or its words. Its cluster's name is told by whoever puts it somewhere.
+function thumbOf(i, click, about = "") {
+  const named = sampleName(i), described = about ? `${named}, ${about}` : named;
+  const button = make("button", { type: "button", className: "thumb", title: described, onclick: () => click(i) });
+  button.dataset.sample = i;
+  button.addEventListener("mouseenter", () => app.point(i));
+  button.addEventListener("focus", () => app.point(i));
+  button.addEventListener("mouseleave", () => app.point(-1));
+  button.addEventListener("blur", () => app.point(-1));
+  const slot = SLOTS ? SLOTS[i] : -1;
+  if (slot >= 0) {
+    const { columns, per_sheet } = DATA.sprites, place = slot % per_sheet;
+    button.classList.add(`sheet${Math.floor(slot / per_sheet)}`);
+    button.style.backgroundSize = `calc(var(--size) * ${columns})`;
+    const [x, y] = [place % columns, Math.floor(place / columns)];
+    button.style.backgroundPosition = `calc(var(--size) * ${-x}) calc(var(--size) * ${-y})`;
+    button.setAttribute("aria-label", DATA.noun === "images" ? `Image ${described}` : described);
+  } else {
+    const words = DATA.texts !== null || DATA.sprites === null;
+    button.classList.add(words ? "words" : "small-words");
+    button.textContent = DATA.texts ? DATA.texts[i].slice(0, 300) : words ? named : fileName(named);
+  }
+  return button;
+}
+
+class Gallery {
+  constructor() {
+    this.picked = new Set();
+    this.shown = null;
+    byId("previous").onclick = () => this.turn(-1);
+    byId("next").onclick = () => this.turn(1);
+    byId("unpick").onclick = () => { this.picked.clear(); this.draw(); };
+    byId("order").onchange = () => { this.page = 0; this.draw(); };
+    byId("move").onchange = () => this.move();
+    byId("mark").onclick = () => this.mark();
+  }
+
+  // Show samples: {title, note, samples, first (a sample), groups (arrays instead of samples), ordered}.
+  show(shown, { scroll = true } = {}) {
+    this.shown = { ...shown, samples: shown.groups ? shown.groups.flat() : shown.samples };
+    this.page = 0;
+    this.picked.clear();
+    byId("order-label").hidden = Boolean(shown.ordered || shown.groups);
+    byId("order").value = "typical";
+    this.draw();
+    app.light(this.shown.samples);
+    const panel = byId("gallery");
+    panel.scrollTop = 0;
+    if (scroll && getComputedStyle(panel).position === "static") panel.scrollIntoView({ behavior: "smooth" });
+  }
+
+  // The same set again, after a change; a cluster has gained or lost members.
+  refresh() {
+    if (!this.shown) return;
+    const { cluster } = this.shown;
+    if (cluster !== undefined) {
+      const samples = app.edits.members(cluster);
+      if (!samples.length) return this.clear();
+      Object.assign(this.shown, { samples, title: app.edits.name(cluster), note: app.sizeOf(samples.length) });
+    }
+    this.draw();
+    app.light(this.shown.samples);
+  }
+
+  clear() {
+    this.shown = null;
+    this.picked.clear();
+    byId("gallery-title").textContent = "Members";
+    byId("gallery-note").textContent = `Click a dot, a cluster or a list: its ${DATA.noun} appear here.`;
+    byId("items").replaceChildren();
+    byId("gallery-tools").hidden = byId("pages").hidden = true;
+    app.light(null);
+  }
+
+  ordered() {
+    const { samples, first, ordered, groups } = this.shown;
+    if (ordered || groups) return samples;
+    const found = app.sorted(samples, byId("order").value);
+    return first === undefined ? found : [first, ...found.filter((i) => i !== first)];
+  }
+
+  draw() {
+    if (!this.shown) return;
+    const samples = this.ordered(), pages = Math.max(1, Math.ceil(samples.length / PER_PAGE));
+    this.page = Math.min(this.page, pages - 1);
+    const page = samples.slice(this.page * PER_PAGE, (this.page + 1) * PER_PAGE);
+    byId("gallery-title").textContent = this.shown.title;
+    byId("gallery-note").textContent = this.shown.note || counted(samples.length);
+    const items = byId("items");
+    items.classList.toggle("as-words", DATA.texts !== null || DATA.sprites === null);
+    const groupOf = new Map();
+    (this.shown.groups || []).forEach((group, place) => group.forEach((i) => groupOf.set(i, place)));
+    let last = -1;
+    items.replaceChildren();
+    page.forEach((i) => {
+      const group = groupOf.get(i);
+      if (group !== undefined && group !== last) {
+        last = group;
+        items.append(make("div", { className: "group" }, `Group ${group + 1}: ${counted(this.shown.groups[group].length)}`));
+      }
+      const thumb = thumbOf(i, () => this.pick(i), app.about(i));
+      thumb.setAttribute("aria-pressed", this.picked.has(i));
+      thumb.classList.toggle("marked", app.edits.marked.has(i));
+      items.append(thumb);
+    });
+    byId("pages").hidden = pages === 1;
+    byId("page-number").textContent = `Page ${this.page + 1} of ${pages}`;
+    byId("previous").disabled = this.page === 0;
+    byId("next").disabled = this.page === pages - 1;
+    this.tools();
+  }
+
+  tools() {
+    const n = this.picked.size || this.shown.samples.length;
+    byId("gallery-tools").hidden = this.shown.samples.length === 0;
+    const which = this.picked.size ? `the ${this.picked.size} ticked` : `all ${number(n)}`;
+    byId("move-label").textContent = `Move ${which} to`;
+    byId("mark").textContent = this.targets().every((i) => app.edits.marked.has(i)) ? `Unmark ${which}` : `Mark ${which}`;
+    byId("unpick").hidden = this.picked.size === 0;
+    const options = app.edits.clusters().map(({ id }) => make("option", { value: id }, app.edits.name(id)));
+    byId("move").replaceChildren(make("option", { value: "" }, "…"), make("option", { value: "new" }, "a new cluster"), ...options);
+  }
+
+  targets() { return this.picked.size ? [...this.picked] : this.shown.samples; }
+
+  pick(i) {
+    this.picked.has(i) ? this.picked.delete(i) : this.picked.add(i);
+    const thumb = byId("items").querySelector(`[data-sample="${i}"]`);
+    thumb.setAttribute("aria-pressed", this.picked.has(i));
+    this.tools();
+  }
+
+  move() {
+    const chosen = byId("move").value;
+    if (chosen === "") return;
+    const to = chosen === "new" ? app.edits.newId() : Number(chosen), samples = this.targets();
+    this.picked.clear();
+    app.change({ step: "move", samples, to });
+    if (chosen === "new") app.showCluster(to);
+  }
+
+  mark() {
+    const samples = this.targets();
+    app.change({ step: "mark", samples, on: !samples.every((i) => app.edits.marked.has(i)) });
+  }
+
+  turn(by) { this.page += by; this.draw(); byId("gallery").scrollTop = 0; }
+}

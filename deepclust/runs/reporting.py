@@ -1,0 +1,290 @@
+"""From a finished run to its page: which clusterings it shows, by what names, and what is to be said of them.
+
+Shape suffixes: N samples, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepclust.clustering import NOISE, Clustering, display_name, method_order
+from deepclust.features.dataset import Dataset
+from deepclust.features.feature_set import FeatureSet
+from deepclust.metrics.agreement import hungarian_map
+from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.report.cluster_names import names_by_label, names_by_words
+from deepclust.report.health import duplicate_groups, findings, outlier_scores
+from deepclust.report.neighbor_rows import images_of
+from deepclust.report.page import Page, Shown, write_page
+from deepclust.report.tables import read_rows
+from deepclust.runs.choosing import kept_at
+from deepclust.runs.config import cache_folders, reduced_as_trained
+from deepclust.runs.folder import RunFolder
+from deepclust.runs.source import DataSource
+from deepclust.runs.steps import scored
+from deepclust.runtime.devices import fastest_device
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import read_json
+from deepclust.training.trained import TrainedHeads
+
+# Rows that a page holds at most: a sample of them above.
+MOST_ROWS = 200_000
+NEIGHBORS = 10
+# More clusterings than this make the page large and its menus long.
+MOST_METHODS = 8
+
+
+@dataclass
+class FinishedRun:
+    """What a report reads of a run.
+
+    Attributes:
+        folder: of the run.
+        dataset: its data as they came.
+        reduced: its data in the space that was clustered.
+        clusterings: of the training split by name; those that people made of them first.
+        config: what the run was asked for.
+    """
+
+    folder: RunFolder
+    dataset: Dataset
+    reduced: Dataset
+    clusterings: dict[str, Clustering]
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str) -> FinishedRun:
+        """Read a run folder of `deepclust train`.
+
+        Raises:
+            InputError: if no finished run is there, or its data are gone.
+        """
+        folder = RunFolder(Path(path).expanduser())
+        if not folder.path.is_dir():
+            raise InputError(f"run={path}: no such folder")
+        config = folder.read_config()
+        names = sorted(folder.saved_methods(), key=method_order)
+        places = {name: folder.clustering(name) for name in names}
+        edited = {f"edited:{place.parent.name}": place for place in sorted(folder.path.glob("*/clustering.npz"))}
+        selected = selected_of(folder)
+        if selected is not None and not (selected.stem in names and selected.parent.name == "clusterings"):
+            places = {selected.stem: selected, **places}
+        places = {**edited, **places}
+        if not places:
+            raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
+        dataset = DataSource.of(config).load()
+        reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
+        clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:MOST_METHODS]}
+        for name, clustering in clusterings.items():
+            if len(clustering) != len(dataset.train):
+                raise InputError(
+                    f"{places[name]} has {len(clustering)} samples, the data {len(dataset.train)}: the data have "
+                    "changed since; run again"
+                )
+        return cls(folder, dataset, reduced, clusterings, config)
+
+
+def selected_of(folder: RunFolder) -> Path | None:
+    """The clustering that `select=silhouette` chose in a run, or None."""
+    place = folder.path / "selection.json"
+    chosen = read_json(place)["chosen"] if place.is_file() else None
+    if chosen is None:
+        return None
+    told = (chosen["method"], chosen["n_clusters"], chosen["reduction"])
+    kept = kept_at(folder.path / "selection", *told)
+    return kept if kept.is_file() else folder.clustering(chosen["method"])
+
+
+def write_report(
+    run: FinishedRun,
+    out: Path | None = None,
+    *,
+    method: str | None = None,
+    texts: Sequence[str] | None = None,
+    map_kind: str = "auto",
+) -> Path:
+    """Write the page of a run.
+
+    Args:
+        run: the run.
+        out: the file; default: `report.html` in the run folder.
+        method: the clustering that is shown first; None: the newest that somebody edited, else the one of the trained
+            heads with the highest silhouette, else of all.
+        texts: of the samples, one each.
+        map_kind: of `map_layout`.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if the run has no such method, or there is not one text per sample.
+    """
+    features = run.dataset.train
+    if texts is not None and len(texts) != len(features):
+        raise InputError(f"{len(texts)} texts for {len(features)} samples: give one line per sample")
+    if method is not None and method not in run.clusterings:
+        raise InputError(f"method={method} is not in {run.folder.path}: choose from {', '.join(run.clusterings)}")
+    results = results_of(run)
+    first, why = first_shown(run, results) if method is None else (method, "You chose it.")
+    if first.startswith("edited:"):
+        why = "It holds the changes that you made."
+    rows = None
+    if len(features) > MOST_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(len(features), MOST_ROWS, replace=False))
+    neighbors = neighbors_of(features, run.config) if rows is None else None
+    duplicates = [] if neighbors is None else duplicate_groups(neighbors)
+    n_duplicates = None if neighbors is None else sum(map(len, duplicates))
+    part = features if rows is None else features.select(rows)
+    images = images_of(features)
+    if rows is not None:
+        texts = None if texts is None else [texts[row] for row in rows]
+        images = None if images is None else [images[row] for row in rows]  # type: ignore[misc]
+    order = [first, *(name for name in run.clusterings if name != first)]
+    shown = [shown_clustering(name, run, results[name], n_duplicates, rows, texts) for name in order]
+    page = Page(
+        title=title_of(run, images is not None, texts is not None),
+        facts=facts_of(run, rows),
+        why=f"The clusters are those of {shown[0].title}. {why}",
+        features=part,
+        shown=shown,
+        run=str(run.folder.path.resolve()),
+        noun=noun_of(images is not None, texts is not None),
+        images=images,
+        texts=texts,
+        duplicates=duplicates,
+        outlier_N=None if neighbors is None else outlier_scores(neighbors),
+        rows=rows,
+    )
+    seed = run.config.get("seed", 0)
+    return write_page(out or run.folder.path / "report.html", page, map_kind=map_kind, seed=seed)
+
+
+def results_of(run: FinishedRun) -> dict[str, dict[str, Any]]:
+    """The row of results of every clustering, by its name."""
+    rows_of = {row["method"]: row for row in read_rows(run.folder.results) if row["split"] == "train"}
+    return {name: rows_of.get(name) or row_of(one, run) for name, one in run.clusterings.items()}
+
+
+def first_shown_of(run: FinishedRun) -> str:
+    """The name of the clustering that a page of the run shows first."""
+    return first_shown(run, results_of(run))[0]
+
+
+def row_of(clustering: Clustering, run: FinishedRun) -> dict[str, Any]:
+    """The row of results of a clustering that results.json does not hold."""
+    wanted = run.config.get("silhouette", True)
+    return scored(clustering, run.reduced.train, "train", None, [], silhouette=wanted)
+
+
+def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """The clustering that is shown first, and the sentence that says why."""
+    edited = [name for name in run.clusterings if name.startswith("edited:")]
+    if edited:
+        newest = max(edited, key=lambda name: (run.folder.path / name[7:] / "clustering.npz").stat().st_mtime)
+        return newest, "It holds the changes that you made."
+    selected = selected_of(run.folder)
+    if selected is not None:
+        return selected.stem, read_json(run.folder.path / "selection.json")["note"]
+    trained = [name for name in run.clusterings if name in run.folder.trained_methods()]
+    among = trained or list(run.clusterings)
+    judged = {name: results[name]["silhouette"] for name in among if results[name]["silhouette"] is not None}
+    if not judged or len(run.clusterings) == 1:
+        return among[0], "" if len(run.clusterings) == 1 else "It is the first method of the run."
+    best = max(judged, key=lambda name: judged[name])
+    kind = "the trained heads" if trained else "all methods"
+    others = f" Of {kind} it separates the samples best, by silhouette." if len(judged) > 1 else " It was trained."
+    return best, f"{others.strip()} The others are in the menu “Clusters by”."
+
+
+def shown_clustering(
+    name: str,
+    run: FinishedRun,
+    row: dict[str, Any],
+    n_duplicates: int | None,
+    rows: np.ndarray | None,
+    texts: Sequence[str] | None,
+) -> Shown:
+    """A clustering with its names and what is to be said of it; of some rows alone where there are too many."""
+    whole, features = run.clusterings[name], run.dataset.train
+    agreement_N, n_heads = None, 0
+    if name in run.folder.trained_methods():
+        agreement_N, n_heads = head_agreement(TrainedHeads.load(run.folder.checkpoint(name)), run.reduced.train, whole)
+    told = findings(whole, row, agreement_N=agreement_N, n_heads=n_heads, n_duplicates=n_duplicates)
+    clustering = whole if rows is None else rows_of_clustering(whole, rows)
+    if rows is not None and agreement_N is not None:
+        agreement_N = agreement_N[rows]
+    names: dict[int, str] = {}
+    if features.labels is not None:
+        names = names_by_label(features.labels, whole.labels, features.class_names)
+    elif texts is not None:
+        names = names_by_words(texts, clustering.labels)
+    given = {int(cluster): str(given) for cluster, given in whole.settings.get("names", {}).items()}
+    title = display_name(whole.method)
+    if name.startswith("edited:"):
+        title += ", edited"
+    elif name not in run.folder.saved_methods():
+        title += ", chosen"
+    return Shown(clustering, title, told, {**names, **given}, agreement_N)
+
+
+def rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:
+    """The clustering of some of its samples."""
+    probs = None if clustering.top_probs is None else clustering.top_probs[rows]
+    return Clustering(clustering.labels[rows], clustering.method, clustering.n_clusters, top_probs=probs)
+
+
+def head_agreement(trained: TrainedHeads, features: FeatureSet, shown: Clustering) -> tuple[np.ndarray, int]:
+    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count.
+
+    The clusters of each head are matched one to one with those of the clustering first.
+    """
+    finite_H = np.isfinite(trained.losses_H)
+    finite_H[trained.best_head] = False
+    same_N = np.zeros(len(shown))
+    labels_HN = trained.to(fastest_device()).labels_of_heads(features)[finite_H]
+    for labels_N in labels_HN:  # one matching each: nothing that an array could do at once
+        as_shown_C = np.full(trained.recipe.n_clusters, NOISE)
+        matched = hungarian_map(shown.labels, labels_N)
+        as_shown_C[list(matched)] = list(matched.values())
+        same_N += as_shown_C[labels_N] == shown.labels
+    return same_N / max(1, len(labels_HN)), len(labels_HN) + 1
+
+
+def neighbors_of(features: FeatureSet, config: dict[str, Any]) -> Neighbors | None:
+    """The nearest neighbors of every sample: those that the run mined, where they are kept."""
+    if len(features) <= NEIGHBORS:
+        return None
+    return cached_neighbors(features, NEIGHBORS, cache_dir=cache_folders(config)[0])
+
+
+def noun_of(has_images: bool, has_texts: bool) -> str:
+    return "texts" if has_texts else "images" if has_images else "samples"
+
+
+def title_of(run: FinishedRun, has_images: bool, has_texts: bool) -> str:
+    """`756 images from photos`."""
+    source = run.config["data"]
+    place = source.get("path") or source.get("train")
+    name = Path(place).expanduser().resolve().name if isinstance(place, str) else DataSource.of(run.config).name
+    return f"{len(run.dataset.train):,} {noun_of(has_images, has_texts)} from {name}"
+
+
+def facts_of(run: FinishedRun, rows: np.ndarray | None) -> list[str]:
+    """What was clustered."""
+    features = run.dataset.train
+    encoder = features.manifest.get("encoder", {})
+    seen = f" as the encoder {encoder['name']} sees them" if isinstance(encoder, dict) and encoder.get("name") else ""
+    facts = [f"Every sample is {features.dim} numbers{seen}; clusters are samples that are alike in them."]
+    if run.reduced.train.reduction is not None:
+        facts.append(run.reduced.train.reduction["note"])
+    if rows is not None:
+        facts.append(
+            f"This page holds {len(rows):,} of the {len(features):,} samples, drawn at random; counts are of these. "
+            "Renamed and merged clusters change all samples."
+        )
+    return facts

@@ -1,0 +1,91 @@
+"""`deepclust PATH`: no settings, and an answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepclust.cli import quick
+from deepclust.cli.main import is_place
+from deepclust.features.feature_set import FeatureSet
+from deepclust.runs.number_of_clusters import likely_number
+
+
+@pytest.fixture
+def short_training(monkeypatch):
+    """What is trained is tested elsewhere."""
+    monkeypatch.setattr(quick, "TRAINING", (*quick.TRAINING, "max_epochs=3", "n_heads=2"))
+    monkeypatch.setattr("deepclust.report.map_layout.UMAP_SAMPLES", 0)
+
+
+@pytest.mark.usefixtures("short_training")
+def test_embeddings_with_texts_become_a_page(command, planted):
+    np.save("X.npy", planted.features)
+    words = ["apple", "boat", "cloud", "dragon", "engine"]
+    Path("texts.txt").write_text("".join(f"about {words[label]} {row}\n" for row, label in enumerate(planted.labels)))
+    outcome = command("X.npy", "--texts", "texts.txt", "--out", "found")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == "found/report.html"
+    assert "5 clusters" in outcome.out
+    rows = json.loads(Path("found/results.json").read_text())
+    assert [row["method"] for row in rows] == ["tsp", "kmeans"]
+    assert all(row["n_found"] == 5 for row in rows)
+    page = Path("found/report.html").read_text(encoding="utf-8")
+    assert "300 texts from X.npy" in page
+    for word in words:  # each cluster is called by its own word
+        assert f'"{word}"' in page or f'"{word},' in page
+    again = command("X.npy", "-k", "5", "--out", "found")
+    assert (again.code, "holds a run already" in again.error_line) == (2, True)
+
+
+@pytest.mark.usefixtures("short_training")
+def test_a_folder_of_seven_images_becomes_a_page(command):
+    Path("photos").mkdir()
+    for index in range(7):
+        Image.new("RGB", (40, 30), (250 * (index % 2), 10 * index, 100)).save(f"photos/{index}.png")
+    outcome = command("photos/", "-k", "2", "--encoder", "efficientnet_lite0", "--out", "found")
+    assert outcome.code == 0, outcome.err
+    assert "7 images from photos" in Path("found/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nothing.npy",), "no such file or folder"),
+        (("X.npz",), "no such file or folder (did you mean X.npy?)"),
+        (("photos.zip",), "is no folder of images"),
+        (("X.npy", "-k", "1"), "choose 2 clusters or more"),
+        (("X.npy", "-k", "many"), "invalid int value"),
+        (("X.npy", "--encoder", "dino_vitb16"), "--encoder is for images"),
+        (("X.npy", "--texts", "short.txt"), "2 lines for 300 rows"),
+        (("X.npy", "-k", "400"), "400"),
+        (("folder", "--labels", "x.npy"), "--labels of images is `folders`"),
+        (("folder", "--encoder", "dino_vitb17"), "dino_vitb17 is unknown"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line_and_leaves_nothing(command, planted, words, said):
+    np.save("X.npy", planted.features)
+    Path("photos.zip").write_text("")
+    Path("short.txt").write_text("a\nb\n")
+    Path("folder").mkdir()
+    outcome = command(*words)
+    assert outcome.code == 2
+    assert said in outcome.error_line
+    assert not Path("runs").exists()
+
+
+def test_a_place_is_told_from_a_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("train").mkdir()
+    assert all(map(is_place, ("photos", "photos/", "missing/folder", "missing.npy", ".")))
+    assert not any(map(is_place, ("train", "trian", "--help", "data.path=photos/", "-k")))
+
+
+def test_the_number_of_clusters_is_found_and_small_sets_have_one(planted):
+    assert likely_number(planted) == 5
+    assert likely_number(FeatureSet.from_arrays(np.eye(7, dtype=np.float32))) == 2

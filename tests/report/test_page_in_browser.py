@@ -1,0 +1,177 @@
+"""The page in a real browser: it renders without errors and without a network, and what a person does there counts.
+
+Needs Playwright's Python package and a Chromium or Chrome of the machine; `DEEPCLUST_BROWSER` names another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepclust.clustering import Clustering
+from deepclust.features.feature_set import FeatureSet
+from deepclust.report.page import Page, Shown, write_page
+from deepclust.runs.editing import edited_clustering, read_edits
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = os.environ.get("DEEPCLUST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser test: none of chromium and google-chrome is there")
+N_IMAGES, N_CLUSTERS = 120, 4
+
+
+def clusterings() -> list[Clustering]:
+    labels_N = np.arange(N_IMAGES, dtype=np.int32) % N_CLUSTERS
+    rough_N = np.where(np.arange(N_IMAGES) < 10, -1, labels_N // 2).astype(np.int32)
+    probs = np.linspace(0.3, 1, N_IMAGES, dtype=np.float32)[:, None]
+    heads = Clustering(labels_N, "tsp", N_CLUSTERS, labels_N[:, None], probs)
+    return [heads, Clustering(rough_N, "hdbscan")]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    """Images of four colors, and features that tell them apart."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    colors = ((200, 40, 40), (40, 160, 60), (50, 80, 200), (240, 240, 240))
+    for index in range(N_IMAGES):
+        Image.new("RGB", (40, 24 + index % 30), colors[index % N_CLUSTERS]).save(folder / f"img {index:03}.png")
+    rows = np.eye(8, dtype=np.float32)[np.arange(N_IMAGES) % N_CLUSTERS] + 0.1 * rng.normal(size=(N_IMAGES, 8))
+    paths = [f"img {index:03}.png" for index in range(N_IMAGES)]
+    source = {"kind": "files", "root": str(folder)}
+    return FeatureSet.from_arrays(rows.astype(np.float32), paths=paths, manifest={"source": source})
+
+
+@pytest.fixture(scope="module")
+def page_file(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shown = [
+        Shown(one, title, agreement_N=agreement)
+        for one, title, agreement in zip(clusterings(), ("TSP", "HDBSCAN"), (np.linspace(0, 1, N_IMAGES), None))
+    ]
+    page = Page(
+        "120 images from photos", ["facts"], "why", features, shown, "/runs/a run", "images", features.files,
+        duplicates=[np.array([0, 4]), np.array([1, 5, 9])], outlier_N=np.arange(float(N_IMAGES)),
+    )  # fmt: skip
+    return write_page(tmp_path_factory.mktemp("page") / "report.html", page, map_kind="pca")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser: Any, page_file: Path) -> Iterator[Any]:
+    """A tab with the page; an error on the console fails the test, as does a request for anything outside the file."""
+    wrong: list[str] = []
+    context = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
+    tab = context.new_page()
+    tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+    tab.goto(page_file.as_uri())
+    yield tab
+    context.close()
+    assert wrong == []
+
+
+def place_of(tab: Any, sample: int) -> tuple[float, float]:
+    """Where a sample's dot is on screen."""
+    tab.locator("#scatter").scroll_into_view_if_needed()
+    box = tab.locator("#scatter").bounding_box()
+    x, y = tab.evaluate(f"scatter.placeOf({sample})")
+    return box["x"] + x, box["y"] + y
+
+
+def test_the_page_shows_the_clusters_at_every_width_and_on_paper(tab):
+    for width, height in ((390, 840), (900, 1100), (1440, 900)):
+        tab.set_viewport_size({"width": width, "height": height})
+        assert tab.locator(".card").count() == N_CLUSTERS
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.wait_for_function("scatter.canvas.width > 0")
+        drawn = (
+            "[...scatter.canvas.getContext('2d').getImageData(0, 0, scatter.canvas.width, scatter.canvas.height).data]"
+        )
+        tab.wait_for_function(f"{drawn}.some((value) => value > 0)")
+    assert tab.locator("#headline").inner_text() == "4 clusters by TSP"
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert not tab.locator("#gallery").is_visible()
+    assert tab.locator(".card").first.is_visible()
+    # Every picture has words for those who do not see it, every control a name.
+    unnamed = "b => !(b.getAttribute('aria-label') || b.textContent || b.labels?.length)"
+    assert tab.evaluate(f"[...document.querySelectorAll('button,input,select')].filter({unnamed}).length") == 0
+
+
+def test_hover_click_lasso_and_lists_show_samples(tab):
+    tab.mouse.move(*place_of(tab, 7))
+    tab.wait_for_function("!document.querySelector('#tip').hidden")
+    assert "img " in tab.locator("#tip").inner_text()
+    tab.mouse.click(*place_of(tab, 7))
+    assert tab.locator("#gallery-title").inner_text() == "Cluster 3"
+    assert tab.locator("#items .thumb").count() == N_IMAGES // N_CLUSTERS
+    tab.click("#lasso")
+    box = tab.locator("#scatter").bounding_box()
+    corners = [(2, 2), (box["width"] - 2, 2), (box["width"] - 2, box["height"] - 2), (2, box["height"] - 2)]
+    tab.mouse.move(box["x"] + 2, box["y"] + 2)
+    tab.mouse.down()
+    for x, y in corners:
+        tab.mouse.move(box["x"] + x, box["y"] + y, steps=3)
+    tab.mouse.up()
+    assert tab.locator("#gallery-title").inner_text() == "Lasso"
+    assert tab.locator("#gallery-note").inner_text().startswith("120 images")
+    assert tab.locator("#items .thumb").count() == 60
+    tab.click("#next")
+    assert tab.locator("#page-number").inner_text() == "Page 2 of 2"
+    tab.click("text=Near duplicates")
+    assert tab.locator("#items .group").count() == 2
+    tab.click("text=Like no other")
+    assert tab.locator("#items .thumb").first.get_attribute("data-sample") == str(N_IMAGES - 1)
+    tab.fill("#search", "img 01")
+    assert tab.locator("#items .thumb").count() == 10
+    assert tab.locator("#confusion td button").count() == 8
+    tab.select_option("#method", "1")
+    assert tab.locator("#headline").inner_text() == "2 clusters by HDBSCAN; 10 images in no cluster"
+
+
+def test_changes_made_with_the_keyboard_give_the_same_counts_in_edit(tab, tmp_path):
+    name = tab.locator('.card[data-cluster="2"] input[type=text]')
+    name.focus()
+    tab.keyboard.type("blue things")
+    tab.keyboard.press("Enter")
+    for cluster in (0, 2):
+        tab.locator(f'.card[data-cluster="{cluster}"] input[type=checkbox]').focus()
+        tab.keyboard.press("Space")
+    tab.locator("#merge").focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#gallery-title").inner_text() == "blue things"
+    # Two of them into a cluster of their own, and a step too many, which is taken back.
+    tab.locator("#items .thumb").nth(0).click()
+    tab.locator("#items .thumb").nth(3).click()
+    tab.select_option("#move", "new")
+    assert tab.locator("#gallery-title").inner_text() == "Cluster 4"
+    tab.click("#mark")
+    tab.locator('.card[data-cluster="1"] input[type=text]').fill("wrong")
+    tab.keyboard.press("Enter")
+    tab.click("#undo")
+    shown = {int(one): size for one, size in tab.evaluate("app.edits.clusters().map(({id, size}) => [id, size])")}
+    with tab.expect_download() as download:
+        tab.locator("#bar .download").click()
+    download.value.save_as(tmp_path / "edits.json")
+    edited = edited_clustering(read_edits(tmp_path / "edits.json"), dict(zip("ab", clusterings())), "edits.json")
+    assert Counter(edited.clustering.labels.tolist()) == shown == {2: 58, 1: 30, 3: 30, 4: 2}
+    assert edited.names == {2: "blue things"}
+    assert len(edited.marked) == 2
+    # The page remembers them when it is opened again.
+    tab.reload()
+    assert tab.locator("#bar-text").inner_text() == "4 changes"

@@ -1,0 +1,190 @@
+"""Changes of a person: replayed exactly, with stable ids, and handed on as tables and folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepclust.clustering import Clustering
+from deepclust.features.feature_set import FeatureSet
+from deepclust.runs.editing import Edited, edited_clustering, export, folder_places, read_edits, replayed
+from deepclust.runs.reporting import FinishedRun, write_report
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.files import fingerprint
+
+FOUND = Clustering(
+    np.array([0, 1, 2, 2, 3, -1], np.int32),
+    "tsp",
+    4,
+    top_ids=np.array([[0], [1], [2], [2], [3], [0]]),
+    top_probs=np.full((6, 1), 0.5, np.float32),
+)
+
+
+def test_clusters_that_nobody_touched_keep_their_ids():
+    steps = [
+        {"step": "rename", "id": 2, "name": "dogs"},
+        {"step": "merge", "ids": [2, 0], "into": 2},
+        {"step": "move", "rows": [5, 4], "to": 4},
+        {"step": "rename", "id": 4, "name": "odd"},
+        {"step": "mark", "rows": [1, 3], "on": True},
+        {"step": "mark", "rows": [3], "on": False},
+    ]
+    edited = replayed(FOUND, steps)
+    assert edited.clustering.labels.tolist() == [2, 1, 2, 2, 4, 4]
+    assert edited.names == {2: "dogs", 4: "odd"}
+    assert edited.marked == [1]
+    # A probability is of the cluster that the method gave, not of the one that a person gave.
+    np.testing.assert_array_equal(edited.clustering.top_probs[:, 0], [1, 0.5, 0.5, 0.5, 1, 1])
+    assert FOUND.labels.tolist() == [0, 1, 2, 2, 3, -1]
+    again = replayed(
+        edited.clustering, [{"step": "merge", "ids": [1, 4], "into": 1}, {"step": "rename", "id": 2, "name": ""}]
+    )
+    assert again.clustering.labels.tolist() == [2, 1, 2, 2, 1, 1]
+    assert (again.names, again.marked) == ({}, [1])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "split"},
+        {},
+        3,
+        {"step": "rename", "id": "x", "name": "y"},
+        {"step": "merge", "ids": 3, "into": 1},
+        {"step": "merge", "ids": [0], "into": -2},
+        {"step": "merge", "ids": [0], "into": 2**40},
+        {"step": "move", "rows": [6], "to": 1},
+        {"step": "move", "rows": [-1], "to": 1},
+        {"step": "move", "rows": [True], "to": 1},
+        {"step": "mark", "rows": "ab", "on": True},
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_by_number(step):
+    with pytest.raises(InputError, match="change 2 cannot be made"):
+        replayed(FOUND, [{"step": "rename", "id": 0, "name": "a"}, step])
+
+
+def test_changes_are_for_the_clusters_that_they_were_made_to():
+    edits = {"made_of": fingerprint(FOUND.labels), "steps": []}
+    other = Clustering(np.array([0, 1, 2, 2, 3, 3], np.int32), "kmeans")
+    assert edited_clustering(edits, {"kmeans": other, "tsp": FOUND}, "e.json").clustering.method == "tsp"
+    with pytest.raises(InputError, match="other clusters"):
+        edited_clustering(edits, {"kmeans": other}, "e.json")
+
+
+def test_other_files_are_no_edits(tmp_path):
+    place = tmp_path / "edits.json"
+    for content in ("[]", "{}", '{"steps": []}', '{"deepclust_edits": 9, "steps": []}', "no json"):
+        place.write_text(content)
+        with pytest.raises(InputError):
+            read_edits(place)
+    with pytest.raises(InputError, match="no such file"):
+        read_edits(tmp_path / "missing.json")
+
+
+def test_folders_have_names_that_file_systems_take_and_lose_no_file():
+    labels = np.array([0, 0, 1, 2, 2, 3], np.int32)
+    names = {0: "Cats", 1: "cats", 2: "a/b: c?\n", 3: ".. "}
+    paths = ["x/1.jpg", "y/1.JPG", "1.jpg", "2.png", "z/2.png", "3.png"]
+    places = folder_places(Edited(Clustering(labels, "tsp"), names), paths)
+    shown = [str(place) for place in places]
+    assert shown == ["Cats/1.jpg", "Cats/1-2.JPG", "cats-2/1.jpg", "a_b_ c_/2.png", "a_b_ c_/2-2.png", "unnamed/3.png"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> FeatureSet:
+    """Twelve images of two colors, and features that tell them apart."""
+    rows = np.zeros((12, 4), np.float32)
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        rows[index, index % 2] = 1
+        rows[index, 2] = 0.01 * index
+        color = (200, 10 * index, 0) if index % 2 else (0, 10 * index, 200)
+        Image.new("RGB", (12, 9), color).save(tmp_path / "photos" / f"{index:02}.png")
+    source = {"kind": "files", "root": str(tmp_path / "photos")}
+    return FeatureSet.from_arrays(rows, paths=[f"{index:02}.png" for index in range(12)], manifest={"source": source})
+
+
+@pytest.mark.parametrize("folders", ["links", "copies", "list", "none"])
+def test_every_image_is_in_the_folder_of_its_cluster(photos, tmp_path, folders):
+    edited = replayed(Clustering(np.arange(12) % 2, "kmeans"), [{"step": "rename", "id": 1, "name": "red"}])
+    out = tmp_path / "out"
+    written = export(edited, photos, out, folders)
+    with open(out / "samples.csv", newline="", encoding="utf-8") as stream:
+        samples = list(csv.DictReader(stream))
+    assert [row["name"] for row in samples] == ["cluster 0", "red"] * 6
+    with open(out / "clusters.csv", newline="", encoding="utf-8") as stream:
+        assert [(row["name"], row["size"]) for row in csv.DictReader(stream)] == [("cluster 0", "6"), ("red", "6")]
+    found = sorted((out / "folders" / "red").glob("*"))
+    if folders in ("links", "copies"):
+        assert [place.name for place in found] == [f"{index:02}.png" for index in range(1, 12, 2)]
+        assert all(place.is_symlink() == (folders == "links") for place in found)
+        assert found[0].read_bytes() == (tmp_path / "photos" / "01.png").read_bytes()
+        with pytest.raises(InputError, match="there already"):
+            export(edited, photos, out, folders)
+    else:
+        assert found == []
+    assert ((out / "moves.csv") in written) == (folders == "list")
+
+
+def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
+    photos.save(tmp_path / "features" / "train")
+    trained = command(
+        "train", "data=features", "data.train=features/train", "loss=none", "baselines=kmeans", "n_clusters=2",
+        "run_dir=run",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    reported = command("report", "run=run", "map=pca")
+    assert (reported.code, reported.out.splitlines()[-1]) == (0, "run/report.html")
+    found = Clustering.load("run/clusterings/kmeans.npz")
+    edits = {
+        "deepclust_edits": 1,
+        "made_of": fingerprint(found.labels),
+        "steps": [{"step": "merge", "ids": [0, 1], "into": 1}],
+    }
+    Path("edits.json").write_text(json.dumps(edits))
+    edited = command("edit", "run=run", "edits=edits.json", "folders=copies", "map=pca")
+    assert edited.code == 0, edited.err
+    assert "12 samples in 1 clusters" in edited.out
+    assert set(Clustering.load("run/edited/clustering.npz").labels) == {1}
+    assert len(list(Path("run/edited/folders/cluster 1").iterdir())) == 12
+    assert "k-means, edited" in Path("run/edited/report.html").read_text(encoding="utf-8")
+    # The page with the changes takes further ones, and without changes the clusters are handed on as they are.
+    edits = {
+        "deepclust_edits": 1,
+        "made_of": fingerprint(np.ones(12, np.int32)),
+        "steps": [{"step": "rename", "id": 1, "name": "all"}],
+    }
+    Path("more.json").write_text(json.dumps(edits))
+    assert command("edit", "run=run", "edits=more.json", "out=elsewhere", "map=pca").code == 0
+    assert Path("elsewhere/folders/all").is_dir()
+    assert command("edit", "run=run", "method=kmeans", "folders=none").code == 0
+    assert Path("run/handed_on/samples.csv").is_file()
+    with pytest.raises(InputError, match="no such folder"):
+        FinishedRun.read("nowhere")
+    finished = FinishedRun.read("run")
+    assert list(finished.clusterings) == ["edited:edited", "edited:edited-2", "kmeans"]
+    with pytest.raises(InputError, match="method=tsp is not in run: choose from"):
+        write_report(finished, method="tsp")
+    with pytest.raises(InputError, match="3 texts for 12 samples"):
+        write_report(finished, texts=["a", "b", "c"])
+
+
+def test_the_page_shows_what_the_silhouette_chose_first(command, planted, tmp_path):
+    np.save("X.npy", planted.features)
+    words = ("data=features", "data.train=X.npy", "baselines=kmeans", "select=silhouette", "select.n_clusters=[3,5]")
+    chosen = command("train", *words, "loss=none", "select.reductions=[]", "run_dir=run")
+    assert chosen.code == 0, chosen.err
+    assert "Candidates" in chosen.out  # a table of them, as there are no rows of results
+    assert "k-means" in chosen.out
+    run = FinishedRun.read("run")
+    assert list(run.clusterings) == ["kmeans_5_none"]
+    page = write_report(run, map_kind="pca").read_text(encoding="utf-8")
+    assert "k-means, chosen" in page
+    assert "By silhouette (" in page

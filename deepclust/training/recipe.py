@@ -161,7 +161,9 @@ class Recipe:
         )
 
     def check_features(self, n_rows: int) -> None:
-        """Raises InputError where the features are too few for the clusters or the neighbors."""
+        """Raises InputError where the features are too few for the clusters or the neighbors, or the loss's settings
+        do not fit the clusters."""
+        self.loss.check(self.n_clusters)
         if self.n_clusters > n_rows:
             raise InputError(f"n_clusters={self.n_clusters}, but there are only {n_rows} samples: ask for fewer")
         if self.n_neighbors >= n_rows:

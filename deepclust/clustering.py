@@ -36,6 +36,7 @@ DISPLAY_NAMES = {
     "self_classifier": "Self-Classifier",
     "pmi": "PMI",
     "wmi": "WMI",
+    "icon": "I-Con",
     "kmeans": "k-means",
     "kmeans_l2": "k-means, ℓ2",
     "kmeans_paper": "k-means, single starts",

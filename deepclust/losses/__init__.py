@@ -7,6 +7,7 @@ from typing import Any
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
 from deepclust.losses.dec import DEC
+from deepclust.losses.icon import ICon
 from deepclust.losses.iic import IIC
 from deepclust.losses.nnm import NNM
 from deepclust.losses.pica import PICA
@@ -44,7 +45,9 @@ __all__ = [
 
 # What the papers compare these three with, and TEMI without its parts.
 COMPARATORS: tuple[type[Loss], ...] = (ScanOriginal, SelfLabel, NNM, IIC, PICA, SeLa, SelfClassifier, DEC, PMI, WMI)
-_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS)
+# Objectives that came after the three.
+NEWER: tuple[type[Loss], ...] = (ICon,)
+_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS, *NEWER)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _ALL}
 
 

@@ -158,6 +158,8 @@ def plain_loss(name: str, logits: list[torch.Tensor], marginal_HC: torch.Tensor)
         return -(n.gather(2, labels).log() + x.gather(2, neighbor_labels).log()).mean(dim=(1, 2)) / 2
     if name == "self_label":
         return torch.stack([masked_cross_entropy(head) for head in logits[0]])
+    if name == "icon":
+        return -(x * n / x.mean(dim=1, keepdim=True)).sum(dim=2).log().mean(dim=1)
     if name == "dec":
         targets = torch.nn.functional.normalize(teacher_x**2 / teacher_x.sum(dim=1, keepdim=True), p=1, dim=2)
         return (targets * (targets / x).log()).sum(dim=2).mean(dim=1)

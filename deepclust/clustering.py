@@ -37,6 +37,7 @@ DISPLAY_NAMES = {
     "pmi": "PMI",
     "wmi": "WMI",
     "icon": "I-Con",
+    "turtle": "TURTLE",
     "kmeans": "k-means",
     "kmeans_l2": "k-means, ℓ2",
     "kmeans_paper": "k-means, single starts",

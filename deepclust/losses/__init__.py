@@ -19,6 +19,7 @@ from deepclust.losses.self_label import SelfLabel
 from deepclust.losses.temi import TEMI, next_marginal, temi_loss, temi_weights
 from deepclust.losses.temi_ablations import PMI, WMI
 from deepclust.losses.tsp import TSP, gaussian_neighbor_weights, tsp_loss
+from deepclust.losses.turtle import TURTLE
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names
 
@@ -46,7 +47,7 @@ __all__ = [
 # What the papers compare these three with, and TEMI without its parts.
 COMPARATORS: tuple[type[Loss], ...] = (ScanOriginal, SelfLabel, NNM, IIC, PICA, SeLa, SelfClassifier, DEC, PMI, WMI)
 # Objectives that came after the three.
-NEWER: tuple[type[Loss], ...] = (ICon,)
+NEWER: tuple[type[Loss], ...] = (ICon, TURTLE)
 _ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS, *NEWER)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _ALL}
 

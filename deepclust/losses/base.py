@@ -79,6 +79,7 @@ class Loss(ABC):
         reads_log_odds: whether `look` and `gradient` get log-odds as they are, for softmaxes over something else.
         of_all_samples: whether `look` sees all samples as each epoch begins, and not the pairs of each batch. The
             teacher then is the student as it was at that time.
+        student_assigns: whether the student is what is kept though there is a teacher.
         n_means: V, how many means of the batch per head the loss needs, where that does not depend on C.
     """
 
@@ -91,6 +92,7 @@ class Loss(ABC):
     local_pairs: ClassVar[bool] = False
     reads_log_odds: ClassVar[bool] = False
     of_all_samples: ClassVar[bool] = False
+    student_assigns: ClassVar[bool] = False
     n_means: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -121,6 +123,12 @@ class Loss(ABC):
     def walk_steps(self) -> int:
         """How many steps beyond a neighbor its pair may be, from neighbor to neighbor."""
         return 0
+
+    @property
+    def inner_fit(self) -> tuple[int, float] | None:
+        """Steps and learning rate of a teacher that is a linear classifier, fitted to the student's labels of each
+        batch; None: the teacher, if there is one, is made of the student."""
+        return None
 
     def look_again(self, probs: Probs, mean_VHC: Tensor) -> BatchLook:
         """A further look at the pairs, which knows what the looks before have told.

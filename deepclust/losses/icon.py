@@ -25,6 +25,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deepclust.losses.base import (
     BatchLook,
@@ -46,9 +47,9 @@ def shared_likelihood(pairs: LogProbs, mean_HC: Tensor, alpha_learned: float) ->
     log_s_HB, shares_HBC = log_sum_and_shares(pairs.anchors + pairs.neighbors - log_clamped(mean_HC)[:, None, :])
     if alpha_learned == 0:
         return log_s_HB, torch.ones_like(log_s_HB)[..., None], shares_HBC
-    own_HB = log_s_HB + math.log1p(-alpha_learned)
-    log_likelihood_HB = torch.logaddexp(own_HB, own_HB.new_tensor(math.log(alpha_learned)))
-    return log_likelihood_HB, (own_HB - log_likelihood_HB).exp_()[..., None], shares_HBC
+    log_odds_HB = log_s_HB + math.log((1 - alpha_learned) / alpha_learned)
+    log_likelihood_HB = math.log(alpha_learned) - functional.logsigmoid(-log_odds_HB)
+    return log_likelihood_HB, torch.sigmoid(log_odds_HB)[..., None], shares_HBC
 
 
 def icon_loss(pairs: LogProbs, means_VHC: Tensor, *, alpha_learned: float = 0.0) -> tuple[Tensor, Gradients]:
@@ -91,7 +92,7 @@ class ICon(Loss):
 
     Args:
         alpha: α, 0.6 to 0.8 in the paper.
-        alpha_learned: α_q; the paper has 0 and α.
+        alpha_learned: α_q; the paper's best has α here, too, 0 leaves q as it is.
         walk: how many further steps a neighbor may be away; 1 in the paper.
 
     Raises:
@@ -110,7 +111,7 @@ class ICon(Loss):
         0.6, "α, the share of pairs that are of any two samples instead of neighbors", at_least=0, below=1
     )
     alpha_learned: float = setting(
-        0.0, "α_q, the same share in the clusters' distribution; the paper has 0 and α", at_least=0, below=1
+        0.6, "α_q, the same share in the clusters' distribution; 0 leaves it as it is", at_least=0, below=1
     )
     walk: int = setting(
         1,

@@ -37,7 +37,9 @@ class Recipe:
 
     loss: Loss
     n_clusters: int = setting(about="C, the number of clusters", at_least=1, whole=True)
-    head: str = setting("mlp", "`mlp` (TEMI, SCANv2), `linear` (TSP) or `student_t` (DEC)", choices=HEADS)
+    head: str = setting(
+        "mlp", "`mlp` (TEMI, SCANv2), `linear` (TSP), `normed_linear` (TURTLE) or `student_t` (DEC)", choices=HEADS
+    )
     hidden_dim: int = setting(HIDDEN_DIM, "width of the `mlp` head's first layer", at_least=1, whole=True)
     embedding_dim: int = setting(EMBEDDING_DIM, "width of the `mlp` head's embedding", at_least=1, whole=True)
     n_heads: int = setting(

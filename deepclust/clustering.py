@@ -36,6 +36,8 @@ DISPLAY_NAMES = {
     "self_classifier": "Self-Classifier",
     "pmi": "PMI",
     "wmi": "WMI",
+    "icon": "I-Con",
+    "turtle": "TURTLE",
     "kmeans": "k-means",
     "kmeans_l2": "k-means, ℓ2",
     "kmeans_paper": "k-means, single starts",

@@ -26,7 +26,8 @@ from deepclust.reduction.reduction import KINDS, Reduction
 from deepclust.report.map_layout import MAPS
 from deepclust.runs.editing import FOLDERS
 from deepclust.runs.experiment import Experiment
-from deepclust.runtime.settings import ANYTHING, Group, Member, seed_setting, setting, settings_of
+from deepclust.runtime.errors import InputError
+from deepclust.runtime.settings import ANYTHING, Group, Member, check_value, seed_setting, setting, settings_of
 from deepclust.subsets.hierarchy import LINKS
 from deepclust.subsets.select import RULES
 from deepclust.training.loggers import logger_group
@@ -54,13 +55,28 @@ def _names(value: Any) -> str | None:
 
 
 PLACE = setting(None, "where things lie", text=True)
+
+
+def _places(value: Any) -> str | None:
+    """A place, or several."""
+    places = value if isinstance(value, (list, tuple)) else [value]
+    try:
+        for place in places:
+            check_value(PLACE, place)
+    except InputError:
+        places = []
+    return None if places else "a file or a folder, or a list of them"
+
+
+SPACES = setting(None, "where features lie, or a list of places: several spaces of the same samples", such=_places)
 NAMES = setting(about="names", each=True, text=True)
 
 # Those of data=.
 DATA: dict[str, Member] = {
     "name": setting(about="of the data set", text=True),
     "encoder": setting(None, "the data set's own", text=True),
-    **dict.fromkeys(("train", "train_labels", "test", "test_labels", "path"), PLACE),
+    **dict.fromkeys(("train", "test"), SPACES),
+    **dict.fromkeys(("train_labels", "test_labels", "path"), PLACE),
     "labels": setting(None, "`folders`: sub-folders are labels", choices=("folders",)),
     "on_error": setting("skip", "for images that cannot be read", choices=("skip", "raise")),
     "in_memory": setting(None, "of `fit_heads`", flag=True),

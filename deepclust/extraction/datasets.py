@@ -7,7 +7,7 @@ is extracted on demand is `folder`, a user's own photos.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.features.shards import MANIFEST
+from deepclust.features.spaces import Place, load_spaces
 from deepclust.runtime.errors import InputError
 
 # What decides an image's features beside the encoder itself.
@@ -34,10 +35,10 @@ def load_dataset(
     *,
     encoder: EncoderLike | None = None,
     features_dir: str | os.PathLike | None = None,
-    train: str | os.PathLike | None = None,
-    train_labels: str | os.PathLike | None = None,
-    test: str | os.PathLike | None = None,
-    test_labels: str | os.PathLike | None = None,
+    train: Place | Sequence[Place] | None = None,
+    train_labels: Place | None = None,
+    test: Place | Sequence[Place] | None = None,
+    test_labels: Place | None = None,
     path: str | os.PathLike | None = None,
     labels: str | None = None,
     on_error: str = "skip",
@@ -51,7 +52,8 @@ def load_dataset(
             sets that come as features refuse one.
         features_dir: where extracted features lie, as `<name>/<encoder>/{train,test}`; default
             `$DEEPCLUST_FEATURES`, else `features`.
-        train, train_labels, test, test_labels: the user's own files, for `features` only.
+        train, train_labels, test, test_labels: the user's own files, for `features` only; of `train` and `test` several
+            are feature spaces of the same samples, see `deepclust.features.spaces`.
         path: folder of images for `folder`, or of raw data for `fashion_mnist` without an encoder.
         labels: `folders` makes the sub-folders of `folder` its labels.
         on_error: `skip` or `raise`, for images of `folder` that cannot be read.
@@ -118,20 +120,24 @@ def _fashion_mnist_pixels(split: str, path: str | os.PathLike | None) -> Feature
 
 def _own_features(
     encoder: EncoderLike | None,
-    train: str | os.PathLike | None,
-    train_labels: str | os.PathLike | None,
-    test: str | os.PathLike | None,
-    test_labels: str | os.PathLike | None,
+    train: Place | Sequence[Place] | None,
+    train_labels: Place | None,
+    test: Place | Sequence[Place] | None,
+    test_labels: Place | None,
 ) -> Dataset:
     _refuse_encoder("features", encoder)
     if train is None:
         raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
     if test is None and test_labels is not None:
         raise InputError("data.test_labels is given without data.test: give both, or neither")
-    fitted = load_features(train, train_labels).check(str(train))
-    if test is None and (Path(train).expanduser() / "test" / MANIFEST).is_file():
+    fitted = load_spaces(train, train_labels).check(str(train))
+    if (
+        test is None
+        and isinstance(train, (str, os.PathLike))
+        and (Path(train).expanduser() / "test" / MANIFEST).is_file()
+    ):
         test = Path(train).expanduser() / "test"
-    judged = None if test is None else load_features(test, test_labels, split="test").check(str(test))
+    judged = None if test is None else load_spaces(test, test_labels, split="test").check(str(test))
     if judged is not None:
         check_same_encoder(fitted, judged)
     return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"), checked=True)

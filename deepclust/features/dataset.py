@@ -50,7 +50,7 @@ def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:
     Raises:
         InputError: naming the two, or the two widths.
     """
-    for key in ("encoder", "weights", "transform"):
+    for key in ("encoder", "weights", "transform", "spaces"):
         ours, theirs = train.manifest.get(key), test.manifest.get(key)
         if ours is not None and theirs is not None and ours != theirs:
             raise InputError(

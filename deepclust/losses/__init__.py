@@ -7,6 +7,7 @@ from typing import Any
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
 from deepclust.losses.dec import DEC
+from deepclust.losses.icon import ICon
 from deepclust.losses.iic import IIC
 from deepclust.losses.nnm import NNM
 from deepclust.losses.pica import PICA
@@ -18,6 +19,7 @@ from deepclust.losses.self_label import SelfLabel
 from deepclust.losses.temi import TEMI, next_marginal, temi_loss, temi_weights
 from deepclust.losses.temi_ablations import PMI, WMI
 from deepclust.losses.tsp import TSP, gaussian_neighbor_weights, tsp_loss
+from deepclust.losses.turtle import TURTLE
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names
 
@@ -44,7 +46,9 @@ __all__ = [
 
 # What the papers compare these three with, and TEMI without its parts.
 COMPARATORS: tuple[type[Loss], ...] = (ScanOriginal, SelfLabel, NNM, IIC, PICA, SeLa, SelfClassifier, DEC, PMI, WMI)
-_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS)
+# Objectives that came after the three.
+NEWER: tuple[type[Loss], ...] = (ICon, TURTLE)
+_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS, *NEWER)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _ALL}
 
 

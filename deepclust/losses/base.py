@@ -79,6 +79,7 @@ class Loss(ABC):
         reads_log_odds: whether `look` and `gradient` get log-odds as they are, for softmaxes over something else.
         of_all_samples: whether `look` sees all samples as each epoch begins, and not the pairs of each batch. The
             teacher then is the student as it was at that time.
+        student_assigns: whether the student is what is kept though there is a teacher.
         n_means: V, how many means of the batch per head the loss needs, where that does not depend on C.
     """
 
@@ -91,10 +92,14 @@ class Loss(ABC):
     local_pairs: ClassVar[bool] = False
     reads_log_odds: ClassVar[bool] = False
     of_all_samples: ClassVar[bool] = False
+    student_assigns: ClassVar[bool] = False
     n_means: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def check(self, n_clusters: int) -> None:  # noqa: B027 - most losses can train any number
+        """Raises InputError where the loss cannot train so many clusters."""
 
     @abstractmethod
     def look(self, probs: Probs) -> BatchLook:
@@ -108,6 +113,22 @@ class Loss(ABC):
     def n_looks(self) -> int:
         """How often the batch is looked at before its gradient: once, then by `look_again`."""
         return 1
+
+    @property
+    def random_share(self) -> float:
+        """The share of the samples that are paired with any sample instead of a neighbor."""
+        return 0.0
+
+    @property
+    def walk_steps(self) -> int:
+        """How many steps beyond a neighbor its pair may be, from neighbor to neighbor."""
+        return 0
+
+    @property
+    def inner_fit(self) -> tuple[int, float] | None:
+        """Steps and learning rate of a teacher that is a linear classifier, fitted to the student's labels of each
+        batch; None: the teacher, if there is one, is made of the student."""
+        return None
 
     def look_again(self, probs: Probs, mean_VHC: Tensor) -> BatchLook:
         """A further look at the pairs, which knows what the looks before have told.
@@ -193,21 +214,24 @@ def log_sum_and_shares(score_HBC: Tensor) -> tuple[Tensor, Tensor]:
     return log_sum_HB, log_shares_HBC.exp_()
 
 
-def negative_entropy(mean_HC: Tensor, probs_HBC: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """α Σ_c q̂ log q̂ for a batch mean q̂, and its gradient in the log-odds of the probabilities at hand.
+def negative_entropy(
+    mean_HC: Tensor, probs_HBC: Tensor, weight: float, log_prior_HC: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """α Σ_c q̂ log (q̂ / π) for a batch mean q̂, and its gradient in the log-odds of the probabilities at hand.
 
-    With k = α (1 + log q̂) the gradient through the mean is p (k - Σ_c k_c p_c) / B for every pair: linear in the pairs,
-    so micro-batches and ranks that know q̂ add up to the gradient of the whole batch without ever holding it.
+    With k = α (1 + log (q̂ / π)) the gradient through the mean is p (k - Σ_c k_c p_c) / B for every pair: linear in the
+    pairs, so micro-batches and ranks that know q̂ add up to the gradient of the whole batch without ever holding it.
 
     Args:
         mean_HC: q̂, over the whole batch.
         probs_HBC: p, of the part of the batch at hand. Its share of the batch is the caller's factor.
         weight: α.
+        log_prior_HC: log π, `losses/prior.py`; 0 where equal sizes are favored, which leaves out a constant.
 
     Returns:
         The value (H,), in nats, and the gradient (H, B, C).
     """
-    log_mean_HC = log_clamped(mean_HC)
+    log_mean_HC = log_clamped(mean_HC).sub_(log_prior_HC)
     slope_HC = (1 + log_mean_HC) * (weight / probs_HBC.shape[1])
     gradient_HBC = probs_HBC * slope_HC[:, None, :]
     # A sum, not a product of matrices: autocast would round that to bfloat16.

@@ -81,6 +81,7 @@ class DEC(Loss):
     )
     looks_at_teacher = True
     of_all_samples = True
+    student_assigns = True
 
     def gradient(
         self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0

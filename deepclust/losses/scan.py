@@ -31,6 +31,7 @@ from deepclust.losses.base import (
     log_sum_and_shares,
     negative_entropy,
 )
+from deepclust.losses.prior import UNIFORM, check_prior, log_prior, prior_setting
 from deepclust.runtime.settings import setting
 
 
@@ -40,6 +41,7 @@ def scan_loss(
     mean_HC: Tensor,
     *,
     entropy_weight: float = 5.0,
+    prior: str = UNIFORM,
 ) -> tuple[Tensor, Tensor]:
     """One direction of SCANv2 for every head at once: the student on x', the teacher on x.
 
@@ -49,6 +51,7 @@ def scan_loss(
         mean_HC: q̂_s, the student's mean over this view of the whole batch, of which the pairs at hand may be a part.
             The gradient is that through the mean all the same.
         entropy_weight: α, how strongly uniform cluster sizes are favored. 5 in the paper.
+        prior: π, see `losses/prior.py`; equal sizes in the paper.
 
     Returns:
         Loss per head, shape (H,), in nats; its gradient in the student's log-odds, (H, B, C).
@@ -65,7 +68,7 @@ def scan_loss(
     check_pairs(student_log_probs_HBC, teacher_log_probs_HBC)
     log_agreement_HB, shares_HBC = log_sum_and_shares(student_log_probs_HBC + teacher_log_probs_HBC)
     probs_HBC = student_log_probs_HBC.exp()
-    entropy_H, gradient_HBC = negative_entropy(mean_HC, probs_HBC, entropy_weight)
+    entropy_H, gradient_HBC = negative_entropy(mean_HC, probs_HBC, entropy_weight, log_prior(prior, mean_HC))
     gradient_HBC.add_(probs_HBC.sub_(shares_HBC), alpha=1 / probs_HBC.shape[1])
     return entropy_H - log_agreement_HB.mean(dim=1), gradient_HBC
 
@@ -76,9 +79,10 @@ class SCAN(Loss):
 
     Args:
         entropy_weight: α, 5 in the paper.
+        prior: π, the sizes that clusters are asked to have; equal ones in the paper.
 
     Raises:
-        InputError: if α is negative.
+        InputError: if a setting is out of range.
 
     Example:
         >>> student = LogProbs(*torch.randn(2, 1, 8, 4).log_softmax(dim=3))
@@ -88,7 +92,8 @@ class SCAN(Loss):
         (torch.Size([1]), torch.Size([1, 8, 4]))
     """
 
-    entropy_weight: float = setting(5.0, "α, how strongly uniform cluster sizes are favored", at_least=0)
+    entropy_weight: float = setting(5.0, "α, how strongly cluster sizes of `prior` are favored", at_least=0)
+    prior: str = prior_setting()
 
     name = "scan"
     title = "SCANv2"
@@ -99,10 +104,25 @@ class SCAN(Loss):
     ) -> tuple[Tensor, Gradients]:
         anchors_mean_HC, neighbors_mean_HC = batch.mean_VHC
         return both_ways(
-            scan_loss(student.anchors, teacher.neighbors, anchors_mean_HC, entropy_weight=self.entropy_weight),
-            scan_loss(student.neighbors, teacher.anchors, neighbors_mean_HC, entropy_weight=self.entropy_weight),
+            scan_loss(
+                student.anchors,
+                teacher.neighbors,
+                anchors_mean_HC,
+                entropy_weight=self.entropy_weight,
+                prior=self.prior,
+            ),
+            scan_loss(
+                student.neighbors,
+                teacher.anchors,
+                neighbors_mean_HC,
+                entropy_weight=self.entropy_weight,
+                prior=self.prior,
+            ),
             scale,
         )
+
+    def check(self, n_clusters: int) -> None:
+        check_prior(self.prior, n_clusters)
 
     def look(self, probs: Probs) -> BatchLook:
         """The student's mean over each view."""

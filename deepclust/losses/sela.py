@@ -81,6 +81,7 @@ class SeLa(Loss):
     trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
     looks_at_teacher = True
     of_all_samples = True
+    student_assigns = True
 
     @property
     def n_looks(self) -> int:

@@ -28,6 +28,7 @@ from deepclust.losses.base import (
     log_sum_and_shares,
     negative_entropy,
 )
+from deepclust.losses.prior import UNIFORM, check_prior, log_prior, prior_setting
 from deepclust.runtime.settings import setting
 
 
@@ -37,6 +38,7 @@ def tsp_loss(
     mean_HC: Tensor,
     *,
     entropy_weight: float = 3.0,
+    prior: str = UNIFORM,
 ) -> tuple[Tensor, Gradients]:
     """TSP for every head at once.
 
@@ -46,6 +48,7 @@ def tsp_loss(
         mean_HC: mean of p(x_i) over the whole batch, of which the pairs at hand may be a part. The gradient is that
             through the mean all the same.
         entropy_weight: λ, 3 in the paper.
+        prior: π, see `losses/prior.py`; equal sizes in the paper.
 
     Returns:
         Loss per head, shape (H,), in nats; its gradients in the log-odds of both members of the pairs.
@@ -65,7 +68,7 @@ def tsp_loss(
     log_agreement_HB, shares_HBC = log_sum_and_shares(anchor_log_probs_HBC + neighbor_log_probs_HBC)
     neighbors_HBC = neighbor_log_probs_HBC.exp().sub_(shares_HBC).mul_(1 / n_pairs)
     probs_HBC = anchor_log_probs_HBC.exp()
-    entropy_H, anchors_HBC = negative_entropy(mean_HC, probs_HBC, entropy_weight)
+    entropy_H, anchors_HBC = negative_entropy(mean_HC, probs_HBC, entropy_weight, log_prior(prior, mean_HC))
     anchors_HBC.add_(probs_HBC.sub_(shares_HBC), alpha=1 / n_pairs)
     return entropy_H - log_agreement_HB.mean(dim=1), Gradients(anchors_HBC, neighbors_HBC)
 
@@ -97,9 +100,10 @@ class TSP(WithoutTeacher):
 
     Args:
         entropy_weight: λ, 3 in the paper.
+        prior: π, the sizes that clusters are asked to have; equal ones in the paper.
 
     Raises:
-        InputError: if λ is negative.
+        InputError: if a setting is out of range.
 
     Example:
         >>> import torch
@@ -110,7 +114,8 @@ class TSP(WithoutTeacher):
         (torch.Size([1]), torch.Size([1, 8, 4]))
     """
 
-    entropy_weight: float = setting(3.0, "λ, how strongly uniform cluster sizes are favored", at_least=0)
+    entropy_weight: float = setting(3.0, "λ, how strongly cluster sizes of `prior` are favored", at_least=0)
+    prior: str = prior_setting()
 
     name = "tsp"
     title = "TSP"
@@ -129,7 +134,10 @@ class TSP(WithoutTeacher):
     gaussian_pairs = True
 
     def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
-        return tsp_loss(*student, mean_VHC[0], entropy_weight=self.entropy_weight)
+        return tsp_loss(*student, mean_VHC[0], entropy_weight=self.entropy_weight, prior=self.prior)
+
+    def check(self, n_clusters: int) -> None:
+        check_prior(self.prior, n_clusters)
 
     def look(self, probs: Probs) -> BatchLook:
         """The mean over the samples, without their neighbors."""

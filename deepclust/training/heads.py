@@ -322,6 +322,46 @@ class LinearHeads(Heads):
         return LinearHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
 
 
+class NormedLinearHeads(LinearHeads):
+    """One weight-normalized linear map per head, g_c · φ_c / ‖φ_c‖, no bias (TURTLE).
+
+    Args:
+        in_dim: D.
+        n_clusters: C.
+        n_heads: H.
+        generator: source of the initial weights.
+    """
+
+    prototype_weights = (DIRECTIONS,)
+
+    def __init__(
+        self, in_dim: int, n_clusters: int, n_heads: int = 1, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(in_dim, n_clusters, n_heads, generator=generator)
+        # Of standardized features the logits then have a standard deviation of about 1.
+        self.gain = nn.Parameter(torch.ones(n_heads, n_clusters))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {DIRECTIONS: Directions.apply(self.prototypes, self.gain)}
+
+    @torch.no_grad()
+    def gradients(self, of_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        if DIRECTIONS not in of_weights:
+            return {}
+        prototypes_HCD = of_weights[DIRECTIONS]
+        return {"prototypes": prototypes_HCD, "gain": pull_back_(prototypes_HCD, self.prototypes, self.gain)}
+
+    def logits(self, weights: Mapping[str, Tensor], features_BD: Tensor) -> Tensor:
+        return super().logits({"prototypes": weights[DIRECTIONS]}, features_BD)
+
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        return [self.prototypes, self.gain]
+
+    def like(self, n_heads: int) -> NormedLinearHeads:
+        # From a generator of their own, not the caller's.
+        return NormedLinearHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
+
+
 class StudentTHeads(Heads):
     """-log(1 + ‖W z - μ_c‖²): logits whose softmax is Student's t with one degree of freedom around C centers (DEC).
 
@@ -378,7 +418,7 @@ class StudentTHeads(Heads):
         return StudentTHeads(self.in_dim, self.n_clusters, n_heads, generator=torch.Generator())
 
 
-HEADS = ("mlp", "linear", "student_t")
+HEADS = ("mlp", "linear", "normed_linear", "student_t")
 
 
 def make_heads(
@@ -403,6 +443,8 @@ def make_heads(
         )
     if kind == "linear":
         return LinearHeads(in_dim, n_clusters, n_heads, generator=generator)
+    if kind == "normed_linear":
+        return NormedLinearHeads(in_dim, n_clusters, n_heads, generator=generator)
     if kind == "student_t":
         return StudentTHeads(in_dim, n_clusters, n_heads, generator=generator)
     raise InputError(f"unknown head '{kind}': choose one of {', '.join(HEADS)}")

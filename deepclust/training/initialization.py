@@ -27,7 +27,7 @@ from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectra
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import progress_bar
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
-from deepclust.training.heads import Heads, LinearHeads, MLPHeads, StudentTHeads
+from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
 from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
 from deepclust.training.trained import TrainedHeads
@@ -51,7 +51,7 @@ SAMPLE_ITERATIONS = 6
 EUCLIDEAN_BYTES = 1 << 31
 BLOCK_ROWS = 16384
 # One map has to turn further than three layers together.
-WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, StudentTHeads: 1e-2}
+WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, NormedLinearHeads: 1e-2, StudentTHeads: 1e-2}
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 

@@ -6,7 +6,7 @@ Shape suffixes: H heads, B pairs, C clusters, V means of a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,6 +22,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE
 from deepclust.training.head_share import HeadShare
 from deepclust.training.heads import Heads, make_teacher, update_teacher
+from deepclust.training.inner_classifier import InnerClassifiers
 from deepclust.training.pairs import PairBatch
 from deepclust.training.recipe import Recipe
 from deepclust.training.step import (
@@ -80,16 +81,25 @@ class ClusteringModule(pl.LightningModule):
         self.transform = bank.transform  # kept in the checkpoint with the heads
         self.share = share or HeadShare(recipe.n_heads, ALONE)
         self.student = self.share.of(student)
-        self.teacher = make_teacher(self.student) if self.loss.uses_teacher else None
+        self.teacher = self.first_teacher()
         self.register_buffer("mean_VHC", self.loss.first_mean(self.student.n_heads, recipe.n_clusters))
         self.register_buffer("loss_sum_H", torch.zeros(recipe.n_heads))
         self.register_buffer("last_loss_H", torch.full((recipe.n_heads,), math.inf))
         self.failed_at: dict[int, int] = {}  # {head: first epoch after which it was not finite}
 
+    def first_teacher(self) -> Heads | None:
+        """The teacher as training begins, if there is one."""
+        if not self.loss.uses_teacher:
+            return None
+        if self.loss.inner_fit is None:
+            return make_teacher(self.student)
+        device = next(self.student.parameters()).device
+        return InnerClassifiers(self.student.in_dim, self.recipe.n_clusters, self.student.n_heads, device)
+
     def trained(self) -> TrainedHeads:
         """What has been trained so far, on every rank, each of which calls this. The teacher assigns clusters where
-        there is one, but for that of an epoch's beginning."""
-        heads = self.student if self.teacher is None or self.loss.of_all_samples else self.teacher
+        there is one, unless the loss says that the student does."""
+        heads = self.student if self.teacher is None or self.loss.student_assigns else self.teacher
         heads = self.share.all_of(heads)
         return TrainedHeads(self.recipe, self.transform, heads, self.last_loss_H.cpu().numpy(), self.failed_at)
 
@@ -115,7 +125,7 @@ class ClusteringModule(pl.LightningModule):
             self.clip(self.recipe.gradient_clip)
         optimizer.step()
         scheduler.step()
-        if self.teacher is not None and not self.loss.of_all_samples:
+        if self.teacher is not None and not self.loss.student_assigns:
             update_teacher(self.teacher, self.student, self.recipe.teacher_momentum)
         self.loss_sum_H += loss_H
         self.log(f"{self.log_prefix}train/loss", loss_H.mean(), batch_size=pairs.global_size)
@@ -137,6 +147,8 @@ class ClusteringModule(pl.LightningModule):
         parts = micro_batches(pairs, self.recipe.micro_batch_size)
         gradients = self.gradient_sum
         weights = gradients.begin(dtype, frozen=self.current_epoch < self.recipe.freeze_prototypes_epochs)
+        if isinstance(self.teacher, InnerClassifiers):
+            self.fit_inner(self.teacher, parts, weights)
         forward = ForwardPass(self.loss, self.bank, self.student, weights, self.teacher, several=len(parts) > 1)
 
         # First what the loss needs of the whole batch.
@@ -166,6 +178,21 @@ class ClusteringModule(pl.LightningModule):
             del student_HBC, teacher_HBC, gradient_HBC
         gradients.finish(loss_H)
         return self.share.losses(loss_H)
+
+    def fit_inner(self, teacher: InnerClassifiers, parts: list[MicroBatch], weights: Mapping[str, Tensor]) -> None:
+        """Fit the teacher to the student's labels of this batch, over micro-batches and ranks."""
+        assert self.loss.inner_fit is not None, "the loss has asked for this teacher"
+        steps, learning_rate = self.loss.inner_fit
+        teacher.fit(
+            self.student,
+            weights,
+            self.bank,
+            parts,
+            self.recipe.temperature,
+            steps=steps,
+            learning_rate=learning_rate,
+            over_ranks=dist.all_reduce if self.shares_batches else lambda gradient_HCD: None,
+        )
 
     def look_at_batch(self, parts: list[MicroBatch], forward: ForwardPass) -> list[Tensor]:
         """Bring `mean_VHC` to this batch, over micro-batches and ranks; returns the weights of each part's pairs."""

@@ -83,6 +83,8 @@ class PairBatches:
         weights_NK: probabilities with which a sample's neighbors are drawn; None draws uniformly.
         local: features, where each sample makes a second pair, with the nearest of its batch by cosine; None: no such
             pairs.
+        walk_steps: a drawn neighbor is left for one of its own neighbors 0 to so many times, each number equally often.
+        random_share: of the samples, whose partner is then replaced by any sample at all.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class PairBatches:
         world_size: int = 1,
         weights_NK: np.ndarray | None = None,
         local: FeatureSet | None = None,
+        walk_steps: int = 0,
+        random_share: float = 0.0,
     ) -> None:
         self.neighbor_ids_NK = neighbor_ids_NK  # no copy of its own: 1 GB for each rank at ImageNet-21K's size
         self.weights_NK = weights_NK
@@ -102,6 +106,7 @@ class PairBatches:
         self.seed, self.epoch = seed, epoch
         self.rank, self.world_size = rank, world_size
         self.local = local
+        self.walk_steps, self.random_share = walk_steps, random_share
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -116,6 +121,7 @@ class PairBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order_N = shuffled(n_samples, generator, windowed=windowed)
         draws_N = torch.rand(n_samples, generator=generator)
+        further_NS = torch.rand(n_samples, self.walk_steps + 3 if self.wanders else 0, generator=generator)
         for low, high in zip(self.bounds[:-1], self.bounds[1:]):
             mine = slice(low + self.rank, high, self.world_size)
             anchors_B, draws_B = order_N[mine], draws_N[mine]
@@ -127,12 +133,36 @@ class PairBatches:
                 scaled_B1 = (draws_B * cumulative_BK[:, -1])[:, None]
                 columns_B = torch.searchsorted(cumulative_BK, scaled_B1).squeeze(1).clamp_max(k - 1)
             neighbors_B = torch.from_numpy(self.neighbor_ids_NK[anchors_B.numpy(), columns_B.numpy()]).long()
+            if self.wanders:
+                neighbors_B = self.wandered(neighbors_B, further_NS[mine])
             if self.local is None:
                 yield PairBatch(anchors_B, neighbors_B, high - low)
             else:
                 nearest_B = nearest_in_batch(self.local, anchors_B, order_N[low:high])
                 both_B = torch.cat([neighbors_B, nearest_B])
                 yield PairBatch(anchors_B.repeat(2), both_B, 2 * (high - low))
+
+    @property
+    def wanders(self) -> bool:
+        """Whether a sample's partner may be another than one of its neighbors."""
+        return self.walk_steps > 0 or self.random_share > 0
+
+    def wandered(self, neighbors_B: Tensor, draws_BS: Tensor) -> Tensor:
+        """(B,) where walks from these neighbors end, some of them anywhere.
+
+        Args:
+            neighbors_B: row numbers.
+            draws_BS: of each pair, even in [0, 1): how many steps, the steps, whether it ends anywhere, and where.
+        """
+        n_samples, k = self.neighbor_ids_NK.shape
+        steps_B = draws_BS[:, 0] * (self.walk_steps + 1)
+        for step in range(1, self.walk_steps + 1):
+            columns_B = (draws_BS[:, step] * k).long().clamp_max(k - 1)
+            next_B = torch.from_numpy(self.neighbor_ids_NK[neighbors_B.numpy(), columns_B.numpy()]).long()
+            neighbors_B = torch.where(steps_B >= step, next_B, neighbors_B)
+        # In float64, as float32 has too few numbers for tens of millions of rows.
+        anywhere_B = (draws_BS[:, -1].double() * n_samples).long().clamp_max(n_samples - 1)
+        return torch.where(draws_BS[:, -2] < self.random_share, anywhere_B, neighbors_B)
 
     @staticmethod
     def rows_of(batch: PairBatch) -> Tensor:
@@ -188,6 +218,8 @@ def pair_batches(
         world_size=ranks.world_size,
         weights_NK=pair_weights(features, nearest, read_by) if recipe.loss.gaussian_pairs else None,
         local=features if recipe.loss.local_pairs else None,
+        walk_steps=recipe.loss.walk_steps,
+        random_share=recipe.loss.random_share,
     )
 
 

@@ -37,7 +37,9 @@ class Recipe:
 
     loss: Loss
     n_clusters: int = setting(about="C, the number of clusters", at_least=1, whole=True)
-    head: str = setting("mlp", "`mlp` (TEMI, SCANv2), `linear` (TSP) or `student_t` (DEC)", choices=HEADS)
+    head: str = setting(
+        "mlp", "`mlp` (TEMI, SCANv2), `linear` (TSP), `normed_linear` (TURTLE) or `student_t` (DEC)", choices=HEADS
+    )
     hidden_dim: int = setting(HIDDEN_DIM, "width of the `mlp` head's first layer", at_least=1, whole=True)
     embedding_dim: int = setting(EMBEDDING_DIM, "width of the `mlp` head's embedding", at_least=1, whole=True)
     n_heads: int = setting(
@@ -161,7 +163,9 @@ class Recipe:
         )
 
     def check_features(self, n_rows: int) -> None:
-        """Raises InputError where the features are too few for the clusters or the neighbors."""
+        """Raises InputError where the features are too few for the clusters or the neighbors, or the loss's settings
+        do not fit the clusters."""
+        self.loss.check(self.n_clusters)
         if self.n_clusters > n_rows:
             raise InputError(f"n_clusters={self.n_clusters}, but there are only {n_rows} samples: ask for fewer")
         if self.n_neighbors >= n_rows:

@@ -34,7 +34,7 @@ def training_bytes(
         device: its type; a CPU takes the loss by smaller groups of heads.
     """
     n_heads, n_clusters, hidden, embedding = recipe.n_heads, recipe.n_clusters, recipe.hidden_dim, recipe.embedding_dim
-    if recipe.head in ("linear", "student_t"):
+    if recipe.head in ("linear", "normed_linear", "student_t"):
         hidden = embedding = 0
         prototypes = n_heads * n_clusters * in_dim
         parameters = prototypes + (n_heads * in_dim**2 if recipe.head == "student_t" else 0)
@@ -44,6 +44,8 @@ def training_bytes(
     networks = 2 if recipe.loss.uses_teacher else 1
     # The networks, the gradient, Adam's two moments; then the weights of a step, and directions while they are made.
     standing = 4 * parameters * (networks + 3)
+    if recipe.loss.inner_fit is not None:  # the teacher's moments, its gradient, and the rows of every head
+        standing += 4 * 3 * n_heads * n_clusters * in_dim
     weights = dtype.itemsize * parameters * networks + 4 * 2 * prototypes
     pairs = recipe.batch_size * (2 if recipe.loss.local_pairs else 1)
     rows = 2 * min(recipe.micro_batch_size or pairs, -(-pairs // n_ranks))

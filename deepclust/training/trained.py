@@ -254,7 +254,7 @@ def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "recipe": checkpoint["deepclust"]["recipe"],
         "in_dim": checkpoint["deepclust"]["in_dim"],
         "transform": part("transform."),
-        "heads": part("student.") if loss.of_all_samples else part("teacher.") or part("student."),
+        "heads": part("student.") if loss.student_assigns else part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
         "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }

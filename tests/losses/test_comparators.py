@@ -73,6 +73,24 @@ def paper_pica(student, _):
     return confusion(x, n) + 2 * (math.log(C) - entropy_of_mean(x))
 
 
+def paper_icon(student, _, alpha_learned=0.6):
+    """Of the pairs: - log N q̃(j|i), with q over the samples of the batch."""
+    x, n = ([softmax(row) for row in view] for view in student)
+    sizes = [sum(column(x, c)) for c in range(C)]
+    total = 0.0
+    for p, other in zip(x, n):
+        q = sum(p[c] * other[c] / sizes[c] for c in range(C))
+        total -= math.log(len(x) * ((1 - alpha_learned) * q + alpha_learned / len(x)))
+    return total / len(x)
+
+
+def paper_turtle(student, teacher):
+    """The outer loss: cross-entropy of the labels with the classifier, and how even the labels are."""
+    labels, classified = ([softmax(row) for row in view[0]] for view in (student, teacher))
+    cross_entropy = -sum(p * math.log(q) for pair in zip(labels, classified) for p, q in zip(*pair))
+    return cross_entropy / len(labels) - 10 * entropy_of_mean(labels)
+
+
 def paper_nnm(student, _):
     x, n = ([softmax(row) for row in view] for view in student)
     return consistency(x, n) + confusion(x, n) - 5 * entropy_of_mean(x)
@@ -152,6 +170,8 @@ PAPERS: dict[str, Callable[..., float]] = {
     "iic": paper_iic,
     "pica": paper_pica,
     "nnm": paper_nnm,
+    "icon": paper_icon,
+    "turtle": paper_turtle,
     "self_classifier": paper_self_classifier,
     "dec": paper_dec,
     "sela": paper_sela,
@@ -189,6 +209,37 @@ def test_value_and_gradient_are_the_papers(name, sharpness, numerical_gradient):
     expected = numerical_gradient(lambda at: paper(at.tolist(), logits[1].tolist()), logits[0])
     for found, by_differences in zip(gradients, expected):
         np.testing.assert_allclose(found[0], by_differences, atol=1e-8)
+
+
+def test_icon_may_leave_the_learned_distribution_as_it_is(numerical_gradient):
+    loss = make_loss("icon", alpha_learned=0)
+    logits = np.random.default_rng(8).normal(scale=2, size=(2, B, C))
+    student = as_input(loss, logits)
+    loss_H, gradients = loss.gradient(student, student, looked(loss, student))
+    assert float(loss_H[0]) == pytest.approx(paper_icon(logits.tolist(), None, 0), abs=1e-9)
+    expected = numerical_gradient(lambda at: paper_icon(at.tolist(), None, 0), logits)
+    np.testing.assert_allclose(torch.cat(gradients), expected, atol=1e-8)
+
+
+def test_icon_over_all_pairs_is_the_divergence_that_it_stands_for():
+    """KL(p̃ ‖ q) over all N samples, and the same from pairs drawn from p̃, each as often as it is probable."""
+    n_samples, alpha, k = 5, 0.6, 2
+    rng = np.random.default_rng(9)
+    probs = np.exp(rng.normal(size=(n_samples, C)))
+    probs /= probs.sum(axis=1, keepdims=True)
+    neighbors = np.stack([rng.choice(np.delete(np.arange(n_samples), i), k, replace=False) for i in range(n_samples)])
+    target = np.full((n_samples, n_samples), alpha / n_samples)
+    np.add.at(target, (np.arange(n_samples)[:, None], neighbors), (1 - alpha) / k)
+    learned = (probs / probs.sum(axis=0)) @ probs.T
+    np.testing.assert_allclose(learned.sum(axis=1), 1)
+    divergence = (target * np.log(target / learned)).sum(axis=1).mean()
+
+    first, second = np.indices(target.shape).reshape(2, -1).repeat(np.rint(target.ravel() * 100).astype(int), axis=1)
+    loss = make_loss("icon", alpha_learned=0)
+    student = as_input(loss, np.log(probs)[np.stack([first, second])])
+    found_H, _ = loss.gradient(student, student, looked(loss, student))
+    entropy = -(target * np.log(n_samples * target)).sum(axis=1).mean()
+    assert float(found_H[0]) - entropy == pytest.approx(divergence, abs=1e-9)
 
 
 @pytest.mark.parametrize("entropy_weight", [0.0, 1.0, 1.5])
@@ -269,6 +320,9 @@ def test_wmi_of_one_head_is_temi_and_weighs_heads_apart():
         ("sela", "rounds", 2.5),
         ("self_label", "threshold", 1),
         ("pmi", "beta", 0.5),
+        ("icon", "alpha", 1),
+        ("icon", "walk", -1),
+        ("turtle", "inner_steps", 0),
     ],
 )
 def test_settings_out_of_range_are_refused(name, setting, value):

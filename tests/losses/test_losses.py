@@ -28,8 +28,8 @@ from deepclust.runtime.errors import InputError
 from deepclust.training.recipe import Recipe
 
 H, B, C = 2, 12, 5
-# Bounded in each pair: a mutual information, cosines; DEC and self-labelling have no pairs.
-NO_LIKELIHOOD_OF_PAIRS = {"iic", "pica", "dec", "self_label"}
+# Bounded in each pair: a mutual information, cosines, a debiased likelihood; the others have no pairs.
+NO_LIKELIHOOD_OF_PAIRS = {"iic", "pica", "dec", "self_label", "icon", "turtle"}
 # At the paper's 0.99 no sample of these is sure.
 OPTIONS = {"self_label": {"threshold": 0.4}}
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -158,6 +158,10 @@ def plain_loss(name: str, logits: list[torch.Tensor], marginal_HC: torch.Tensor)
         return -(n.gather(2, labels).log() + x.gather(2, neighbor_labels).log()).mean(dim=(1, 2)) / 2
     if name == "self_label":
         return torch.stack([masked_cross_entropy(head) for head in logits[0]])
+    if name == "icon":
+        return -(0.4 * (x * n / x.mean(dim=1, keepdim=True)).sum(dim=2) + 0.6).log().mean(dim=1)
+    if name == "turtle":
+        return -(x * teacher_x.log()).sum(dim=2).mean(dim=1) + 10 * negative_entropy(x)
     if name == "dec":
         targets = torch.nn.functional.normalize(teacher_x**2 / teacher_x.sum(dim=1, keepdim=True), p=1, dim=2)
         return (targets * (targets / x).log()).sum(dim=2).mean(dim=1)

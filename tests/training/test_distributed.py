@@ -11,8 +11,8 @@ import pytest
 from deepclust.clustering import Clustering
 from deepclust.training.trained import TrainedHeads
 
-# The three, and of the comparators those that look at a batch in another way: at its columns, twice, at all samples.
-METHODS = ("temi", "scan", "tsp", "nnm", "self_classifier", "sela")
+# The three, and those that see a batch in another way: its columns, twice, all samples, or by a teacher fitted to it.
+METHODS = ("temi", "scan", "tsp", "nnm", "self_classifier", "sela", "icon", "turtle")
 SETTINGS = (
     f"loss=[{','.join(METHODS)}]",
     *("init=kmeans", "n_heads=2", "n_neighbors=10", "max_epochs=3", "data.batch_size=301", "baselines=kmeans"),

@@ -20,6 +20,8 @@ from deepclust.training.termination import ACCELERATOR_BATCHES, EndTogether
 
 # Cosines of columns take more operations than what is said of a loss.
 OPERATIONS = {"pica": 70, "nnm": 80}
+# Of a step in which a teacher is fitted: a dozen more for each of its ten steps.
+STEP_OPERATIONS = {"turtle": 270}
 # Above the peak, by so much at most; the three losses closely, those that they are compared with for certain.
 CLOSELY = {"temi": 1.7, "scan": 1.7, "tsp": 1.7}
 # PMI, WMI and SCAN as published are TEMI's and TSP's operations.
@@ -37,7 +39,7 @@ def recipe_of(loss: str, **settings: Any) -> Recipe:
 def test_a_loss_launches_60_operations_at_most_and_a_step_150(loss, clusters, heads, launches):
     recipe = recipe_of(loss, n_clusters=clusters, n_heads=heads)
     assert launches.launches_of_a_loss(recipe).operations.total() <= OPERATIONS.get(loss, 60)
-    assert launches.launches_of_a_step(recipe).operations.total() <= 150
+    assert launches.launches_of_a_step(recipe).operations.total() <= STEP_OPERATIONS.get(loss, 150)
 
 
 @every_loss
@@ -94,7 +96,7 @@ def test_micro_batches_take_the_prototypes_directions_once(loss, launches):
     two, four = (launches.launches_of_a_step(recipe_of(loss, micro_batch_size=size)).operations for size in (256, 128))
     # Of each network once, and once in the gradient; the rest are of the embeddings of each micro-batch.
     per_part = (four["linalg_vector_norm"] - two["linalg_vector_norm"]) / 2
-    networks = 2 if LOSSES[loss].uses_teacher else 1
+    networks = 2 if LOSSES[loss].uses_teacher and loss != "turtle" else 1  # whose teacher is linear
     assert two["linalg_vector_norm"] - 2 * per_part == networks + 1
 
 

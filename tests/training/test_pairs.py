@@ -151,6 +151,31 @@ def test_nnm_pairs_each_sample_with_the_nearest_of_its_batch_too(planted):
         np.testing.assert_array_equal(batch.neighbors_B[size:], nearest)
 
 
+@pytest.mark.parametrize("walk", [0, 1, 2])
+def test_walks_end_where_powers_of_the_neighbor_matrix_say(walk, ids):
+    """And a share of the pairs ends anywhere: both are the distribution that I-Con is to learn."""
+    step = np.zeros((N, N))
+    np.put_along_axis(step, ids, 1 / K, axis=1)
+    walks = np.mean([np.linalg.matrix_power(step, 1 + further) for further in range(walk + 1)], axis=0)
+    expected = 0.75 * walks + 0.25 / N
+    found = np.zeros((N, N))
+    for epoch in range(400):
+        batches = epoch_of(ids, epoch=lambda epoch=epoch: epoch, walk_steps=walk, random_share=0.25)
+        np.add.at(found, (flat(batches, "anchors_B"), flat(batches, "neighbors_B")), 1 / 400)
+    # Every entry within 6 standard deviations of a mean of 400 draws.
+    assert (abs(found - expected) <= 6 * np.sqrt(np.maximum(expected, 1 / N) / 400)).all()
+
+
+def test_walks_of_ranks_are_those_of_one_process(ids):
+    wandering = {"walk_steps": 2, "random_share": 0.5}
+    alone = epoch_of(ids, **wandering)
+    ranks = [epoch_of(ids, **wandering, rank=rank, world_size=3) for rank in range(3)]
+    for step, batch in enumerate(alone):
+        shares = [rank[step] for rank in ranks]
+        pairs = [pair for share in shares for pair in zip(share.anchors_B.tolist(), share.neighbors_B.tolist())]
+        assert sorted(pairs) == sorted(zip(batch.anchors_B.tolist(), batch.neighbors_B.tolist()))
+
+
 def test_local_pairs_of_ranks_are_those_of_one_process(planted):
     recipe = Recipe.of("nnm", n_clusters=5, n_neighbors=3, batch_size=50)
     mined = mine_neighbors(planted, 3)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ from deepclust.losses.base import (
     BatchLook,
     Gradients,
     LogProbs,
+    Loss,
     Probs,
-    WithoutTeacher,
     check_pairs,
     log_clamped,
     through_softmax,
@@ -103,7 +104,7 @@ def self_classifier_loss(
 
 
 @dataclass(frozen=True)
-class SelfClassifier(WithoutTeacher):
+class SelfClassifier(Loss):
     """`self_classifier_loss` both ways.
 
     The exponentials over the samples are taken of the logits as they are: a head of cosines, as the paper's and `mlp`,
@@ -128,6 +129,8 @@ class SelfClassifier(WithoutTeacher):
 
     name = "self_classifier"
     title = "Self-Classifier"
+    trained_with = MappingProxyType({"freeze_prototypes_epochs": 0})
+    uses_teacher = False
     reads_log_odds = True
     n_means = 8
 
@@ -156,13 +159,16 @@ class SelfClassifier(WithoutTeacher):
         means_VHC = torch.stack(means_WC).unflatten(1, (2, -1)).flatten(0, 1)
         return BatchLook(means_VHC, means_VHC.new_ones(n_pairs))
 
-    def of_student(self, student: LogProbs, mean_VHC: Tensor) -> tuple[Tensor, Gradients]:
-        of_rows_WC, *of_targets_WC = mean_VHC.unflatten(0, (4, 2)).flatten(1, 2)
+    def gradient(
+        self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0
+    ) -> tuple[Tensor, Gradients]:
+        """As `Loss.gradient`, of log-odds; the student is its own teacher, and so `teacher` is not read."""
+        of_rows_WC, *of_targets_WC = batch.mean_VHC.unflatten(0, (4, 2)).flatten(1, 2)
         means_VWC = torch.stack([of_rows_WC, *map(other_view, of_targets_WC)])
         loss_W, predicted_WBC, target_WBC = self_classifier_loss(
             torch.cat(student), torch.cat(student[::-1]), means_VWC, sharpness=self.sharpness
         )
-        gradient_WBC = predicted_WBC.add_(other_view(target_WBC)).div_(2)
+        gradient_WBC = predicted_WBC.add_(other_view(target_WBC)).mul_(scale / 2)
         return loss_W.unflatten(0, (2, -1)).mean(dim=0), Gradients(*gradient_WBC.chunk(2))
 
 

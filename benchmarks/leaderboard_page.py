@@ -3,8 +3,8 @@
 The page is a person's; only what lies between `<!-- leaderboard: NAME -->` and `<!-- end -->` is written anew.
 
 How cells become a table: scores are means over seeds; a cell that failed counts 0, and a method that failed with every
-seed takes the last rank. Methods are ranked on each set, 1 is best, equals share the mean of their ranks. Those that
-were not run on every set have no rank: a mean over other sets says nothing beside the others'.
+seed takes the last rank. Methods are ranked on each set, 1 is best, equals share the mean of their ranks. Ranks and
+means are over the sets that all methods with ranks were run on; a method that lacks one of them has no rank.
 
 Shape suffixes: M methods, S sets.
 """
@@ -57,7 +57,7 @@ def newest(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def factor_of(factor: float | None) -> str:
-    return "not told" if factor is None else f"{factor:g}"
+    return "not told" if factor is None else f"x {factor:g}"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,25 @@ class Board:
         for cell in cells:
             if cell["factor"] == factor and "skipped" not in cell and (wanted is None or cell["set"] in wanted):
                 groups.setdefault((cell["method"], cell["set"]), []).append(cell)
-        methods = tuple(dict.fromkeys(method for method, _ in groups))
-        return cls(methods, tuple(dict.fromkeys(name for _, name in groups)), groups)
+        return cls.over(groups, tuple(dict.fromkeys(name for _, name in groups)))
+
+    def whole(self) -> Board:
+        """The same on fewer sets: those of the largest rectangle of methods × sets without a gap, while cells are still
+        to come. Of equal ones the one with more sets."""
+        of_method = {one: {name for name in self.sets if (one, name) in self.cells} for one in self.methods}
+        found: list[tuple[int, int, set[str]]] = []
+        for at_least in {len(names) for names in of_method.values()}:
+            broad = [names for names in of_method.values() if len(names) >= at_least]
+            common = set.intersection(*broad)
+            found.append((len(broad) * len(common), len(common), common))
+        kept = max(found, key=lambda one: one[:2])[2] if found else set()
+        return Board.over(self.cells, [name for name in self.sets if name in kept])
+
+    @classmethod
+    def over(cls, cells: Mapping[tuple[str, str], Sequence[Cell]], sets: Sequence[str]) -> Board:
+        """Some of the cells, and the methods that are on any of these sets."""
+        groups = {(one, name): found for (one, name), found in cells.items() if name in sets}
+        return cls(tuple(dict.fromkeys(one for one, _ in groups)), tuple(sets), groups)
 
     def ranked(self) -> tuple[str, ...]:
         """The methods that were run on every set."""
@@ -154,6 +171,7 @@ def against(scores_MS: np.ndarray, first: int) -> list[float | None]:
 
 def summary_cells(board: Board, titles: Mapping[str, str], unseen: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """The table of methods: first those with ranks, best mean rank first, then the others by mean AMI."""
+    board = board.whole()
     header = [
         "Method", "AMI", "ACC", "ARI", "rank by AMI", "rank by ACC", "AMI, unseen sets", "rank, unseen sets",
         "ACC over seeds ±", "worst ±", "s", "MB", "p", "sets",
@@ -209,7 +227,7 @@ def factor_cells(
     cells: Sequence[Cell], titles: Mapping[str, str], factors: Sequence[float]
 ) -> tuple[list[str], list[list[str]]]:
     """Methods × factors of C: mean AMI and mean rank over the sets of that factor."""
-    boards = [Board.of(cells, factor) for factor in factors]
+    boards = [Board.of(cells, factor).whole() for factor in factors]
     header = ["Method"]
     columns: list[dict[str, tuple[str, str]]] = []
     for factor, board in zip(factors, boards):
@@ -318,11 +336,12 @@ def draw(boards: Mapping[str, Board], titles: Mapping[str, str], path: Path) -> 
 
     Groups of fewer than three ranked methods or two sets, which the tests cannot compare, are left out.
     """
-    shown = {name: board for name, board in boards.items() if len(board.ranked()) > 2 and len(board.sets) > 1}
+    whole = {name: board.whole() for name, board in boards.items()}
+    shown = {name: board for name, board in whole.items() if len(board.ranked()) > 2 and len(board.sets) > 1}
     if not shown:
         raise InputError("the figure compares three methods and more on two sets and more: run further cells")
     rows = [(len(board.ranked()) + 1) // 2 for board in shown.values()]
-    figure, axes = new_figure(TWO_COLUMNS, 1.1 * len(shown) + 0.24 * sum(rows), n_rows=len(shown))
+    figure, axes = new_figure(TWO_COLUMNS, 1.2 * len(shown) + 0.24 * sum(rows), n_rows=len(shown))
     for axis, (name, board) in zip(axes, shown.items()):
         _diagram(axis, name, board, titles)
     return save_figure(figure, path)
@@ -362,9 +381,8 @@ def _diagram(axis: Any, name: str, board: Board, titles: Mapping[str, str]) -> N
         is_left = place < left
         height = below - 0.65 * (place if is_left else n_methods - 1 - place)
         end = 1 - 0.03 * n_methods if is_left else n_methods + 0.03 * n_methods
-        color = (
-            PALETTE[3] if board.cells[ranked[row], board.sets[0]][0].get("version", "").startswith(OURS) else "black"
-        )
+        version = board.cells[ranked[row], board.sets[0]][0].get("version", "")
+        color = PALETTE[3] if version.startswith(OURS) else "black"
         axis.plot([means[row], means[row], end], [top, height, height], color=color, linewidth=0.8)
         label = f"{titles.get(ranked[row], ranked[row])}  {means[row]:.2f}"
         side = -1 if is_left else 1
@@ -374,10 +392,7 @@ def _diagram(axis: Any, name: str, board: Board, titles: Mapping[str, str]) -> N
     span = n_methods - 1
     axis.plot([1, min(1 + difference, n_methods)], [top + 1.6] * 2, color="black", linewidth=1.2)
     axis.text(1, top + 1.75, f"critical difference {difference:.2f}", ha="left", va="bottom")
-    axis.text(
-        n_methods, top + 1.75, f"{name}: mean rank by AMI over {n_sets} sets; Friedman p = {friedman:.1g}", ha="right",
-        va="bottom",
-    )  # fmt: skip
+    axis.set_title(f"{name}: mean rank by AMI over {n_sets} sets, Friedman p = {friedman:.1g}", loc="left")
     axis.set_xlim(1 - 0.45 * span, n_methods + 0.45 * span)
     axis.set_ylim(below - 0.65 * (left - 1) - 0.4, top + 2.7)
 

@@ -28,6 +28,7 @@ import time
 import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def read_options() -> Any:
     parser = arguments(__doc__)
     parser.add_argument("--sets", type=_names(SETS), help="with commas between them; default: all")
     parser.add_argument("--methods", type=_names(METHODS), help="likewise")
-    parser.add_argument("--seeds", type=_numbers(int), help="default: 0,1,2")
-    parser.add_argument("--factors", type=_numbers(float), help="clusters per class; default: 1,0.5,2,4")
+    parser.add_argument("--seeds", type=_numbers(int, 0), help="0 and up, default: 0,1,2")
+    parser.add_argument("--factors", type=_numbers(float, 0.01), help="clusters per class; default: 1,0.5,2,4")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that a cell may take; default: 900")
     parser.add_argument("--threads", type=int, default=1, help="of each cell; default: 1")
     parser.add_argument("--folder", type=Path, help="where prepared sets are kept; default: deepclust's data folder")
@@ -96,12 +97,15 @@ def _names(known: Any) -> Any:
     return names
 
 
-def _numbers(kind: type) -> Any:
+def _numbers(kind: type, at_least: float) -> Any:
     def numbers(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(kind(part) for part in text.split(","))
+            found = tuple(kind(part) for part in text.split(","))
         except ValueError:
             raise ArgumentTypeError(f"'{text}' is no list of numbers: write them with commas between them") from None
+        if not all(at_least <= number < 2**31 for number in found):
+            raise ArgumentTypeError(f"'{text}' holds a number below {at_least:g} or above 2^31: choose others")
+        return found
 
     return numbers
 
@@ -228,8 +232,8 @@ def sent(sending: Any, task: dict[str, Any]) -> None:
         found = measured(**task)
     except Exception as error:  # of any package
         found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
-    sending.send(found)
-    sending.close()
+    with suppress(BrokenPipeError):  # nobody waits any more
+        sending.send(found)
 
 
 def append(cells_file: Path, cell: Cell) -> None:

@@ -50,6 +50,8 @@ LIMIT_SECONDS = 900
 # Cells are forked from a process that has imported what takes seconds, and has run nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
 PRELOADED = {"deepclust.metrics", "deepclust.cli.quick", "deepclust.report.figures", "deepclust.report.tables"}
+# Importing these starts numba's threads, and numba ends a process that is forked from one that has them.
+NUMBA = {"umap", "evoc"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -116,7 +118,7 @@ def run(options: Any, cells_file: Path) -> None:
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the cell ends with it
     PROCESSES.set_forkserver_preload(
-        sorted({one for name in options.methods for one in METHODS[name].modules} | PRELOADED)
+        sorted({one for name in options.methods for one in METHODS[name].modules} - NUMBA | PRELOADED)
     )
     sizes = prepared(options.sets, options.folder)
     methods = [name for name in options.methods if installed(name)]

@@ -206,8 +206,7 @@ def _summary_line(
         f"{means['AMI'][part].mean():.3f}" if part.any() else ABSENT,
         ranks[2],
         *((f"{np.mean(spread):.3f}", f"{max(spread):.3f}") if spread else (ABSENT, ABSENT)),
-        _number(float(np.nanmedian(means["seconds"]))),
-        f"{np.nanmedian(means['peak_MB']):.0f}",
+        *(_median(means[measure]) for measure in ("seconds", "peak_MB")),
         ABSENT if p is None else f"{p:.2g}",
         str(int((~np.isnan(means["AMI"])).sum())),
     ]
@@ -429,5 +428,9 @@ def _mean_spread(values: Sequence[float], best: float) -> str:
     return f"{shown} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else shown
 
 
-def _number(value: float) -> str:
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+def _median(values: np.ndarray) -> str:
+    """Of what is known; of a method that failed everywhere nothing is."""
+    if np.isnan(values).all():
+        return ABSENT
+    median = float(np.nanmedian(values))
+    return f"{median:.2g}" if median < 10 else f"{median:.0f}"

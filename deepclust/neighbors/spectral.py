@@ -18,10 +18,24 @@ from scipy.sparse.linalg import eigsh
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
-from deepclust.spherical_kmeans import spherical_kmeans
+from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 # Lanczos' residual tolerance. k-means on the rows does not change below it, and it halves the time of the default.
 TOLERANCE = 1e-3
+
+
+def normalized_adjacency(neighbors: Neighbors, k: int | None = None) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """D^-½ A D^-½ in float32, and its leading eigenvector (N,), √degree, of length 1.
+
+    Args:
+        neighbors: mined neighbors.
+        k: neighbors of the graph; None uses all that were mined.
+    """
+    affinity = neighbor_graph(neighbors, k=k)
+    degree = np.asarray(affinity.sum(axis=1)).ravel()
+    scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
+    leading_N = np.sqrt(np.maximum(degree, 1e-12)).astype(np.float32)
+    return (scale @ affinity @ scale).astype(np.float32), leading_N / np.linalg.norm(leading_N)
 
 
 def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None = None, seed: int = 0) -> np.ndarray:
@@ -41,10 +55,7 @@ def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None
             f"{n_components} spectral components asked for: there must be 1 to {len(neighbors) - 1} for "
             f"{len(neighbors)} samples"
         )
-    affinity = neighbor_graph(neighbors, k=k)
-    degree = np.asarray(affinity.sum(axis=1)).ravel()
-    scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
-    normalized = (scale @ affinity @ scale).astype(np.float32)
+    normalized, _ = normalized_adjacency(neighbors, k)
     if len(neighbors) <= max(50, 3 * n_components):  # Lanczos needs more samples; a dense solver is fast enough here
         values, vectors = np.linalg.eigh(normalized.toarray())
     else:
@@ -57,23 +68,35 @@ def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None
 
 
 def spectral_labels(
-    embedding_NM: np.ndarray, n_clusters: int, *, n_components: int | None = None, n_init: int = 3, seed: int = 0
+    embedding_NM: np.ndarray,
+    n_clusters: int,
+    *,
+    n_components: int | None = None,
+    n_init: int = 3,
+    seed: int = 0,
+    fitted_rows: int | None = None,
 ) -> np.ndarray:
     """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalized to length 1.
 
     Args:
-        embedding_NM: from `spectral_embedding`.
+        embedding_NM: from `spectral_embedding`, or of `diffused_signals`.
         n_clusters: C.
         n_components: use only so many leading eigenvectors; None uses all.
         n_init: k-means runs, of which the best counts.
         seed: of k-means.
+        fitted_rows: run k-means on so many rows drawn at random, or C where that is more; the others join the nearest
+            center. None: on all.
     """
     rows = embedding_NM[:, :n_components]
     # A sample in a component of its own may be zero in every kept eigenvector; give it a direction nobody shares.
     lonely = np.logical_not(np.any(rows, axis=1))
     if lonely.any():
         rows = np.concatenate([rows, lonely[:, None].astype(rows.dtype)], axis=1)
-    return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N
+    if fitted_rows is None or len(rows) <= max(fitted_rows, n_clusters):
+        return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N
+    drawn = np.random.default_rng(seed).choice(len(rows), max(fitted_rows, n_clusters), replace=False)
+    fitted = spherical_kmeans(rows[np.sort(drawn)], n_clusters, n_init=n_init, seed=seed)
+    return kmeans_predict(rows, fitted.centroids_CD, top=1)[0]
 
 
 class Partitions:

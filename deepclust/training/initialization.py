@@ -23,6 +23,7 @@ from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.diffusion import diffused_signals
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import progress_bar
@@ -38,8 +39,16 @@ SEED_STRIDE = 1009
 # them suits a data set differs; the pairs' mutual information tells without labels (docs/initialization.md).
 GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
 COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
-# Eigenvectors beyond this cost more than they tell at a thousand clusters and above.
-MAX_COMPONENTS = 192
+# From so many clusters on the candidates are clusters of diffused signals instead: so many eigenvectors take minutes to
+# compute and tell fewer clusters apart (docs/initialization.md).
+DIFFUSED_CLUSTERS = 64
+# Graphs of so many neighbors and steps of diffusion, the best choices of trials first, one graph's together.
+DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (4, 8)), (30, (2, 4)))
+# So many samples times clusters are compared for all candidates together, but one candidate is made in any case.
+DIFFUSED_PAIRS = 2_500_000_000
+# k-means on signals looks at so many rows, or at so many per cluster.
+DIFFUSED_ROWS = 1 << 16
+DIFFUSED_ROWS_PER_CLUSTER = 32
 # Pairs per sample over which the mutual information is measured.
 PAIR_NEIGHBORS = 20
 # From so many clusters on, seeding k-means center by center and running it to its end over all samples costs more than
@@ -240,8 +249,10 @@ def spectral_partitions(
 
 
 def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
+    if n_clusters >= DIFFUSED_CLUSTERS:
+        return _best_diffusions(neighbors, n_clusters, n_partitions, seed, progress)
     n_samples = len(neighbors)
-    limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
+    limit = max(1, n_samples - 1)
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
     graphs = sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
     rounds = -(-n_partitions // (len(graphs) * len(sizes)))
@@ -254,6 +265,26 @@ def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, s
             kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
             kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
     return np.stack([labels_N for _, labels_N in kept])
+
+
+def _best_diffusions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
+    """As `_best_partitions`, of diffused signals; where few candidates can be afforded several heads share one."""
+    most = max(n_partitions, sum(len(steps) for _, steps in DIFFUSIONS))
+    wanted = max(1, min(most, DIFFUSED_PAIRS // (len(neighbors) * n_clusters)))
+    fitted_rows = max(DIFFUSED_ROWS, DIFFUSED_ROWS_PER_CLUSTER * n_clusters)
+    kept: list[tuple[float, np.ndarray]] = []
+
+    def candidates() -> Iterator[np.ndarray]:
+        for draw, (k, steps) in enumerate(itertools.cycle(DIFFUSIONS)):
+            run_seed = seed * SEED_STRIDE + draw
+            for signals_NM in diffused_signals(neighbors, steps, k=min(k, neighbors.k), seed=run_seed):
+                yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, fitted_rows=fitted_rows)
+
+    taken = itertools.islice(candidates(), wanted)
+    for labels_N in _tracked(taken, wanted, "partitions of the graph", "partitions/s", progress):
+        kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
+        kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
+    return np.stack([kept[head % len(kept)][1] for head in range(n_partitions)])
 
 
 def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
 from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
-from deepclust.neighbors.row_lists import Probes, calibrated, group_rows, shared_lists
+from deepclust.neighbors.row_lists import Lists, Probes, calibrated, group_rows, shared_lists
 from deepclust.neighbors.search import (
     GPU_LIMIT,
     EuclideanSearch,
@@ -36,6 +34,7 @@ from deepclust.neighbors.search_lists import ListSearch
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_npz, written_whole
+from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.runtime.settings import check_settings, setting
 from deepclust.runtime.shared_array import SharedArray
@@ -101,7 +100,7 @@ def mine_neighbors(
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
         recall: for `ivf`, the share of true neighbors to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
-        progress: show a progress bar.
+        progress: show how far it is, on the first rank.
         ranks: the processes that share the queries, block by block in turn; each gets all neighbors.
 
     Returns:
@@ -137,10 +136,14 @@ def mine_neighbors(
         chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows, on_gpu=on_gpu))]))[0])]
     on_gpu = on_gpu and not euclidean and chosen != "screened" and k < GPU_LIMIT
     ranks.raise_any(why_no_gpu(ranks) if on_gpu and not faiss_gpu_works() else None)
-    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpu else None
+    lists: Lists | None = None
     probes: Probes | None = None
-    if lists is not None and method == "auto":
-        probes = calibrated(rows, lists, k + 1, recall, ranks=ranks)
+    with Stage("grouping samples, to mine their neighbors", enabled=progress and ranks.rank == 0):
+        if chosen == "ivf" and not on_gpu:
+            lists = shared_lists(rows, block_dir, ranks)
+        if lists is not None and method == "auto":
+            probes = calibrated(rows, lists, k + 1, recall, ranks=ranks)
+    if lists is not None and probes is not None:
         bfloat16 = ranks.decide(native_bfloat16("cpu"))
         if probes.share > (MOST_PAIRS_BFLOAT16 if bfloat16 else MOST_PAIRS):
             lists, chosen = None, "screened" if bfloat16 else "exact"
@@ -163,7 +166,9 @@ def mine_neighbors(
     if lists is not None and ranks.any(bool(missing)):
         search = ListSearch(rows, lists, probes or calibrated(rows, lists, k + 1, recall, ranks=ranks), ranks=ranks)
     n_missing = sum(spans[start] - start for start in missing)
-    with ranks.all_or_none(), _progress_bar(n_missing, progress) as advance:
+    # Every rank has about as many to search: what the first has done tells of all.
+    total, shown = ranks.world_size * n_missing, progress and ranks.rank == 0
+    with ranks.all_or_none(), Stage("mining neighbors", total, unit="samples", enabled=shown) as stage:
         for start in missing:
             if search is None:
                 search = make_search("euclidean" if euclidean else chosen, rows, k, recall, on_gpu=on_gpu)
@@ -173,7 +178,7 @@ def mine_neighbors(
                 with written_whole(_block_path(block_dir, start)) as temporary:
                     np.savez(temporary, rows=own_Q, ids=block[0].astype(np.int32), similarities=block[1])
             ids.values[own_Q], similarities.values[own_Q] = block
-            advance(len(own_Q))
+            stage.advance(ranks.world_size * len(own_Q))
     ids_NK, similarities_NK = ids.written(), similarities.written()
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     if metric != "cosine":
@@ -278,12 +283,3 @@ def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEF
         )
     if not 0 < recall <= 1:
         raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
-
-
-@contextmanager
-def _progress_bar(total: int, enabled: bool) -> Iterator[Any]:
-    from deepclust.runtime.progress import progress_bar
-
-    with progress_bar(enabled) as bar:
-        task = bar.add_task("mining neighbors", total=total, unit="samples/s", detail="")
-        yield lambda step: bar.advance(task, step)

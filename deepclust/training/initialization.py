@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from deepclust.neighbors import Neighbors
 from deepclust.neighbors.diffusion import diffused_signals
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.progress import progress_bar
+from deepclust.runtime.progress import tracked
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
@@ -43,7 +42,7 @@ COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
 # compute and tell fewer clusters apart (docs/initialization.md).
 DIFFUSED_CLUSTERS = 64
 # Graphs of so many neighbors and steps of diffusion, the best choices of trials first, one graph's together.
-DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (4, 8)), (30, (2, 4)))
+DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (2, 4)), (30, (2, 4)))
 # So many samples times clusters are compared for all candidates together, but one candidate is made in any case.
 DIFFUSED_PAIRS = 2_500_000_000
 # k-means on signals looks at so many rows, or at so many per cluster.
@@ -64,7 +63,6 @@ WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, NormedLinearHeads
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
-Item = TypeVar("Item")
 Start = tuple[np.ndarray, np.ndarray | None]
 
 
@@ -85,7 +83,7 @@ class HeadStart:
         recipe: its `init`, seed and what `init` needs.
         neighbors: mined neighbors.
         partitions: as in `spectral_partitions`.
-        progress: show bars where stdout is a terminal.
+        progress: show how far it is.
     """
 
     def __init__(
@@ -124,7 +122,7 @@ class HeadStart:
         start, _ = KMEANS[self.recipe.init]
         return [
             start(BankRows(bank), self.recipe.n_clusters, self.recipe.seed + SEED_STRIDE * head)
-            for head in _tracked(range(heads.n_heads), heads.n_heads, "k-means", "runs/s", self.progress)
+            for head in tracked(range(heads.n_heads), "k-means", heads.n_heads, unit="runs", enabled=self.progress)
         ]
 
     def kmeans_labels(self, heads: Heads, bank: FeatureBank) -> np.ndarray:
@@ -240,7 +238,7 @@ def spectral_partitions(
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
         partitions: where calls for the same neighbors share what they have made; None shares nothing.
-        progress: show a bar where stdout is a terminal.
+        progress: show how far it is.
     """
     shared = Partitions() if partitions is None else partitions
     return shared.get(
@@ -257,7 +255,7 @@ def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, s
     graphs = sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
     rounds = -(-n_partitions // (len(graphs) * len(sizes)))
     kept: list[tuple[float, np.ndarray]] = []
-    for index, k in enumerate(_tracked(graphs, len(graphs), "neighbor graphs", "graphs/s", progress)):
+    for index, k in enumerate(tracked(graphs, "partitions of the graph", len(graphs), unit="graphs", enabled=progress)):
         embedding_NM = spectral_embedding(neighbors, sizes[-1], k=k, seed=seed)
         for draw, (_, size) in enumerate(itertools.product(range(rounds), sizes)):
             run_seed = seed * SEED_STRIDE + 101 * index + draw
@@ -281,7 +279,7 @@ def _best_diffusions(neighbors: Neighbors, n_clusters: int, n_partitions: int, s
                 yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, fitted_rows=fitted_rows)
 
     taken = itertools.islice(candidates(), wanted)
-    for labels_N in _tracked(taken, wanted, "partitions of the graph", "partitions/s", progress):
+    for labels_N in tracked(taken, "partitions of the graph", wanted, enabled=progress):
         kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
         kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
     return np.stack([kept[head % len(kept)][1] for head in range(n_partitions)])
@@ -335,7 +333,7 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
             order_N = shuffled(len(bank), generator, windowed=not bank.in_memory)
             yield from bank.prefetched(order_N.split(WARM_START_BATCH), lambda ids_B: ids_B)
 
-    for ids_B in _tracked(batches(), epochs * steps_per_epoch, "warm start", "steps/s", progress):
+    for ids_B in tracked(batches(), "warm start", epochs * steps_per_epoch, unit="steps", enabled=progress):
         with torch.autocast(device_type, torch.bfloat16, enabled=half):
             logits_HBC = heads(bank.gather(ids_B))
         log_odds_HBC = logits_HBC.float() / recipe.temperature
@@ -370,12 +368,3 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
         return means_HCE
     center_H1E = sums_HCE.sum(dim=1, keepdim=True) / labels_HN.shape[1]
     return functional.normalize(means_HCE - center_H1E, dim=2)
-
-
-def _tracked(items: Iterable[Item], total: int, description: str, unit: str, progress: bool) -> Iterator[Item]:
-    """The items as they are, with a bar that moves when each is done."""
-    with progress_bar(progress) as bar:
-        task = bar.add_task(description, total=total, unit=unit, detail="")
-        for item in items:
-            yield item
-            bar.advance(task)

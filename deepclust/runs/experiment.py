@@ -156,7 +156,8 @@ class Experiment:
                 identity.write(folder.identity)
             if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
                 folder.write_config(self.config)
-        with Stage(f"reducing by {self.reduction.kind}", enabled=progress and ranks.rank == 0):
+        shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
+        with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
             data = reduced_dataset(
                 self.reduction,
                 self.dataset,

@@ -25,7 +25,11 @@ LISTS_PER_ROOT = 2
 # The lists need not be optimal: a few iterations over a sample suffice.
 TRAINING_ROWS_PER_LIST = 25
 ITERATIONS = 3
-CALIBRATION_QUERIES = 512
+# A few rows have their neighbors in lists far apart, and how many lists are needed hangs on them: 512 queries asked for
+# 15 to 72 of 400 lists, 2048 for 45 to 68. Among few rows so many would cost more than a 32nd of comparing all pairs.
+CALIBRATION_QUERIES = 2048
+FEWEST_QUERIES = 512
+QUERIES_SHARE = 32
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,8 @@ def calibrated(rows: Rows, lists: Lists, k: int, recall: float, *, seed: int = 0
         seed: of the sample.
         ranks: processes that share the sample's comparisons; each returns the same.
     """
-    sample_Q = np.sort(
-        np.random.default_rng(seed).choice(len(rows), min(CALIBRATION_QUERIES, len(rows)), replace=False)
-    )
+    n_sampled = min(len(rows), max(FEWEST_QUERIES, min(CALIBRATION_QUERIES, len(rows) // QUERIES_SHARE)))
+    sample_Q = np.sort(np.random.default_rng(seed).choice(len(rows), n_sampled, replace=False))
     with ranks.all_or_none():
         found = ExactSearch(rows, ranks.share(len(rows))).query(sample_Q, k)
     true_QK, _ = nearest_of_all(*found, k, ranks)

@@ -1,6 +1,6 @@
 """Time, recall and memory of the ways to mine neighbors, beside the libraries'.
 
-    python benchmarks/neighbors.py [--quick] [--record] [--case NAME …]
+    python benchmarks/neighbors.py [--quick] [--record] [--case NAME …] [--libraries NAME …]
 
 Cases: `real-20k` and `real-60k`, features of Fashion-MNIST's images by EfficientNet-Lite0, × 1280 (clustered ones of
 that shape where they are absent); `clustered-20k`, `clustered-200k` and `clustered-1m`, × 256, synthetic: overlapping
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,11 +39,12 @@ CASES = {
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--case", nargs="*", choices=CASES, help="default: all but the last; of --quick, the first two")
+    parser.add_argument("--libraries", nargs="*", choices=LIBRARIES, default=[*LIBRARIES])
     options = parser.parse_args()
     cases = options.case or list(CASES)[: 2 if options.quick else 4]
     rows: list[dict[str, object]] = []
     for case in cases:
-        rows += compared(case, features_of(case))
+        rows += compared(case, features_of(case), options.libraries)
     report("neighbors", rows, [f"K = {K}; peak: of the whole process so far"], record=options.record)
 
 
@@ -53,7 +55,7 @@ def features_of(case: str) -> np.ndarray:
     return np.load(path, mmap_mode="r")[:n_rows]
 
 
-def compared(case: str, features: np.ndarray) -> list[dict[str, object]]:
+def compared(case: str, features: np.ndarray, libraries: Sequence[str]) -> list[dict[str, object]]:
     search = make_search("exact", features, K, recall=1.0)
     queries = np.sort(np.random.default_rng(0).choice(len(features), QUERIES, replace=False))
     began = time.process_time()
@@ -71,12 +73,13 @@ def compared(case: str, features: np.ndarray) -> list[dict[str, object]]:
             f" ({settings['index']}, {settings['n_probe']} probes, {100 * settings['share_compared']:.1f} % of pairs)"
         )
     rows.append(line(case, features, name, seconds, slow, measured_recall(features, neighbors.ids, seed=2)))
-    for name, library in (("pynndescent", by_pynndescent), ("hnswlib", by_hnswlib)):
-        began = time.process_time()
+    for name in libraries:
         try:
-            found = library(features)
+            LIBRARIES[name](features[:2000])  # what compiles itself has done so
         except ImportError:
             continue
+        began = time.process_time()
+        found = LIBRARIES[name](features)
         seconds = time.process_time() - began
         recall = measured_recall(features, found[:, :K].astype(np.int32), seed=2)
         rows.append(line(case, features, name, seconds, slow, recall))
@@ -102,6 +105,9 @@ def by_hnswlib(features: np.ndarray) -> np.ndarray:
     index.add_items(np.asarray(features, np.float32))
     index.set_ef(2 * K)
     return without_own(index.knn_query(np.asarray(features, np.float32), K + 1)[0])
+
+
+LIBRARIES = {"pynndescent": by_pynndescent, "hnswlib": by_hnswlib}
 
 
 def without_own(ids_NK1: np.ndarray) -> np.ndarray:

@@ -95,8 +95,8 @@ def mine_neighbors(
             `ivf`: rows grouped into lists, looking into as many as `recall` needs: faiss' inverted file on GPUs,
             `ListSearch` on a CPU. `faiss`: faiss' flat index.
             `auto`, on a GPU: `ivf` above 400 000 rows, else `exact`; on a CPU: `ivf` from 20 000 rows on where the
-            lists that `recall` needs hold few of all pairs, as a sample of 512 to 2048 rows tells; else `screened` above
-            10 000 on a CPU that multiplies bfloat16; else `exact`.
+            lists that `recall` needs hold few of all pairs, as a sample of 512 to 2048 rows tells; else `screened`
+            above 10 000 on a CPU that multiplies bfloat16; else `exact`.
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
         recall: for `ivf`, the share of true neighbors to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.

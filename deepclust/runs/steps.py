@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from deepclust.runs.choosing import Selection
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.progress import Stage
+from deepclust.runtime.progress import Stage, tracked
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
@@ -146,9 +145,9 @@ class Steps:
             clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
             clustering.save(self.folder.clustering(method, split))
 
-    def stage(self, description: str, total: int | None = None, unit: str = "") -> Stage:
+    def stage(self, description: str) -> Stage:
         """What is told of a step while it lasts, by the first rank."""
-        return Stage(description, total, unit=unit, enabled=self.progress and self.ranks.rank == 0)
+        return Stage(description, enabled=self.progress and self.ranks.rank == 0)
 
     def cluster(self, name: str, options: Mapping[str, Any]) -> None:
         """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
@@ -182,18 +181,15 @@ class Steps:
         run, reduction = self.experiment, self.data.train.reduction
         notes = [*run.notes, *([] if reduction is None else [reduction["note"]])]
         rows = []
-        splits = self.data.splits()
-        with self.stage("scoring", len(run.methods()) * len(splits), "clusterings") as stage:
-            for method, (split, features) in itertools.product(run.methods(), splits.items()):
+        for method in tracked(run.methods(), "scoring", len(run.methods()), unit="methods", enabled=self.progress):
+            for split, features in self.data.splits().items():
                 clustering = Clustering.load(self.folder.clustering(method, split))
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
-                stage.advance()
         notes.extend(published_notes(Run(run.config, rows, self.folder.path.name)))
         candidates: Sequence[Mapping[str, Any]] = ()
         if run.choosing is not None:
-            with self.stage("choosing without labels"):
-                selection = self.choose()
+            selection = self.choose()
             notes.append(selection.note)
             candidates = selection.as_dict()["candidates"]
         write_results(self.folder.path, rows, notes)
@@ -208,16 +204,17 @@ class Steps:
         """Choose among this run's clusterings and further ones."""
         run = self.experiment
         assert run.choosing is not None
-        return run.choosing.choose(
-            self.folder,
-            self.data,
-            run.dataset,
-            reduction=run.reduction,
-            methods=run.methods(),
-            n_clusters=run.n_clusters,
-            seed=run.seed,
-            cache_dir=run.reductions_dir,
-        )
+        with self.stage("choosing without labels"):
+            return run.choosing.choose(
+                self.folder,
+                self.data,
+                run.dataset,
+                reduction=run.reduction,
+                methods=run.methods(),
+                n_clusters=run.n_clusters,
+                seed=run.seed,
+                cache_dir=run.reductions_dir,
+            )
 
 
 def scored(

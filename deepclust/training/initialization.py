@@ -23,13 +23,14 @@ from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.consensus import consensus_partitions
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import progress_bar
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
-from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
+from deepclust.training.recipe import GRAPH_INITIALIZATIONS, SPECTRAL_NEIGHBORS, Recipe
 from deepclust.training.trained import TrainedHeads
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighboring recipe seeds do not coincide.
@@ -69,13 +70,14 @@ class HeadStart:
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
+    `consensus` does the same with what twelve partitions agree on (`neighbors/consensus.py`).
 
     A loss that goes on with trained heads starts from these, whatever `init` says.
 
     Args:
         recipe: its `init`, seed and what `init` needs.
         neighbors: mined neighbors.
-        partitions: as in `spectral_partitions`.
+        partitions: where the losses of a run share what they start from; None shares nothing.
         progress: show bars where stdout is a terminal.
     """
 
@@ -104,10 +106,10 @@ class HeadStart:
             centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])
             heads.set_prototypes(torch.from_numpy(centroids_HCP).to(bank.device))
             return
-        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.spectral_labels(heads)
+        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.graph_labels(heads)
         labels = torch.from_numpy(labels_HN).long().to(bank.device)
         heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
-        if recipe.init == "spectral":
+        if recipe.init in GRAPH_INITIALIZATIONS:
             warm_start(heads, bank, labels, recipe, progress=self.progress)
 
     def kmeans_runs(self, heads: Heads, bank: FeatureBank) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -128,16 +130,16 @@ class HeadStart:
             ]
         )
 
-    def spectral_labels(self, heads: Heads) -> np.ndarray:
+    def graph_labels(self, heads: Heads) -> np.ndarray:
         """(H, N) each head's clusters of the neighbor graph."""
-        return spectral_partitions(
-            self.neighbors,
-            self.recipe.n_clusters,
-            heads.n_heads,
-            seed=self.recipe.seed,
-            partitions=self.partitions,
-            progress=self.progress,
-        )
+        recipe, n_heads = self.recipe, heads.n_heads
+        shared = Partitions() if self.partitions is None else self.partitions
+
+        def make() -> np.ndarray:
+            make_partitions = consensus_partitions if recipe.init == "consensus" else spectral_partitions
+            return make_partitions(self.neighbors, recipe.n_clusters, n_heads, seed=recipe.seed, progress=self.progress)
+
+        return shared.get((recipe.init, recipe.n_clusters, recipe.seed), n_heads, make)
 
 
 def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:
@@ -215,13 +217,7 @@ KMEANS: Mapping[str, tuple[Callable[[Rows, int, int], Start], Callable[[Rows, np
 
 
 def spectral_partitions(
-    neighbors: Neighbors,
-    n_clusters: int,
-    n_partitions: int,
-    *,
-    seed: int = 0,
-    partitions: Partitions | None = None,
-    progress: bool = False,
+    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
@@ -230,16 +226,8 @@ def spectral_partitions(
         n_clusters: C.
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
-        partitions: where calls for the same neighbors share what they have made; None shares nothing.
         progress: show a bar where stdout is a terminal.
     """
-    shared = Partitions() if partitions is None else partitions
-    return shared.get(
-        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed, progress)
-    )
-
-
-def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
     n_samples = len(neighbors)
     limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})

@@ -45,6 +45,7 @@ DISPLAY_NAMES = {
     "agglomerative_threshold": "Agglomerative w/o C",
     "affinity_propagation": "Affinity propagation",
     "spectral": "Spectral",
+    "consensus": "Consensus",
     "hdbscan": "HDBSCAN",
     "optics": "OPTICS",
     "louvain": "Louvain",

@@ -32,7 +32,7 @@ RUN_OPTIONS = {
     "random_state": RecipeSetting(None, "int | np.random.RandomState | None", "seed, `RandomState` or None"),
     "device": RecipeSetting("auto", "str", "`auto`, `cpu` or `cuda`"),
     "precision": RecipeSetting("auto", "str", "`auto`, `32` or `bf16-mixed`"),
-    "verbose": RecipeSetting(False, "bool", "show progress bars on a terminal"),
+    "verbose": RecipeSetting(False, "bool", "show how far training is"),
 }
 ATTRIBUTES = """
 Attributes:

@@ -18,10 +18,25 @@ from scipy.sparse.linalg import eigsh
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
-from deepclust.spherical_kmeans import spherical_kmeans
+from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
 # Lanczos' residual tolerance. k-means on the rows does not change below it, and it halves the time of the default.
 TOLERANCE = 1e-3
+# What k-means over a sample looks at.
+FITTED_ROWS = 1 << 16
+FITTED_ROWS_PER_CLUSTER = 32
+
+
+def normalized_adjacency(affinity: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """D^-½ A D^-½ in float32, and its leading eigenvector (N,), √degree, of length 1.
+
+    Args:
+        affinity: A, N × N, symmetric, with weights of 0 or more.
+    """
+    degree = np.asarray(affinity.sum(axis=1)).ravel()
+    scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
+    leading_N = np.sqrt(np.maximum(degree, 1e-12)).astype(np.float32)
+    return (scale @ affinity @ scale).astype(np.float32), leading_N / np.linalg.norm(leading_N)
 
 
 def spectral_embedding(neighbors: Neighbors, n_components: int, *, k: int | None = None, seed: int = 0) -> np.ndarray:
@@ -55,9 +70,7 @@ def leading_eigenvectors(
         seed: of Lanczos' starting vector.
     """
     n_samples = affinity.shape[0]
-    degree = np.asarray(affinity.sum(axis=1)).ravel()
-    scale = sparse.diags((1 / np.sqrt(np.maximum(degree, 1e-12))).astype(np.float32))
-    normalized = (scale @ affinity @ scale).astype(np.float32)
+    normalized, _ = normalized_adjacency(affinity)
     if n_samples <= max(50, 3 * n_components):  # Lanczos needs more samples; a dense solver is fast enough here
         values, vectors = np.linalg.eigh(normalized.toarray())
     else:
@@ -70,19 +83,32 @@ def leading_eigenvectors(
 
 
 def spectral_labels(
-    embedding_NM: np.ndarray, n_clusters: int, *, n_components: int | None = None, n_init: int = 3, seed: int = 0
+    embedding_NM: np.ndarray,
+    n_clusters: int,
+    *,
+    n_components: int | None = None,
+    n_init: int = 3,
+    seed: int = 0,
+    sampled: bool = False,
 ) -> np.ndarray:
     """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalized to length 1.
 
     Args:
-        embedding_NM: from `spectral_embedding`.
+        embedding_NM: from `spectral_embedding`, or of `diffused_signals`.
         n_clusters: C.
         n_components: use only so many leading eigenvectors; None uses all.
         n_init: k-means runs, of which the best counts.
         seed: of k-means.
+        sampled: run k-means on 65 536 rows drawn at random, or 32 C where that is more; the others join the nearest
+            center.
     """
     rows = with_lonely(embedding_NM[:, :n_components])
-    return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N
+    n_fitted = max(FITTED_ROWS, FITTED_ROWS_PER_CLUSTER * n_clusters)
+    if not sampled or len(rows) <= n_fitted:
+        return spherical_kmeans(rows, n_clusters, n_init=n_init, seed=seed).labels_N
+    drawn = np.random.default_rng(seed).choice(len(rows), n_fitted, replace=False)
+    fitted = spherical_kmeans(rows[np.sort(drawn)], n_clusters, n_init=n_init, seed=seed)
+    return kmeans_predict(rows, fitted.centroids_CD, top=1)[0]
 
 
 def with_lonely(rows_NM: np.ndarray) -> np.ndarray:

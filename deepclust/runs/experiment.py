@@ -19,6 +19,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.progress import Stage, begin_run
 from deepclust.runtime.ranks import ALONE, Launch, Ranks, is_first_process
 from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
@@ -130,7 +131,7 @@ class Experiment:
         Args:
             folder: the run folder.
             resume: continue a killed run.
-            progress: show progress bars where stdout is a terminal.
+            progress: show how far it is: bars where stdout is a terminal, else lines now and then.
 
         Returns:
             The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
@@ -139,6 +140,7 @@ class Experiment:
             InputError: if another run writes to the folder, it is a run on other data or with other settings, or a
                 checkpoint does not fit.
         """
+        begin_run()
         with folder.claimed(resume=resume) if is_first_process() else nullcontext():
             identity = None
             with Ranks.of_run().all_or_none():  # features of a bare file are read for it: once is enough
@@ -154,14 +156,16 @@ class Experiment:
                 identity.write(folder.identity)
             if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
                 folder.write_config(self.config)
-        data = reduced_dataset(
-            self.reduction,
-            self.dataset,
-            mining=self.mining,
-            cache_dir=self.reductions_dir,
-            neighbors_dir=self.neighbors_dir,
-            record=folder.reduction if ranks.rank == 0 else None,
-        )
+        shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
+        with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
+            data = reduced_dataset(
+                self.reduction,
+                self.dataset,
+                mining=self.mining,
+                cache_dir=self.reductions_dir,
+                neighbors_dir=self.neighbors_dir,
+                record=folder.reduction if ranks.rank == 0 else None,
+            )
         with logging_to(self.logger, folder.path, self.config) as logger:
             steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
             for recipe in steps.by_neighbors(self.recipes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from deepclust.runs.choosing import Selection
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
@@ -56,7 +58,7 @@ class Steps:
         ranks: the processes of the run.
         logger: a Lightning logger, or False.
         resume: continue a killed run.
-        progress: show progress bars where stdout is a terminal.
+        progress: show how far it is: bars where stdout is a terminal, else lines now and then.
         identity: of the run; None for one of a version without identities.
 
     Attributes:
@@ -123,7 +125,7 @@ class Steps:
             identity=self.digest(method),
         )
         self.neighbors = result.neighbors
-        with self.ranks.all_or_none():
+        with self.stage(f"{recipe.loss.title}: assigning samples"), self.ranks.all_or_none():
             if self.ranks.rank == 0:
                 self.save_assignments(result.trained, result.seconds)
 
@@ -144,6 +146,10 @@ class Steps:
             clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
             clustering.save(self.folder.clustering(method, split))
 
+    def stage(self, description: str, total: int | None = None, unit: str = "") -> Stage:
+        """What is told of a step while it lasts, by the first rank."""
+        return Stage(description, total, unit=unit, enabled=self.progress and self.ranks.rank == 0)
+
     def cluster(self, name: str, options: Mapping[str, Any]) -> None:
         """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
         if self.is_finished(name):
@@ -153,10 +159,11 @@ class Steps:
         normalize = {} if train.reduction is None else {"normalize": "none"}
         settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
         clusterer = make_clusterer(name, run.linkages, **settings)
-        fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
-        with self.ranks.all_or_none():
-            if self.ranks.rank == 0:
-                self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+        with self.stage(f"{display_name(name)} of {len(train):,} samples"):
+            fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
+            with self.ranks.all_or_none():
+                if self.ranks.rank == 0:
+                    self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
 
     def save_clusterings(self, clusterer: Clusterer, fitted: Clustering) -> None:
         """Assign the other splits, and save all, the training split last."""
@@ -175,15 +182,18 @@ class Steps:
         run, reduction = self.experiment, self.data.train.reduction
         notes = [*run.notes, *([] if reduction is None else [reduction["note"]])]
         rows = []
-        for method in run.methods():
-            for split, features in self.data.splits().items():
+        splits = self.data.splits()
+        with self.stage("scoring", len(run.methods()) * len(splits), "clusterings") as stage:
+            for method, (split, features) in itertools.product(run.methods(), splits.items()):
                 clustering = Clustering.load(self.folder.clustering(method, split))
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
+                stage.advance()
         notes.extend(published_notes(Run(run.config, rows, self.folder.path.name)))
         candidates: Sequence[Mapping[str, Any]] = ()
         if run.choosing is not None:
-            selection = self.choose()
+            with self.stage("choosing without labels"):
+                selection = self.choose()
             notes.append(selection.note)
             candidates = selection.as_dict()["candidates"]
         write_results(self.folder.path, rows, notes)

@@ -95,7 +95,7 @@ def fit_heads(
         log_prefix: put before the name of every logged metric.
         validate: called on rank 0 with the heads so far every `trainer.val_every_n_epochs` where there is a logger;
             what it returns is logged as `val/…`. Training never looks at it.
-        progress: show progress bars where stdout is a terminal.
+        progress: show how far it is: bars where stdout is a terminal, else lines now and then.
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
             and stage the rows of coming batches; None holds them if they and what training needs fit into the free
             memory of every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it

@@ -79,6 +79,7 @@ def register_choices() -> None:
     from deepclust.clusterers import CLUSTERERS
     from deepclust.extraction.dataset_facts import DATASETS
     from deepclust.extraction.encoder_catalog import ENCODERS
+    from deepclust.features.columns import TABLE_ROLES
     from deepclust.finetuning.finetune_settings import OBJECTIVES
     from deepclust.finetuning.finetune_settings import default_settings as objective_settings
     from deepclust.losses import LOSSES
@@ -100,6 +101,7 @@ def register_choices() -> None:
                 **dict.fromkeys((*SHARED_OF_DATA, "in_memory", "train", "train_labels", "test", "test_labels", "path")),
                 "labels": facts.labels,
                 "on_error": "skip",
+                "columns": dict.fromkeys(TABLE_ROLES),
             },
         )
     for name in ENCODERS:

@@ -94,7 +94,9 @@ def is_place(word: str) -> bool:
     """Whether a word in a command's place is a folder or a file to be clustered, there or mistyped."""
     if word in COMMANDS or word.startswith("-") or "=" in word:
         return False
-    return Path(word).expanduser().exists() or "/" in word or os.sep in word or word.endswith((".npy", ".npz", ".pt"))
+    from deepclust.cli.quick import MATRICES  # imported here, as it is rarely asked for
+
+    return Path(word).expanduser().exists() or "/" in word or os.sep in word or word.endswith(MATRICES)
 
 
 def run_command(name: str, arguments: list[str]) -> None:

@@ -115,7 +115,7 @@ def write_report(
         out: the file; default: `report.html` in the run folder.
         method: the clustering that is shown first; None: the newest that somebody edited, else the one of the trained
             heads with the highest silhouette, else of all.
-        texts: of the samples, one each.
+        texts: of the samples, one each; None takes those that came with the features.
         map_kind: of `map_layout`.
 
     Returns:
@@ -125,6 +125,7 @@ def write_report(
         InputError: if the run has no such method, or there is not one text per sample.
     """
     features = run.dataset.train
+    texts = features.texts if texts is None else texts
     if texts is not None and len(texts) != len(features):
         raise InputError(f"{len(texts)} texts for {len(features)} samples: give one line per sample")
     if method is not None and method not in run.clusterings:

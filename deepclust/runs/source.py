@@ -14,7 +14,7 @@ from deepclust.subsets.select import classes_of, select_benchmark
 from deepclust.subsets.selectors import Classes
 
 # Keys of data= that `load_dataset` takes; the others are about training on the data.
-LOADED = ("name", "train", "train_labels", "test", "test_labels", "path", "labels", "on_error")
+LOADED = ("name", "train", "train_labels", "test", "test_labels", "path", "labels", "on_error", "columns")
 # Of features that have no folder of their own, to keep what is made of them beside them.
 IN_MEMORY = ("digits", "fashion_mnist")
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 COLUMNS = "columns.parquet"
 # What a column may be to us; all others are kept as they are.
-ROLES = ("id", "text")
-# What a column of a table may be, its embedding first.
-TABLE_ROLES = ("embedding", "id", "text", "image", "label")
+ROLES = ("id", "text", "image", "label")
+# What a column of a table may be.
+TABLE_ROLES = ("embedding", *ROLES)
 
 
 class Columns:
@@ -31,7 +31,7 @@ class Columns:
     Args:
         path: the file.
         names: of its columns.
-        roles: which of them holds the `id` and which the `text` of a sample.
+        roles: which of them holds the `id`, `text`, `image` or `label` of a sample.
         ids_S: the rows of the file; None takes all.
     """
 

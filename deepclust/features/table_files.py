@@ -95,9 +95,7 @@ def _convert(path: Path, asked: Mapping[str, Any], folder: Path) -> None:
         with writer:
             for batch in batches:
                 writer.add(batch)
-    columns = Columns(
-        folder / COLUMNS, roles.beside, {role: roles.of[role] for role in ("id", "text") if role in roles.of}
-    )
+    columns = Columns(folder / COLUMNS, roles.beside, roles.of)
     labels = class_names = None
     if "label" in roles.of:
         values = columns.read([roles.of["label"]]).column(0)
@@ -108,6 +106,7 @@ def _convert(path: Path, asked: Mapping[str, Any], folder: Path) -> None:
         except InputError as error:
             if "label" in roles.given:
                 raise
+            del columns.roles["label"]
             print(f"{path.name}: column '{roles.of['label']}' is kept, but is no label ({error.cause})", flush=True)
     paths, source = None, {"kind": "table", "file": path.name}
     named = roles.of.get("image") or roles.of.get("id")

@@ -3,8 +3,8 @@
 samples.parquet, .csv     a row per sample: what is known of it, and for every method its cluster, name and confidence
 clusters.parquet, .csv    a row per method and cluster: name, size, the most typical samples, the nearest cluster
 
-In Parquet the most probable clusters are lists; in CSV they are numbers with a blank between them. Both are UTF-8; other
-bytes of file names are written as `\\udcff`.
+In Parquet the most probable clusters are lists; in CSV numbers with a blank between them. Both are UTF-8: other bytes
+of file names are written as `\\udcff`.
 
 Shape suffixes: N samples, T most probable clusters, C clusters with members.
 """

@@ -25,6 +25,7 @@ from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
+from deepclust.training.heads_files import read_safetensors
 from deepclust.training.recipe import Recipe, loss_settings
 
 BLOCK_LOGITS, ACCELERATOR_BLOCK_LOGITS = 1 << 24, 1 << 28
@@ -193,12 +194,12 @@ class TrainedHeads:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainedHeads:
-        """Read an export, or a training checkpoint.
+        """Read an export of torch or safetensors, or a training checkpoint.
 
         Raises:
             InputError: if the file is missing or is neither.
         """
-        content = read_saved(path)
+        content = read_safetensors(Path(path)) if Path(path).suffix == ".safetensors" else read_saved(path)
         identity = None
         if "deepclust" in content:
             identity = content["deepclust"].get("identity")

@@ -190,7 +190,10 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
         raise InputError(f"{key} has no value here: set {key}=")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    settings: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    # Imported here: `--help` answers at once.
+    from deepclust.runs.source import with_its_encoder
+
+    settings = with_its_encoder({str(key): value for key, value in plain.items()})
     chosen, data = settings.get("loss"), settings.get("data")
     if "n_heads" not in settings or not (isinstance(chosen, Mapping) and isinstance(data, Mapping)):
         return settings

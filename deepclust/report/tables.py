@@ -26,6 +26,7 @@ Row = Mapping[str, Any]
 
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"
+CAPTION_WIDTH = 84
 
 
 def report_console() -> Console:
@@ -266,6 +267,8 @@ def _rich(
         caption=escape(caption) or None,
         title_justify="left",
         caption_justify="left",
+        # A caption is as wide as its table: that of a table with few columns would have few words a line.
+        min_width=min(CAPTION_WIDTH, max(map(len, caption.splitlines()), default=0)),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,

@@ -5,7 +5,7 @@ run.lock                    locked while a run writes here
 deepclust.sha256            checksums of everything here: `deepclust verify FOLDER` compares them
 identity.json               the settings that decide the results, and digests of the data
 reduction.json              what the features were reduced by, where they were
-checkpoints/<method>.ckpt   newest training state of each loss
+checkpoints/<method>.ckpt   newest training state of each loss; once it is finished its heads alone
 clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
 results.json, results.md    one row per (method, split)
 samples.parquet, .csv       every sample and its cluster by every method; samples_test: those of the test split

@@ -90,4 +90,17 @@ class DataSource:
         return Path(root) / self.data["name"] / kind
 
 
+def with_its_encoder(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose `data.encoder` is the encoder that is used: encoder= wins over that of the data set.
+
+    Example:
+        >>> with_its_encoder({"data": {"encoder": "a"}, "encoder": {"name": "b"}})["data"]
+        {'encoder': 'b'}
+    """
+    data, encoder = settings.get("data"), settings.get("encoder")
+    if isinstance(data, Mapping) and isinstance(encoder, Mapping) and encoder.get("name"):
+        return {**settings, "data": {**data, "encoder": encoder["name"]}}
+    return dict(settings)
+
+
 CLASS_OPTIONS = ("hierarchy", "links", "hypernym")

@@ -28,6 +28,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
+from deepclust.training.checkpoint import keep_heads
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
@@ -130,6 +131,7 @@ class Steps:
         with self.ranks.all_or_none():
             if self.ranks.rank == 0:
                 self.save_assignments(result.trained, result.seconds)
+                keep_heads(self.folder.checkpoint(recipe.loss.name))
 
     def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
         """Assign every split, and save the clusterings with what is to be said of them.

@@ -244,18 +244,26 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def weights_that_assign(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a training checkpoint the transform, the heads that assign samples, and the loss of each head."""
     weights: dict[str, Tensor] = checkpoint["state_dict"]
+    student_assigns = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]].student_assigns
+    has_teacher = any(name.startswith("teacher.") for name in weights)
+    prefixes = ("transform.", "student." if student_assigns or not has_teacher else "teacher.", "last_loss_H")
+    return {name: value for name, value in weights.items() if name.startswith(prefixes)}
+
+
+def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    weights = weights_that_assign(checkpoint)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
-    loss = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]]
     return {
         "recipe": checkpoint["deepclust"]["recipe"],
         "in_dim": checkpoint["deepclust"]["in_dim"],
         "transform": part("transform."),
-        "heads": part("student.") if loss.student_assigns else part("teacher.") or part("student."),
+        "heads": part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
         "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }

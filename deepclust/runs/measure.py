@@ -23,7 +23,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.label_levels import add_levels
 from deepclust.runs.many_labels import ManyLabels, add_multilabel, add_probe_row
 from deepclust.runs.overclustering import default_counts, overcluster
-from deepclust.runs.source import CLASS_OPTIONS, DataSource
+from deepclust.runs.source import CLASS_OPTIONS, DataSource, with_its_encoder
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 from deepclust.subsets.hierarchy import Hierarchy
@@ -57,7 +57,8 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
         encoder = config.get("encoder") or trained_on.get("encoder")
         config = {**config, **inherited, **given, "encoder": encoder}
     what = {key: config.get(key) for key in ("data", "benchmark", "encoder")}
-    own = all(value == trained_on.get(key) for key, value in what.items())
+    before = with_its_encoder(trained_on)  # earlier versions noted down that of the data set
+    own = all(value == before.get(key) for key, value in with_its_encoder(what).items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
     dataset = reduced_as_trained(DataSource.of(config).load(), trained_on, record=folder.reduction, own=own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,21 @@ from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, score
 from deepclust.metrics.intrinsic import Metric
-from deepclust.neighbors import Neighbors
+from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.spectral import Partitions
-from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
+from deepclust.report.cluster_names import names_of
+from deepclust.report.contact_sheet import Thumbnails, write_contact_sheets
 from deepclust.report.published import published_notes
+from deepclust.report.sample_tables import write_clusters, write_samples
 from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
-from deepclust.runs.choosing import Selection
+from deepclust.runs.choosing import Selection, selected_of
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
+from deepclust.training.checkpoint import keep_heads
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
@@ -36,6 +39,8 @@ from deepclust.training.trained import TrainedHeads
 if TYPE_CHECKING:
     from deepclust.runs.experiment import Experiment
 
+# Neighbors that say how far off a sample is. Runs without heads mine them for at most so many samples.
+TOLD_BY, MINED_ROWS = 10, 20_000
 VALIDATED = ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
 
 
@@ -128,6 +133,7 @@ class Steps:
         with self.stage(f"{recipe.loss.title}: assigning samples"), self.ranks.all_or_none():
             if self.ranks.rank == 0:
                 self.save_assignments(result.trained, result.seconds)
+                keep_heads(self.folder.checkpoint(recipe.loss.name))
 
     def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
         """Assign every split, and save the clusterings with what is to be said of them.
@@ -183,9 +189,10 @@ class Steps:
         notes = [*run.notes, *([] if reduction is None else [reduction["note"]])]
         rows = []
         splits = self.data.splits()
+        found: dict[str, dict[str, Clustering]] = {split: {} for split in splits}
         with self.stage("scoring", len(run.methods()) * len(splits), "clusterings") as stage:
             for method, (split, features) in itertools.product(run.methods(), splits.items()):
-                clustering = Clustering.load(self.folder.clustering(method, split))
+                clustering = found[split][method] = Clustering.load(self.folder.clustering(method, split))
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
                 stage.advance()
@@ -199,10 +206,44 @@ class Steps:
         write_results(self.folder.path, rows, notes)
         if self.identity is not None:
             replace(self.identity, results_of=self.identity.asked).write(self.folder.identity)
-        if rows:
-            show_images(self.folder, self.data.train, run.methods()[0])
+        selected = selected_of(self.folder) if run.choosing is not None else None
+        if selected is not None and selected.parent.name == "selection":
+            found["train"] = {selected.stem: Clustering.load(selected), **found["train"]}
+        self.write_tables(found)
+        show_images(self.folder, self.data.train, found["train"])
         log_final(rows, self.logger, len(run.recipes) > 1)
         return Results(rows, notes, candidates)
+
+    def write_tables(self, found: Mapping[str, Mapping[str, Clustering]]) -> None:
+        """Every sample and every cluster of every method as Parquet and CSV.
+
+        Args:
+            found: clusterings by split and method.
+        """
+        train = self.data.train
+        # Clusters are named by what is in them of the training split, in every split alike.
+        names = {
+            method: names_of(train.labels, train.class_names, train.texts, clustering.labels)
+            for method, clustering in found["train"].items()
+        }
+        for split, clusterings in found.items():
+            if not clusterings:
+                continue
+            stem = self.folder.path / ("samples" if split == "train" else f"samples_{split}")
+            neighbors = self.nearest() if split == "train" else None
+            write_samples(stem, self.data.splits()[split], clusterings, names, neighbors)
+        if found["train"]:
+            write_clusters(self.folder.path / "clusters", train, found["train"], names)
+
+    def nearest(self) -> Neighbors | None:
+        """The nearest neighbors that outliers and near duplicates are told by; None where finding them takes long."""
+        run, n_samples = self.experiment, len(self.data.train)
+        k = min(TOLD_BY, n_samples - 1)
+        if self.neighbors is not None and self.neighbors.k >= k:
+            return self.neighbors.first(k)
+        if n_samples > MINED_ROWS and not run.recipes:
+            return None
+        return cached_neighbors(self.data.train, k, cache_dir=run.neighbors_dir, **asdict(run.mining))
 
     def choose(self) -> Selection:
         """Choose among this run's clusterings and further ones."""
@@ -267,11 +308,11 @@ def validation(features: FeatureSet, *, silhouette: bool = True) -> Callable[[Tr
     return validate
 
 
-def show_images(folder: RunFolder, features: FeatureSet, method: str) -> None:
-    """For features that know their images: `clusters.csv`, and a contact sheet per cluster, of one method."""
-    if features.paths is None:
+def show_images(folder: RunFolder, features: FeatureSet, clusterings: Mapping[str, Clustering]) -> None:
+    """For features that know their images: a contact sheet per cluster of every method."""
+    files = features.files
+    if files is None or not all(Path(file).is_file() for file in files[:1]):
         return
-    clustering, files = Clustering.load(folder.clustering(method)), features.files
-    write_clusters_csv(folder.path / "clusters.csv", features.paths if files is None else files, clustering)
-    if files is not None and all(Path(file).is_file() for file in files[:1]):
-        write_contact_sheets(folder.path / "contact_sheets", files, clustering)
+    thumbnails = Thumbnails(files)
+    for method, clustering in clusterings.items():
+        write_contact_sheets(folder.path / "contact_sheets" / method, thumbnails, clustering)

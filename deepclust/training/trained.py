@@ -25,6 +25,7 @@ from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_tensors, written_whole
 from deepclust.training.heads import Heads
+from deepclust.training.heads_files import read_safetensors
 from deepclust.training.recipe import Recipe, loss_settings
 
 BLOCK_LOGITS, ACCELERATOR_BLOCK_LOGITS = 1 << 24, 1 << 28
@@ -193,12 +194,12 @@ class TrainedHeads:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainedHeads:
-        """Read an export, or a training checkpoint.
+        """Read an export of torch or safetensors, or a training checkpoint.
 
         Raises:
             InputError: if the file is missing or is neither.
         """
-        content = read_saved(path)
+        content = read_safetensors(Path(path)) if Path(path).suffix == ".safetensors" else read_saved(path)
         identity = None
         if "deepclust" in content:
             identity = content["deepclust"].get("identity")
@@ -243,18 +244,26 @@ def read_saved(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def weights_that_assign(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a training checkpoint the transform, the heads that assign samples, and the loss of each head."""
     weights: dict[str, Tensor] = checkpoint["state_dict"]
+    student_assigns = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]].student_assigns
+    has_teacher = any(name.startswith("teacher.") for name in weights)
+    prefixes = ("transform.", "student." if student_assigns or not has_teacher else "teacher.", "last_loss_H")
+    return {name: value for name, value in weights.items() if name.startswith(prefixes)}
+
+
+def _state_of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    weights = weights_that_assign(checkpoint)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
-    loss = LOSSES[checkpoint["deepclust"]["recipe"]["loss"]]
     return {
         "recipe": checkpoint["deepclust"]["recipe"],
         "in_dim": checkpoint["deepclust"]["in_dim"],
         "transform": part("transform."),
-        "heads": part("student.") if loss.student_assigns else part("teacher.") or part("student."),
+        "heads": part("teacher.") or part("student."),
         "losses": weights["last_loss_H"],
         "failed_at": checkpoint["deepclust"].get("failed_at", {}),
     }

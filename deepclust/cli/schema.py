@@ -170,6 +170,13 @@ EDIT: dict[str, Member] = {
     "edits": PLACE,
     "folders": setting("links", "what a cluster's folder holds", choices=FOLDERS),
 }
+ASSIGN: dict[str, Member] = dict.fromkeys(("run", "match", "out", "features_dir"), PLACE)
+EXPORT: dict[str, Member] = {
+    **dict.fromkeys(("run", "out"), PLACE),
+    "to": setting("onnx", "the format", choices=("onnx", "safetensors", "torch")),
+    "method": setting(None, "whose heads", text=True),
+    "head": setting(None, "by number", at_least=0, whole=True),
+}
 ZERO_SHOT: dict[str, Member] = {
     "stage": setting("all", "of the protocol", text=True),
     "study": setting(None, "whose rule cut the images", choices=STUDIES),
@@ -207,6 +214,8 @@ def schema(command: str, config: Settings) -> Group:
         "evaluate": _evaluate,
         "zero_shot": _zero_shot,
         "report": lambda _: Group("deepclust report", REPORT, needed=needed(REPORT)),
+        "assign": _assign,
+        "export": lambda _: Group("deepclust export", EXPORT, needed=needed(EXPORT)),
         "edit": lambda _: Group("deepclust edit", EDIT, needed=needed(EDIT)),
     }
     return commands[command](config)
@@ -247,6 +256,11 @@ def _finetune(config: Settings) -> Group:
         "encoder": _encoder(),
     }
     return Group("deepclust finetune", members, needed=needed(members))
+
+
+def _assign(config: Settings) -> Group:
+    members: dict[str, Member] = {**ASSIGN, "data": _data(optional=True), "encoder": _encoder(optional=True)}
+    return Group("deepclust assign", members, needed=needed(members))
 
 
 def _evaluate(config: Settings) -> Group:

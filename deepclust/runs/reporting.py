@@ -58,8 +58,12 @@ class FinishedRun:
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str) -> FinishedRun:
+    def read(cls, path: str, most: int | None = MOST_METHODS) -> FinishedRun:
         """Read a run folder of `deepclust train`.
+
+        Args:
+            path: of the folder.
+            most: clusterings that are read; None reads all.
 
         Raises:
             InputError: if no finished run is there, or its data are gone.
@@ -79,7 +83,7 @@ class FinishedRun:
             raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
         dataset = DataSource.of(config).load()
         reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
-        clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:MOST_METHODS]}
+        clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:most]}
         for name, clustering in clusterings.items():
             if len(clustering) != len(dataset.train):
                 raise InputError(

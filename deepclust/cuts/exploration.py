@@ -195,16 +195,14 @@ def explore_heads(
     """
     ids_NK = neighbors.ids[:, :PAIR_NEIGHBORS]
     n_leaves = trained.recipe.n_clusters
-    leaves = trained.assign(features, head=trained.best_head)
-    tree = information_tree(pair_joint(ids_NK, sparse_probabilities(leaves, n_leaves)))
+    leaves, tree = head_tree(trained, features, neighbors)
     losses_H = np.where(np.isfinite(trained.losses_H), trained.losses_H, np.inf)
     compared = [head for head in np.argsort(losses_H, kind="stable")[:COMPARED_HEADS] if np.isfinite(losses_H[head])]
     others = []
     for head in compared:
         if head == trained.best_head:
             continue
-        theirs = trained.assign(features, head=int(head))
-        its_tree = information_tree(pair_joint(ids_NK, sparse_probabilities(theirs, n_leaves)))
+        theirs, its_tree = head_tree(trained, features, neighbors, int(head))
         both_CC = sparse.coo_array((np.ones(len(leaves)), (leaves.labels, theirs.labels)), shape=(n_leaves, n_leaves))
         others.append((its_tree, both_CC.tocsr()))
     halves = halved_trees(ids_NK, sparse_probabilities(leaves, n_leaves))
@@ -232,6 +230,15 @@ def explore_heads(
             )
         )
     return chosen_among(tree, cuts)
+
+
+def head_tree(
+    trained: TrainedHeads, features: FeatureSet, neighbors: Neighbors, head: int | None = None
+) -> tuple[Clustering, ClusterTree]:
+    """The clusters of a head, the best by default, as the leaves of a tree, and their tree."""
+    leaves = trained.assign(features, head=trained.best_head if head is None else head)
+    probs_NC = sparse_probabilities(leaves, trained.recipe.n_clusters)
+    return leaves, information_tree(pair_joint(neighbors.ids[:, :PAIR_NEIGHBORS], probs_NC))
 
 
 def chosen_among(tree: ClusterTree, cuts: Sequence[Cut]) -> Exploration:

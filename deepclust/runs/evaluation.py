@@ -24,6 +24,7 @@ from deepclust.metrics.calibration import Calibration, calibration, why_no_calib
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.separability import separability
+from deepclust.runs.cutting import Recut
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import RunFolder, scored
 from deepclust.runtime.devices import fastest_device
@@ -111,7 +112,9 @@ def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, 
     return [*rows, *earlier.values()]
 
 
-def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhouette: bool = True) -> Evaluation:
+def evaluate_run(
+    run: RunFolder, dataset: Dataset, *, saved: bool = True, silhouette: bool = True, recut: Recut | None = None
+) -> Evaluation:
     """Score every method of a run again: trained heads from their checkpoints, the others by the clusters they left.
 
     Args:
@@ -119,6 +122,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         dataset: the run's own data, or other features of the same encoder.
         saved: whether the data are the run's own, so that saved clusterings belong to them.
         silhouette: of `run_experiment`.
+        recut: another cut of the trained heads, which is saved beside; None leaves them as they are.
 
     Raises:
         InputError: if there is nothing to score, a checkpoint is of another run, or the features have other dimensions.
@@ -131,7 +135,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
     identity = Identity.read(run.identity)
     trained_methods = sorted(run.trained_methods(), key=method_order)
     others = sorted(set(run.saved_methods()) - set(trained_methods), key=method_order)
-    if not trained_methods and not (others and saved):
+    if not trained_methods and (recut is not None or not (others and saved)):
         left = f"; the clusters of {', '.join(others)} are for its own data only" if others else ""
         raise InputError(
             f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of `deepclust train`"
@@ -140,6 +144,9 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
         if trained.recipe.loss.name != method or (identity is not None and trained.identity != identity.digest(method)):
             raise InputError(f"{run.checkpoint(method)} is of another run: put this run's own file back, or remove it")
+        if recut is not None:
+            notes.extend(recut.apply(trained, method))
+            recut.keep(trained, method)
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)
@@ -147,7 +154,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             notes.extend(trained.warn_of_collapse(dataset.train))
-    for method in others:
+    for method in others if recut is None else ():
         if not saved:
             notes.append(f"{display_name(method)} left clusters of its own data only; it is not scored here.")
             continue

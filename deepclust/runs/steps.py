@@ -11,6 +11,8 @@ import numpy as np
 
 from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
+from deepclust.cuts.confidence import disagreement
+from deepclust.cuts.settling import settle
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, score
@@ -22,6 +24,7 @@ from deepclust.report.published import published_notes
 from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
 from deepclust.runs.choosing import Selection
+from deepclust.runs.cutting import answers_about, keep_exploration
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
@@ -125,10 +128,11 @@ class Steps:
         self.neighbors = result.neighbors
         with self.ranks.all_or_none():
             if self.ranks.rank == 0:
-                self.save_assignments(result.trained, result.seconds)
+                self.save_assignments(result.trained, result.seconds, result.neighbors)
 
-    def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
-        """Assign every split, and save the clusterings with what is to be said of them.
+    def save_assignments(self, trained: TrainedHeads, seconds: float, neighbors: Neighbors) -> None:
+        """Settle the number of clusters and the confidence, assign every split, and save the clusterings with what is
+        to be said of them.
 
         Raises:
             InputError: if options of Lightning's ended training before its first epoch did: no head is the best then.
@@ -139,10 +143,22 @@ class Steps:
         if trained.recipe.pca_dim is not None:
             kept = 100 * float(trained.transform.explained_variance)
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
-        method = trained.recipe.loss.name
+        method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
+        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train))
+        if exploration is not None:
+            keep_exploration(self.folder, method, exploration)
+            notes.append(f"{display_name(method)}: {exploration.note}")
+        trained.save_settled(self.folder.checkpoint(method), self.digest(method))
         for split, features in reversed(self.data.splits().items()):
-            clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
-            clustering.save(self.folder.clustering(method, split))
+            found = trained.assign(features)
+            uncertain_N = disagreement(trained, features, found.labels)
+            more: dict[str, Any] = {
+                "seconds": seconds,
+                "notes": notes,
+                "identity": self.digest(method),
+                "disagreement": uncertain_N,
+            }
+            replace(found, **more).save(self.folder.clustering(method, split))
 
     def cluster(self, name: str, options: Mapping[str, Any]) -> None:
         """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
@@ -151,12 +167,23 @@ class Steps:
         run, train = self.experiment, self.data.train
         # Directions of features that were reduced have no meaning.
         normalize = {} if train.reduction is None else {"normalize": "none"}
-        settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
+        settings = {"n_clusters": self.found_number(), "seed": run.seed, **normalize, **options}
         clusterer = make_clusterer(name, run.linkages, **settings)
         fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
         with self.ranks.all_or_none():
             if self.ranks.rank == 0:
                 self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+
+    def found_number(self) -> int | None:
+        """C of the baselines: that of the run, or what its first loss was cut into."""
+        run = self.experiment
+        if run.bounds is None:
+            return run.n_clusters
+        with self.ranks.all_or_none():
+            found = None
+            if self.ranks.rank == 0:
+                found = Clustering.load(self.folder.clustering(run.recipes[0].loss.name)).n_clusters
+        return self.ranks.gather_objects(found)[0]
 
     def save_clusterings(self, clusterer: Clusterer, fitted: Clustering) -> None:
         """Assign the other splits, and save all, the training split last."""

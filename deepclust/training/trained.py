@@ -275,7 +275,7 @@ class TrainedHeads:
             raise InputError(f"{path} is no checkpoint of deepclust ({str(error).splitlines()[0][:160]})") from None
         trained.identity = identity
         beside = Path(path).with_suffix(".json")
-        if identity is not None and beside.is_file():
+        if beside.is_file():
             found = read_json(beside, "remove it, and resume its run")
             if found.get("identity") != identity:
                 raise InputError(f"{beside} is of another run than {path}: put this run's own file back, or remove it")

@@ -158,6 +158,7 @@ EVALUATE: dict[str, Member] = {
     **dict.fromkeys(("run", "run_dir", "features_dir", "cache_dir", "label_sets", "constraints"), PLACE),
     "n_clusters": N_CLUSTERS,
     **dict.fromkeys(("metrics", "figures"), setting(about="what is measured or drawn", such=_names)),
+    "confidence": setting("agreement", "of trained heads", choices=("agreement", "raw")),
     "counts": setting(None, "numbers of clusters", each=True, at_least=2, whole=True),
     "n_draws": setting(50, "of one label per sample", at_least=1, whole=True),
     **CLASSES,

@@ -113,7 +113,13 @@ def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, 
 
 
 def evaluate_run(
-    run: RunFolder, dataset: Dataset, *, saved: bool = True, silhouette: bool = True, recut: Recut | None = None
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    saved: bool = True,
+    silhouette: bool = True,
+    raw: bool = False,
+    recut: Recut | None = None,
 ) -> Evaluation:
     """Score every method of a run again: trained heads from their checkpoints, the others by the clusters they left.
 
@@ -122,6 +128,7 @@ def evaluate_run(
         dataset: the run's own data, or other features of the same encoder.
         saved: whether the data are the run's own, so that saved clusterings belong to them.
         silhouette: of `run_experiment`.
+        raw: take the heads' confidence as they were trained, without the temperature that was fitted after it.
         recut: another cut of the trained heads, which is saved beside; None leaves them as they are.
 
     Raises:
@@ -147,6 +154,8 @@ def evaluate_run(
         if recut is not None:
             notes.extend(recut.apply(trained, method))
             recut.keep(trained, method)
+        if raw:
+            trained.confidence_temperature = 1.0
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)

@@ -65,7 +65,14 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
     dataset = reduced_as_trained(DataSource.of(config).load(), trained_on, record=folder.reduction, own=own)
     recut = asked_cut(config, folder, trained_on, dataset.train, own=own)
-    evaluation = evaluate_run(folder, dataset, saved=own, silhouette=trained_on.get("silhouette", True), recut=recut)
+    evaluation = evaluate_run(
+        folder,
+        dataset,
+        saved=own,
+        silhouette=trained_on.get("silhouette", True),
+        raw=config["confidence"] == "raw",
+        recut=recut,
+    )
     if recut is not None:
         evaluation.folder = recut.out.path
         show_images(recut.out, dataset.train, evaluation.rows[0]["method"])
@@ -178,6 +185,9 @@ def levels(evaluation: Evaluation, config: Settings) -> Sweep:
 def overclustering(evaluation: Evaluation, config: Settings, trained_on: Settings) -> Sweep:
     """The run again with other numbers of clusters; returns the sweep of NMI over them."""
     n_clusters = trained_on["n_clusters"] or trained_on["data"]["n_clusters"]
+    if not isinstance(n_clusters, int):  # what it found
+        n_clusters = evaluation.rows[0]["n_clusters"]
+    trained_on = {**trained_on, "n_clusters": n_clusters, "constraints": None}
     counts = config["counts"] or default_counts(n_clusters, len(evaluation.dataset.train))
     as_run = replace(
         # The heads' recipes are those of the checkpoints, so the losses' settings need not be read.

@@ -117,15 +117,15 @@ class TrainedHeads:
             InputError: if the features have another dimension, or the head's probabilities are not finite.
         """
         started = time.perf_counter()
-        n_clusters = self.n_clusters if head is None else self.recipe.n_clusters
+        n_clusters, confidence = self.n_clusters, self.confidence_temperature
+        if head is not None:
+            n_clusters, confidence = self.recipe.n_clusters, 1.0
         top = min(TOP, n_clusters)
         ids_NT = np.empty((len(features), top), np.int32)
         probs_NT = np.empty((len(features), top), np.float32)
         for start, logits_BC in self._logits_by_block(features, head):
-            if head is None:
-                probs_BT, ids_BT = most_probable(self._scores_of(logits_BC), self.confidence_temperature, top)
-            else:
-                probs_BT, ids_BT = most_probable(logits_BC, self.recipe.temperature, top)
+            scores = logits_BC.float() / self.recipe.temperature if head is not None else self._scores_of(logits_BC)
+            probs_BT, ids_BT = most_probable(scores, confidence, top)
             ids_NT[start : start + len(logits_BC)] = ids_BT.cpu().numpy()
             probs_NT[start : start + len(logits_BC)] = probs_BT.cpu().numpy()
         head = self.best_head if head is None else head
@@ -138,7 +138,12 @@ class TrainedHeads:
             n_clusters=n_clusters,
             top_ids=ids_NT,
             top_probs=probs_NT,
-            settings={**self.recipe.as_dict(), "best_head": head, "head_losses": self.losses_H.tolist()},
+            settings={
+                **self.recipe.as_dict(),
+                "best_head": head,
+                "head_losses": self.losses_H.tolist(),
+                "confidence_temperature": confidence,
+            },
             seconds=time.perf_counter() - started,
         )
 

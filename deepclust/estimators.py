@@ -195,7 +195,7 @@ class HeadsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             raise InputError(f"n_clusters={self.n_clusters} makes no tree: fit with n_clusters='auto' or bounds")
         groups_C = self.exploration_.tree.groups(n_clusters)
         other = copy.copy(self)
-        trained = TrainedHeads.from_state(self.trained_.state())
+        trained = copy.copy(self.trained_)
         trained.groups_C = groups_C
         other._adopt(trained, cut_labels(self._leaves, groups_C))
         return other

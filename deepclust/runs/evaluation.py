@@ -151,6 +151,7 @@ def evaluate_run(
         trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
         if trained.recipe.loss.name != method or (identity is not None and trained.identity != identity.digest(method)):
             raise InputError(f"{run.checkpoint(method)} is of another run: put this run's own file back, or remove it")
+        check_cut(run, trained, method)
         if recut is not None:
             notes.extend(recut.apply(trained, method))
             recut.keep(trained, method)
@@ -177,6 +178,16 @@ def evaluate_run(
             rows.append(scored(clustering, features, split, None, notes, silhouette=silhouette))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
+
+
+def check_cut(run: RunFolder, trained: TrainedHeads, method: str) -> None:
+    """Raises InputError if the heads have another number of clusters than the clustering that they left."""
+    left = run.clustering(method)
+    if left.is_file() and Clustering.load(left).n_clusters not in (None, trained.n_clusters):
+        raise InputError(
+            f"{left} has other clusters than {run.checkpoint(method)}: put back {method}.json, which holds the cut, "
+            "beside the checkpoint"
+        )
 
 
 def add_calibration(evaluation: Evaluation) -> dict[str, Calibration]:

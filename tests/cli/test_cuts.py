@@ -62,6 +62,11 @@ def test_a_run_finds_its_number_and_is_cut_elsewhere_without_training(command, d
     assert next(cut for cut in chosen["cuts"] if cut["n_clusters"] == 5)["pair_f1"] > 0.95
     assert Path("run/checkpoints/temi.ckpt").read_bytes() == before
 
+    note = Path("run/checkpoints/temi.json")
+    note.rename("away.json")
+    uncut = command("evaluate", "run=run")
+    assert (uncut.code, "put back temi.json" in uncut.error_line) == (2, True)
+    Path("away.json").rename(note)
     too_many = command("evaluate", "run=run", "n_clusters=13")
     assert (too_many.code, "trained with 12 clusters" in too_many.error_line) == (2, True)
     again = command("train", *DATA, *SHORT, "n_clusters=[3,11]", "resume=run")

@@ -20,10 +20,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from deepclust.clusterers.dendrogram import build_dendrogram
-from deepclust.cuts.exploration import explore_heads
+from deepclust.cuts.exploration import bounds_of, explore_heads
 from deepclust.cuts.settling import set_confidence
 from deepclust.features.feature_set import FeatureSet
-from deepclust.features.unit_rows import UnitRows
 from deepclust.metrics import ami
 from deepclust.metrics.calibration import calibration
 from deepclust.neighbors import Neighbors, cached_neighbors
@@ -72,9 +71,10 @@ def cuts(features: FeatureSet, options: argparse.Namespace) -> dict:
     """The number that is found, and the AMI of cuts beside ward's tree and heads that were trained at that number."""
     trained, neighbors = heads(features, MOST, options, options.name)
     started = time.perf_counter()
-    found = explore_heads(trained, features, neighbors, (2, MOST))
+    found = explore_heads(trained, features, neighbors, bounds_of("auto", len(features)))
     seconds = time.perf_counter() - started
-    ward = build_dendrogram(np.asarray(UnitRows(features.features)[:]))
+    rows_ND = np.asarray(features.features)
+    ward = build_dendrogram(rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True))
     told = [*options.counts] if options.trained is None else options.trained
     print(f"{options.name}: {found.note} ({seconds:.1f} s for tree and scores)")
     print("| C | cut | ward's tree | trained at C |\n|---|---|---|---|")

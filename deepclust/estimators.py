@@ -285,7 +285,7 @@ def explore(X: Any, n_clusters: Any = "auto", **settings: Any) -> TEMI:
 
     Args:
         X: (N, D) features as an array or a FeatureSet.
-        n_clusters: `auto`, 2 to 50, or bounds such as (5, 200).
+        n_clusters: `auto`, 3 to 50, or bounds such as (5, 200).
         settings: further ones of `TEMI`, such as `constraints=` or `random_state=`.
 
     Returns:

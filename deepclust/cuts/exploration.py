@@ -28,7 +28,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.training.trained import TrainedHeads, cut_scores
 
 WANTED = "a whole number of 2 or more, auto, or bounds such as [5,50]"
-AUTO_MOST = 50
+AUTO_LEAST, AUTO_MOST = 3, 50
 # Members that a leaf has on average, at least, where the bounds are left open.
 MEMBERS = 20
 PAIR_NEIGHBORS = 20
@@ -67,9 +67,9 @@ class Cut:
 
     @property
     def stability(self) -> float:
-        """The geometric mean of both agreements, 0 where one is negative."""
-        heads = self.halves if self.heads is None else self.heads
-        return float(np.sqrt(max(0.0, heads) * max(0.0, self.halves)))
+        """The lower of both agreements: halves agree near the leaves, where few merges are left to differ in, and
+        heads near the root."""
+        return self.halves if self.heads is None else min(self.heads, self.halves)
 
     @property
     def score(self) -> float:
@@ -146,8 +146,8 @@ def bounds_of(n_clusters: Any, n_samples: int | None) -> tuple[int, int] | None:
 
     Args:
         n_clusters: a number, `auto` or bounds.
-        n_samples: N, or None where it is not known yet. `auto` looks at 2 to 50 clusters, or fewer where they would
-            have less than 20 members.
+        n_samples: N, or None where it is not known yet. `auto` looks at 3 to 50 clusters, or fewer where they would
+            have less than 20 members. The halves of a set are often its most stable cut, and rarely what is wanted.
 
     Raises:
         InputError: if it is none of them, or the bounds exceed the samples.
@@ -156,7 +156,8 @@ def bounds_of(n_clusters: Any, n_samples: int | None) -> tuple[int, int] | None:
     if wanted is not None:
         raise InputError(f"n_clusters is {n_clusters!r}: it must be {wanted}")
     if n_clusters == "auto":
-        return 2, AUTO_MOST if n_samples is None else max(2, min(AUTO_MOST, n_samples // MEMBERS))
+        most = AUTO_MOST if n_samples is None else max(2, min(AUTO_MOST, n_samples // MEMBERS))
+        return min(AUTO_LEAST, most), most
     if not isinstance(n_clusters, (list, tuple)):
         return None
     low, high = map(int, n_clusters)

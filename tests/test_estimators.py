@@ -92,7 +92,8 @@ def test_labels_predictions_probabilities_and_logits_agree(kind, planted):
     assert (probabilities >= 0).all()
     np.testing.assert_array_equal(fitted.predict(rows), fitted.labels_)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), fitted.labels_)
-    scaled = np.exp(logits.astype(np.float64) / fitted.temperature)
+    temperature = fitted.temperature * fitted.trained_.confidence_temperature
+    scaled = np.exp(logits.astype(np.float64) / temperature)
     np.testing.assert_allclose(probabilities, scaled / scaled.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_array_equal(fitted.predict(rows[40:50]), fitted.labels_[40:50])
     np.testing.assert_array_equal(small(kind).fit_predict(rows), fitted.labels_)

@@ -102,8 +102,8 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     from deepclust.cli.configure import composed
     from deepclust.features.texts import read_texts
     from deepclust.runs.config import read_experiment
+    from deepclust.runs.cutting import read_exploration
     from deepclust.runs.folder import RunFolder
-    from deepclust.runs.number_of_clusters import likely_number
     from deepclust.runs.reporting import FinishedRun, write_report
     from deepclust.runs.source import DataSource
     from deepclust.training.termination import ended_by_sigterm
@@ -117,8 +117,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
     if config["n_clusters"] is None:
-        config["n_clusters"] = likely_number(features)
-        print(f"{config['n_clusters']} clusters, by the silhouette of k-means; -k sets another number", flush=True)
+        config["n_clusters"] = "auto"
     if len(features) > SMALL:
         config["loss"] = composed("train", ["loss=temi", "data=features"])["loss"]
     experiment = read_experiment(config)
@@ -128,6 +127,10 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
             experiment.run(folder, progress=True)
     finally:
         leave_processes()
+    found = read_exploration(folder, experiment.recipes[0].loss.name)
+    if found is not None:
+        again = f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N"
+        print(f"{found.note} {again}", flush=True)
     print(write_report(FinishedRun.read(str(folder.path)), texts=texts))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepclust.clusterers import CLUSTERERS, clusterer_class
+from deepclust.cuts.exploration import what_n_clusters_is
 from deepclust.extraction.backbones import POOLINGS
 from deepclust.extraction.encoder_catalog import INTERPOLATIONS, LIBRARIES
 from deepclust.extraction.encoders import PRECISIONS as ENCODING_PRECISIONS
@@ -77,6 +78,7 @@ def _columns(value: Any) -> str | None:
 
 SPACES = setting(None, "where features lie, or a list of places: several spaces of the same samples", such=_places)
 NAMES = setting(about="names", each=True, text=True)
+N_CLUSTERS = setting(None, "C, or where it is to be found", such=what_n_clusters_is)
 
 # Those of data=.
 DATA: dict[str, Member] = {
@@ -168,8 +170,10 @@ PROBE: dict[str, Member] = {
     "at_once": setting(None, "points of the grid trained at once", at_least=1, whole=True),
 }
 EVALUATE: dict[str, Member] = {
-    **dict.fromkeys(("run", "run_dir", "features_dir", "cache_dir", "label_sets"), PLACE),
+    **dict.fromkeys(("run", "run_dir", "features_dir", "cache_dir", "label_sets", "constraints"), PLACE),
+    "n_clusters": N_CLUSTERS,
     **dict.fromkeys(("metrics", "figures"), setting(about="what is measured or drawn", such=_names)),
+    "confidence": setting("agreement", "of trained heads", choices=("agreement", "raw")),
     "counts": setting(None, "numbers of clusters", each=True, at_least=2, whole=True),
     "n_draws": setting(50, "of one label per sample", at_least=1, whole=True),
     **CLASSES,
@@ -240,7 +244,8 @@ def _train(config: Settings) -> Group:
     members: dict[str, Member] = {
         **dict.fromkeys(("run_dir", "resume", "features_dir"), PLACE),
         **settings_of(Experiment, "seed", "silhouette"),
-        "n_clusters": setting(None, "C", at_least=2, whole=True),
+        "n_clusters": N_CLUSTERS,
+        "constraints": PLACE,
         **left_open(Recipe, SHARED),
         "loss": Group("loss", {name: _loss(name) for name in LOSSES}),
         "baselines": Group("baselines", {name: _baseline(name) for name in CLUSTERERS}),

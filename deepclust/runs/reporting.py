@@ -1,6 +1,6 @@
 """From a finished run to its page: which clusterings it shows, by what names, and what is to be said of them.
 
-Shape suffixes: N samples, H heads.
+Shape suffixes: N samples.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.clustering import NOISE, Clustering, display_name, method_order
+from deepclust.clustering import Clustering, display_name, method_order
+from deepclust.cuts.confidence import disagreement
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics.agreement import hungarian_map
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.report.cluster_names import names_of
 from deepclust.report.health import duplicate_groups, findings, outlier_scores
@@ -207,7 +207,7 @@ def shown_clustering(
     whole, features = run.clusterings[name], run.dataset.train
     agreement_N, n_heads = None, 0
     if name in run.folder.trained_methods():
-        agreement_N, n_heads = head_agreement(TrainedHeads.load(run.folder.checkpoint(name)), run.reduced.train, whole)
+        agreement_N, n_heads = head_agreement(run, name)
     told = findings(whole, row, agreement_N=agreement_N, n_heads=n_heads, n_duplicates=n_duplicates)
     clustering = whole if rows is None else rows_of_clustering(whole, rows)
     if rows is not None and agreement_N is not None:
@@ -230,21 +230,16 @@ def rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:
     return Clustering(clustering.labels[rows], clustering.method, clustering.n_clusters, top_probs=probs)
 
 
-def head_agreement(trained: TrainedHeads, features: FeatureSet, shown: Clustering) -> tuple[np.ndarray, int]:
-    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count.
-
-    The clusters of each head are matched one to one with those of the clustering first.
-    """
-    finite_H = np.isfinite(trained.losses_H)
-    finite_H[trained.best_head] = False
-    same_N = np.zeros(len(shown))
-    labels_HN = trained.to(fastest_device()).labels_of_heads(features)[finite_H]
-    for labels_N in labels_HN:  # one matching each: nothing that an array could do at once
-        as_shown_C = np.full(trained.recipe.n_clusters, NOISE)
-        matched = hungarian_map(shown.labels, labels_N)
-        as_shown_C[list(matched)] = list(matched.values())
-        same_N += as_shown_C[labels_N] == shown.labels
-    return same_N / max(1, len(labels_HN)), len(labels_HN) + 1
+def head_agreement(run: FinishedRun, method: str) -> tuple[np.ndarray, int]:
+    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count."""
+    clustering = run.clusterings[method]
+    disagreement_N = clustering.disagreement
+    if disagreement_N is None:  # of a single head, or of an earlier version
+        trained = TrainedHeads.load(run.folder.checkpoint(method)).to(fastest_device())
+        disagreement_N = disagreement(trained, run.reduced.train, clustering.labels)
+    if disagreement_N is None:
+        return np.zeros(len(clustering)), 1
+    return 1 - disagreement_N, int(np.isfinite(clustering.settings["head_losses"]).sum())
 
 
 def neighbors_of(features: FeatureSet, config: dict[str, Any]) -> Neighbors | None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
+from deepclust.cuts.confidence import disagreement
+from deepclust.cuts.settling import settle
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, score
@@ -25,6 +27,7 @@ from deepclust.report.sample_tables import write_clusters, write_samples
 from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
 from deepclust.runs.choosing import Selection, selected_of
+from deepclust.runs.cutting import answers_about, keep_exploration
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
@@ -132,11 +135,12 @@ class Steps:
         self.neighbors = result.neighbors
         with self.stage(f"{recipe.loss.title}: assigning samples"), self.ranks.all_or_none():
             if self.ranks.rank == 0:
-                self.save_assignments(result.trained, result.seconds)
+                self.save_assignments(result.trained, result.seconds, result.neighbors)
                 keep_heads(self.folder.checkpoint(recipe.loss.name))
 
-    def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
-        """Assign every split, and save the clusterings with what is to be said of them.
+    def save_assignments(self, trained: TrainedHeads, seconds: float, neighbors: Neighbors) -> None:
+        """Settle the number of clusters and the confidence, assign every split, and save the clusterings with what is
+        to be said of them.
 
         Raises:
             InputError: if options of Lightning's ended training before its first epoch did: no head is the best then.
@@ -147,10 +151,22 @@ class Steps:
         if trained.recipe.pca_dim is not None:
             kept = 100 * float(trained.transform.explained_variance)
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
-        method = trained.recipe.loss.name
+        method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
+        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train))
+        if exploration is not None:
+            keep_exploration(self.folder, method, exploration)
+            notes.append(f"{display_name(method)}: {exploration.note}")
+        trained.save_settled(self.folder.checkpoint(method), self.digest(method))
         for split, features in reversed(self.data.splits().items()):
-            clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
-            clustering.save(self.folder.clustering(method, split))
+            found = trained.assign(features)
+            uncertain_N = disagreement(trained, features, found.labels)
+            more: dict[str, Any] = {
+                "seconds": seconds,
+                "notes": notes,
+                "identity": self.digest(method),
+                "disagreement": uncertain_N,
+            }
+            replace(found, **more).save(self.folder.clustering(method, split))
 
     def stage(self, description: str, total: int | None = None, unit: str = "") -> Stage:
         """What is told of a step while it lasts, by the first rank."""
@@ -163,13 +179,24 @@ class Steps:
         run, train = self.experiment, self.data.train
         # Directions of features that were reduced have no meaning.
         normalize = {} if train.reduction is None else {"normalize": "none"}
-        settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
+        settings = {"n_clusters": self.found_number(), "seed": run.seed, **normalize, **options}
         clusterer = make_clusterer(name, run.linkages, **settings)
         with self.stage(f"{display_name(name)} of {len(train):,} samples"):
             fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
             with self.ranks.all_or_none():
                 if self.ranks.rank == 0:
                     self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+
+    def found_number(self) -> int | None:
+        """C of the baselines: that of the run, or what its first loss was cut into."""
+        run = self.experiment
+        if run.bounds is None:
+            return run.n_clusters
+        with self.ranks.all_or_none():
+            found = None
+            if self.ranks.rank == 0:
+                found = Clustering.load(self.folder.clustering(run.recipes[0].loss.name)).n_clusters
+        return self.ranks.gather_objects(found)[0]
 
     def save_clusterings(self, clusterer: Clusterer, fitted: Clustering) -> None:
         """Assign the other splits, and save all, the training split last."""
@@ -209,31 +236,10 @@ class Steps:
         selected = selected_of(self.folder) if run.choosing is not None else None
         if selected is not None and selected.parent.name == "selection":
             found["train"] = {selected.stem: Clustering.load(selected), **found["train"]}
-        self.write_tables(found)
+        write_tables(self.folder, splits, found, self.nearest())
         show_images(self.folder, self.data.train, found["train"])
         log_final(rows, self.logger, len(run.recipes) > 1)
         return Results(rows, notes, candidates)
-
-    def write_tables(self, found: Mapping[str, Mapping[str, Clustering]]) -> None:
-        """Every sample and every cluster of every method as Parquet and CSV.
-
-        Args:
-            found: clusterings by split and method.
-        """
-        train = self.data.train
-        # Clusters are named by what is in them of the training split, in every split alike.
-        names = {
-            method: names_of(train.labels, train.class_names, train.texts, clustering.labels)
-            for method, clustering in found["train"].items()
-        }
-        for split, clusterings in found.items():
-            if not clusterings:
-                continue
-            stem = self.folder.path / ("samples" if split == "train" else f"samples_{split}")
-            neighbors = self.nearest() if split == "train" else None
-            write_samples(stem, self.data.splits()[split], clusterings, names, neighbors)
-        if found["train"]:
-            write_clusters(self.folder.path / "clusters", train, found["train"], names)
 
     def nearest(self) -> Neighbors | None:
         """The nearest neighbors that outliers and near duplicates are told by; None where finding them takes long."""
@@ -306,6 +312,35 @@ def validation(features: FeatureSet, *, silhouette: bool = True) -> Callable[[Tr
         return {key: float(row[key]) for key in VALIDATED if row[key] is not None}
 
     return validate
+
+
+def write_tables(
+    folder: RunFolder,
+    splits: Mapping[str, FeatureSet],
+    found: Mapping[str, Mapping[str, Clustering]],
+    neighbors: Neighbors | None,
+) -> None:
+    """Every sample and every cluster of every method as Parquet and CSV.
+
+    Args:
+        folder: where they are written.
+        splits: the features by split.
+        found: clusterings by split and method.
+        neighbors: of the training split, by which outliers and near duplicates are told; None tells none.
+    """
+    train = splits["train"]
+    # Clusters are named by what is in them of the training split, in every split alike.
+    names = {
+        method: names_of(train.labels, train.class_names, train.texts, clustering.labels)
+        for method, clustering in found["train"].items()
+    }
+    for split, clusterings in found.items():
+        if not clusterings:
+            continue
+        stem = folder.path / ("samples" if split == "train" else f"samples_{split}")
+        write_samples(stem, splits[split], clusterings, names, neighbors if split == "train" else None)
+    if found["train"]:
+        write_clusters(folder.path / "clusters", train, found["train"], names)
 
 
 def show_images(folder: RunFolder, features: FeatureSet, clusterings: Mapping[str, Clustering]) -> None:

@@ -217,7 +217,9 @@ def default_settings(loss: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars as Python numbers, in dicts too."""
+    """NumPy scalars as Python numbers, in dicts, lists and tuples too."""
     if isinstance(value, dict):
         return {name: plain(member) for name, member in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
     return value.item() if isinstance(value, np.generic) else value

@@ -1,7 +1,7 @@
 """What somebody knows of a few samples, and which cut it speaks for: by the F1 of pairs.
 
 A file has one answer a line: `first,second,same` or `first,second,different`; or labels, `sample,label`. Samples are
-row numbers from 0, or paths as clusters.csv has them. A first line that names the columns is passed over.
+row numbers from 0, or paths as samples.csv has them. A first line that names the columns is passed over.
 
 Shape suffixes: N samples, P pairs, L labeled samples.
 """

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import sweep_figure

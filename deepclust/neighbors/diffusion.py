@@ -14,25 +14,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy import sparse
 
-from deepclust.neighbors.neighbors import Neighbors
 from deepclust.neighbors.spectral import normalized_adjacency
 from deepclust.runtime.errors import InputError
 
+# From so many clusters on, signals take the place of eigenvectors: so many of these take minutes to compute, and tell
+# fewer clusters apart (docs/initialization.md).
+DIFFUSED_CLUSTERS = 64
 # Twice as many tell hardly more at 100 to 1000 clusters, and cost twice as much (docs/initialization.md).
 N_SIGNALS = 64
 
 
 def diffused_signals(
-    neighbors: Neighbors, steps: Sequence[int], *, k: int | None = None, n_signals: int = N_SIGNALS, seed: int = 0
+    affinity: sparse.csr_matrix, steps: Sequence[int], *, n_signals: int = N_SIGNALS, seed: int = 0
 ) -> Iterator[np.ndarray]:
     """Yield (N, M) float32 signals after each number of steps; what all samples share is taken out.
 
     Args:
-        neighbors: mined neighbors.
+        affinity: of `neighbor_graph`, or any symmetric matrix with weights of 0 or more.
         steps: how often the signals are averaged over neighbors, ascending: few steps keep small clusters apart, many
             steps bridge gaps within a cluster.
-        k: neighbors of the graph; None uses all that were mined.
         n_signals: M.
         seed: of the signals.
 
@@ -41,16 +43,17 @@ def diffused_signals(
 
     Example:
         >>> from deepclust.neighbors import mine_neighbors
-        >>> neighbors = mine_neighbors(np.random.default_rng(0).standard_normal((200, 8)), 10)
-        >>> [signals_NM.shape for signals_NM in diffused_signals(neighbors, (4, 8), n_signals=16)]
+        >>> from deepclust.neighbors.neighbor_graph import neighbor_graph
+        >>> graph = neighbor_graph(mine_neighbors(np.random.default_rng(0).standard_normal((200, 8)), 10))
+        >>> [signals_NM.shape for signals_NM in diffused_signals(graph, (4, 8), n_signals=16)]
         [(200, 16), (200, 16)]
     """
     if n_signals < 1:
         raise InputError(f"n_signals is {n_signals}: at least 1 is needed")
     if any(later <= earlier for earlier, later in zip((0, *steps), steps)):
         raise InputError(f"steps are {tuple(steps)}: give numbers above 0, ascending")
-    adjacency, first_N = normalized_adjacency(neighbors, k)
-    signals_NM = np.random.default_rng(seed).standard_normal((len(neighbors), n_signals), dtype=np.float32)
+    adjacency, first_N = normalized_adjacency(affinity)
+    signals_NM = np.random.default_rng(seed).standard_normal((affinity.shape[0], n_signals), dtype=np.float32)
     done = 0
     for wanted in steps:
         for _ in range(wanted - done):

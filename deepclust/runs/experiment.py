@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.clusterers import Linkages, make_clusterer
+from deepclust.cuts.exploration import check_can_choose
 from deepclust.features.dataset import Dataset
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.choosing import Choosing
+from deepclust.runs.cutting import answers_about
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
@@ -39,6 +41,9 @@ class Experiment:
         baselines: options by name of clusterer.
         notes: sentences for the table that are known before the run.
         n_clusters: C of the baselines; None where nobody knows it.
+        bounds: where the number is to be found, by merging clusters of the heads; None where it is known. Baselines
+            take the number of the first loss.
+        constraints: a file of answers about samples, which choose among the bounds.
         seed: of the baselines, and in the rows of results.
         reduction: what the features are reduced by before anything is clustered.
         choosing: what else to try and to choose from without labels; None chooses nothing.
@@ -57,6 +62,8 @@ class Experiment:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     n_clusters: int | None = None
+    bounds: tuple[int, int] | None = None
+    constraints: str | None = None
     seed: int = seed_setting(0, "of the baselines, and in the rows of results")
     reduction: Reduction = field(default_factory=lambda: Reduction("none"))
     choosing: Choosing | None = None
@@ -107,9 +114,13 @@ class Experiment:
             raise InputError(
                 f"n_clusters={self.n_clusters}, but there are {len(train)} samples: choose between 2 and their number"
             )
+        fewest = min((recipe.n_heads for recipe in self.recipes), default=0)
+        check_can_choose(self.bounds, self.constraints is not None, fewest)
+        answers_about(self.constraints, train)
         self.reduction.check(len(train), train.dim)
+        most = self.n_clusters if self.bounds is None else self.bounds[1]
         for name, options in self.baselines.items():
-            make_clusterer(name, **{"n_clusters": self.n_clusters, "seed": self.seed, **options}).check(len(train))
+            make_clusterer(name, **{"n_clusters": most, "seed": self.seed, **options}).check(len(train))
         if self.choosing is not None:
             self.choosing.check(len(train))
         launch = Launch.from_environment()

@@ -22,14 +22,16 @@ from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
-from deepclust.neighbors.diffusion import diffused_signals
+from deepclust.neighbors.consensus import consensus_partitions
+from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import tracked
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
-from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
+from deepclust.training.recipe import GRAPH_INITIALIZATIONS, SPECTRAL_NEIGHBORS, Recipe
 from deepclust.training.trained import TrainedHeads
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighboring recipe seeds do not coincide.
@@ -38,16 +40,10 @@ SEED_STRIDE = 1009
 # them suits a data set differs; the pairs' mutual information tells without labels (docs/initialization.md).
 GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
 COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
-# From so many clusters on the candidates are clusters of diffused signals instead: so many eigenvectors take minutes to
-# compute and tell fewer clusters apart (docs/initialization.md).
-DIFFUSED_CLUSTERS = 64
 # Graphs of so many neighbors and steps of diffusion, the best choices of trials first, one graph's together.
 DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (2, 4)), (30, (2, 4)))
 # So many samples times clusters are compared for all candidates together, but one candidate is made in any case.
 DIFFUSED_PAIRS = 2_500_000_000
-# k-means on signals looks at so many rows, or at so many per cluster.
-DIFFUSED_ROWS = 1 << 16
-DIFFUSED_ROWS_PER_CLUSTER = 32
 # Pairs per sample over which the mutual information is measured.
 PAIR_NEIGHBORS = 20
 # From so many clusters on, seeding k-means center by center and running it to its end over all samples costs more than
@@ -76,13 +72,14 @@ class HeadStart:
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
+    `consensus` does the same with what twelve partitions agree on (`neighbors/consensus.py`).
 
     A loss that goes on with trained heads starts from these, whatever `init` says.
 
     Args:
         recipe: its `init`, seed and what `init` needs.
         neighbors: mined neighbors.
-        partitions: as in `spectral_partitions`.
+        partitions: where the losses of a run share what they start from; None shares nothing.
         progress: show how far it is.
     """
 
@@ -111,10 +108,10 @@ class HeadStart:
             centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])
             heads.set_prototypes(torch.from_numpy(centroids_HCP).to(bank.device))
             return
-        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.spectral_labels(heads)
+        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.graph_labels(heads)
         labels = torch.from_numpy(labels_HN).long().to(bank.device)
         heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
-        if recipe.init == "spectral":
+        if recipe.init in GRAPH_INITIALIZATIONS:
             warm_start(heads, bank, labels, recipe, progress=self.progress)
 
     def kmeans_runs(self, heads: Heads, bank: FeatureBank) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -135,16 +132,16 @@ class HeadStart:
             ]
         )
 
-    def spectral_labels(self, heads: Heads) -> np.ndarray:
+    def graph_labels(self, heads: Heads) -> np.ndarray:
         """(H, N) each head's clusters of the neighbor graph."""
-        return spectral_partitions(
-            self.neighbors,
-            self.recipe.n_clusters,
-            heads.n_heads,
-            seed=self.recipe.seed,
-            partitions=self.partitions,
-            progress=self.progress,
-        )
+        recipe, n_heads = self.recipe, heads.n_heads
+        shared = Partitions() if self.partitions is None else self.partitions
+
+        def make() -> np.ndarray:
+            make_partitions = consensus_partitions if recipe.init == "consensus" else spectral_partitions
+            return make_partitions(self.neighbors, recipe.n_clusters, n_heads, seed=recipe.seed, progress=self.progress)
+
+        return shared.get((recipe.init, recipe.n_clusters, recipe.seed), n_heads, make)
 
 
 def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:
@@ -222,13 +219,7 @@ KMEANS: Mapping[str, tuple[Callable[[Rows, int, int], Start], Callable[[Rows, np
 
 
 def spectral_partitions(
-    neighbors: Neighbors,
-    n_clusters: int,
-    n_partitions: int,
-    *,
-    seed: int = 0,
-    partitions: Partitions | None = None,
-    progress: bool = False,
+    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
@@ -237,16 +228,8 @@ def spectral_partitions(
         n_clusters: C.
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
-        partitions: where calls for the same neighbors share what they have made; None shares nothing.
         progress: show how far it is.
     """
-    shared = Partitions() if partitions is None else partitions
-    return shared.get(
-        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed, progress)
-    )
-
-
-def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
     if n_clusters >= DIFFUSED_CLUSTERS:
         return _best_diffusions(neighbors, n_clusters, n_partitions, seed, progress)
     n_samples = len(neighbors)
@@ -269,14 +252,14 @@ def _best_diffusions(neighbors: Neighbors, n_clusters: int, n_partitions: int, s
     """As `_best_partitions`, of diffused signals; where few candidates can be afforded several heads share one."""
     most = max(n_partitions, sum(len(steps) for _, steps in DIFFUSIONS))
     wanted = max(1, min(most, DIFFUSED_PAIRS // (len(neighbors) * n_clusters)))
-    fitted_rows = max(DIFFUSED_ROWS, DIFFUSED_ROWS_PER_CLUSTER * n_clusters)
     kept: list[tuple[float, np.ndarray]] = []
 
     def candidates() -> Iterator[np.ndarray]:
         for draw, (k, steps) in enumerate(itertools.cycle(DIFFUSIONS)):
             run_seed = seed * SEED_STRIDE + draw
-            for signals_NM in diffused_signals(neighbors, steps, k=min(k, neighbors.k), seed=run_seed):
-                yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, fitted_rows=fitted_rows)
+            graph = neighbor_graph(neighbors, k=k)
+            for signals_NM in diffused_signals(graph, steps, seed=run_seed):
+                yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, sampled=True)
 
     taken = itertools.islice(candidates(), wanted)
     for labels_N in tracked(taken, "partitions of the graph", wanted, enabled=progress):

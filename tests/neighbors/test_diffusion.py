@@ -37,7 +37,8 @@ def test_signals_are_powers_of_the_normalized_adjacency_without_what_all_share(l
     normalized = affinity / np.sqrt(np.outer(degree, degree))
     shared_N = np.sqrt(degree / degree.sum())
     start_NM = np.random.default_rng(4).standard_normal((200, 5), dtype=np.float32)
-    for steps, found_NM in zip((1, 3), diffused_signals(neighbors, (1, 3), k=6, n_signals=5, seed=4)):
+    graph = neighbor_graph(neighbors, k=6)
+    for steps, found_NM in zip((1, 3), diffused_signals(graph, (1, 3), n_signals=5, seed=4)):
         expected_NM = np.linalg.matrix_power(normalized, steps) @ start_NM
         np.testing.assert_allclose(found_NM, expected_NM - np.outer(shared_N, shared_N @ expected_NM), atol=1e-5)
 
@@ -59,15 +60,17 @@ def test_heads_share_partitions_where_few_can_be_afforded(affordable, distinct, 
     np.testing.assert_array_equal(found_HN[distinct:], found_HN[np.arange(distinct, 10) % distinct])
 
 
-def test_clusters_of_a_sample_take_in_the_others_by_the_nearest_center(long_tail):
+def test_clusters_of_a_sample_take_in_the_others_by_the_nearest_center(long_tail, monkeypatch):
+    monkeypatch.setattr("deepclust.neighbors.spectral.FITTED_ROWS", 500)
+    monkeypatch.setattr("deepclust.neighbors.spectral.FITTED_ROWS_PER_CLUSTER", 1)
     rows = long_tail[0]
     drawn = np.sort(np.random.default_rng(1).choice(len(rows), 500, replace=False))
     centers = spherical_kmeans(rows[drawn], 20, n_init=1, seed=1).centroids_CD
-    found_N = spectral_labels(rows, 20, n_init=1, seed=1, fitted_rows=500)
+    found_N = spectral_labels(rows, 20, n_init=1, seed=1, sampled=True)
     np.testing.assert_array_equal(found_N, kmeans_predict(rows, centers, top=1)[0])
 
 
 @pytest.mark.parametrize("wrong", [{"steps": (4, 4)}, {"steps": (0, 2)}, {"steps": (2,), "n_signals": 0}])
 def test_steps_that_do_not_ascend_and_no_signals_are_refused(wrong, long_tail):
     with pytest.raises(InputError, match=r"steps are|n_signals is 0"):
-        next(diffused_signals(mine_neighbors(long_tail[0][:50], 5), **wrong))
+        next(diffused_signals(neighbor_graph(mine_neighbors(long_tail[0][:50], 5)), **wrong))

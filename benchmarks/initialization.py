@@ -22,6 +22,7 @@ from deepclust.features.feature_files import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
 from deepclust.neighbors.diffusion import diffused_signals
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
 from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training.initialization import (
@@ -71,7 +72,7 @@ def many(n_clusters: int, n_rows: int) -> list[dict[str, object]]:
         return spectral_labels(embedding, n_clusters, n_init=1)
 
     def by_diffusion() -> np.ndarray:
-        return spectral_labels(next(diffused_signals(neighbors, (4,), k=k)), n_clusters, n_init=1)
+        return spectral_labels(next(diffused_signals(neighbor_graph(neighbors, k=k), (4,))), n_clusters, n_init=1)
 
     starts: dict[str, Callable[[], np.ndarray]] = {
         "k-means, one run": lambda: spherical_kmeans(features, n_clusters, n_init=1).labels_N,

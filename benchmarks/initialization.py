@@ -1,24 +1,36 @@
-"""Does pair information tell good partitions from bad ones? Correlation with accuracy over spectral candidates.
+"""Does pair information tell good partitions from bad ones? And which start suits many clusters?
 
     python benchmarks/initialization.py [--quick] [--record]
 
-Labels are used to judge only.
+The first table has its correlation with accuracy over spectral candidates, the second, of synthetic classes of unequal
+size below parents of their own, k-means beside one candidate of eigenvectors, one of diffused signals, and what
+`init=spectral` chooses for one head. Labels are used to judge only.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 
 import numpy as np
+from large import long_tailed
 from sklearn.datasets import load_digits
 from tables import REAL_FEATURES, arguments, report
 
 from deepclust.features.feature_files import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
+from deepclust.neighbors.diffusion import diffused_signals
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
 from deepclust.spherical_kmeans import spherical_kmeans
-from deepclust.training.initialization import COMPONENTS_PER_CLUSTER, GRAPH_NEIGHBORS, pair_information
+from deepclust.training.initialization import (
+    COMPONENTS_PER_CLUSTER,
+    GRAPH_NEIGHBORS,
+    pair_information,
+    spectral_partitions,
+)
 
 
 def main() -> None:
@@ -40,6 +52,52 @@ def main() -> None:
         ["64 candidates each: 4 graphs × 8 numbers of eigenvectors × 2 seeds"],
         record=options.record,
     )
+    sizes = ((100, 10_000),) if options.quick else ((100, 10_000), (500, 20_000), (1000, 40_000))
+    report(
+        "initialization_many",
+        [row for n_clusters, n_rows in sizes for row in many(n_clusters, n_rows)],
+        ["seconds of the processor, all threads together, without mining"],
+        record=options.record,
+    )
+
+
+def many(n_clusters: int, n_rows: int) -> list[dict[str, object]]:
+    labels, blocks = long_tailed(n_rows, 64, n_clusters)
+    features = np.concatenate([block for _, block in blocks])
+    neighbors = mine_neighbors(features, max(GRAPH_NEIGHBORS))
+    k = 15
+
+    def by_eigenvectors() -> np.ndarray:
+        embedding = spectral_embedding(neighbors, min(192, round(1.5 * n_clusters)), k=k)
+        return spectral_labels(embedding, n_clusters, n_init=1)
+
+    def by_diffusion() -> np.ndarray:
+        return spectral_labels(next(diffused_signals(neighbor_graph(neighbors, k=k), (4,))), n_clusters, n_init=1)
+
+    starts: dict[str, Callable[[], np.ndarray]] = {
+        "k-means, one run": lambda: spherical_kmeans(features, n_clusters, n_init=1).labels_N,
+        "eigenvectors, one candidate": by_eigenvectors,
+        "diffused signals, one candidate": by_diffusion,
+        "init=spectral, the chosen": lambda: spectral_partitions(neighbors, n_clusters, 1)[0],
+    }
+    rows: list[dict[str, object]] = []
+    for name, start in starts.items():
+        began = time.process_time()
+        found = start()
+        seconds = time.process_time() - began
+        rows.append(
+            {
+                "C": n_clusters,
+                "N": n_rows,
+                "start": name,
+                "CPU seconds": seconds,
+                "pair information": pair_information(found, neighbors, n_clusters),
+                "ACC": cluster_accuracy(labels, found),
+                "AMI": ami(labels, found),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
 
 
 def load_pixels() -> tuple[np.ndarray, np.ndarray]:

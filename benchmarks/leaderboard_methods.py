@@ -96,13 +96,14 @@ class Method:
         return None
 
 
-def _estimator(name: str) -> Callable[[Task], np.ndarray]:
-    """An estimator of deepclust with its defaults."""
+def _estimator(name: str, **settings: Any) -> Callable[[Task], np.ndarray]:
+    """An estimator of deepclust with its defaults, and what is given."""
 
     def fit(task: Task) -> np.ndarray:
         import deepclust
 
-        return getattr(deepclust, name)(task.n_clusters, random_state=task.seed).fit(task.rows_ND).labels_
+        estimator = getattr(deepclust, name)(task.n_clusters, random_state=task.seed, **settings)
+        return estimator.fit(task.rows_ND).labels_
 
     return fit
 
@@ -110,6 +111,12 @@ def _estimator(name: str) -> Callable[[Task], np.ndarray]:
 def _deepclust(task: Task) -> np.ndarray:
     """What `deepclust PATH -k C` takes."""
     return _estimator("TSP" if len(task.rows_ND) <= SMALL else "TEMI")(task)
+
+
+def _consensus(task: Task) -> np.ndarray:
+    from deepclust.clusterers import make_clusterer
+
+    return make_clusterer("consensus", n_clusters=task.n_clusters, seed=task.seed).fit(task.rows_ND).labels
 
 
 def _kmeans(points_ND: np.ndarray, task: Task) -> np.ndarray:
@@ -215,6 +222,9 @@ METHODS: Mapping[str, Method] = {
     "temi": _of_deepclust("TEMI", "estimator's defaults", _estimator("TEMI")),
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),
     "tsp": _of_deepclust("TSP", "estimator's defaults", _estimator("TSP")),
+    "temi_consensus": _of_deepclust("TEMI, consensus", "init=consensus", _estimator("TEMI", init="consensus")),
+    "tsp_consensus": _of_deepclust("TSP, consensus", "init=consensus", _estimator("TSP", init="consensus")),
+    "consensus": _of_deepclust("consensus", "the start of heads under init=consensus, untrained", _consensus),
     "spherical_kmeans": _of_deepclust("spherical k-means", "deepclust's, best of 5", _estimator("SphericalKMeans")),
     # Other packages, told C.
     "kmeans": Method(

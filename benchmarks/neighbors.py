@@ -1,81 +1,129 @@
-"""Time, recall and memory of the ways to mine neighbors.
+"""Time, recall and memory of the ways to mine neighbors, beside the libraries'.
 
-    python benchmarks/neighbors.py [--quick] [--record]
+    python benchmarks/neighbors.py [--quick] [--record] [--case NAME …] [--libraries NAME …]
 
-Real features (60 000 × 1280, or synthetic of that shape where they are absent) are mined whole by every method. The
-large case is 1 M × 384, synthetic: overlapping clusters of about 1000 rows, as ImageNet's classes; its exact search is
-timed on 4096 queries and scaled to all rows, `ivf` mines all.
+Cases: `real-20k` and `real-60k`, features of Fashion-MNIST's images by EfficientNet-Lite0, × 1280 (clustered ones of
+that shape where they are absent); `clustered-20k`, `clustered-200k` and `clustered-1m`, × 256, synthetic: overlapping
+clusters of about 1000 rows, as ImageNet's classes. `--quick`: the 20k alone.
+
+`auto` mines all rows; so do pynndescent with its defaults and, where it is installed, hnswlib with M = 16,
+ef_construction = 200 and ef = 2 K. All pairs are compared for 2048 queries and scaled to all rows.
+The recall is measured over 512 rows. Seconds are those of the processor, of all threads together, so that other jobs on
+the machine count little; `OMP_NUM_THREADS=1` gives every method one thread.
 """
 
 from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from tables import REAL_FEATURES, arguments, report
 
-from deepclust.neighbors import mine_neighbors, share_of_same
-from deepclust.neighbors.mining import make_search, nearest_others
+from deepclust.neighbors import mine_neighbors
+from deepclust.neighbors.mining import make_search, measured_recall, nearest_others
 
 K = 50
+QUERIES = 2048
+CASES = {
+    "real-20k": 20_000,
+    "clustered-20k": 20_000,
+    "real-60k": 60_000,
+    "clustered-200k": 200_000,
+    "clustered-1m": 10**6,
+}
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
-    path = REAL_FEATURES / "train_features.npy"
-    real = np.load(path) if path.is_file() else clustered(60_000, 1280, 100)
-    if options.quick:
-        real = real[:15_000]
-    rows = small_case(real)
-    large = clustered(200_000, 384, 200) if options.quick else clustered(1_000_000, 384, 1000)
-    rows += large_case(large)
+    parser = arguments(__doc__)
+    parser.add_argument("--case", nargs="*", choices=CASES, help="default: all but the last; of --quick, the first two")
+    parser.add_argument("--libraries", nargs="*", choices=LIBRARIES, default=[*LIBRARIES])
+    options = parser.parse_args()
+    cases = options.case or list(CASES)[: 2 if options.quick else 4]
+    rows: list[dict[str, object]] = []
+    for case in cases:
+        rows += compared(case, features_of(case), options.libraries)
     report("neighbors", rows, [f"K = {K}; peak: of the whole process so far"], record=options.record)
 
 
-def small_case(features: np.ndarray) -> list[dict[str, object]]:
-    found = {}
-    for method in ("exact", "screened", "ivf"):
-        began = time.perf_counter()
-        found[method] = (mine_neighbors(features, K, method=method), time.perf_counter() - began, peak_gb())
-    exact, slow, _ = found["exact"]
-    return [
-        line(features, method, seconds, slow, share_of_same(neighbors.ids, exact.ids), peak)
-        for method, (neighbors, seconds, peak) in found.items()
-    ]
+def features_of(case: str) -> np.ndarray:
+    n_rows, path = CASES[case], REAL_FEATURES / "train_features.npy"
+    if case.startswith("clustered") or not path.is_file():
+        return clustered(n_rows, 256 if case.startswith("clustered") else 1280, max(20, n_rows // 1000))
+    return np.load(path, mmap_mode="r")[:n_rows]
 
 
-def large_case(features: np.ndarray) -> list[dict[str, object]]:
-    queries = np.sort(np.random.default_rng(0).choice(len(features), 4096, replace=False))
-    rows = []
-    slow = 0.0
-    for method in ("exact", "screened"):
-        search = make_search(method, features, K, recall=1.0)
-        began = time.perf_counter()
-        for block in np.split(queries, 4):
-            nearest_others(search, block, K)
-        scaled = (time.perf_counter() - began) * len(features) / len(queries)
-        slow = slow or scaled
-        rows.append(line(features, f"{method} (scaled from 4096)", scaled, slow, None, peak_gb()))
-        del search
-    began = time.perf_counter()
-    neighbors = mine_neighbors(features, K, method="ivf")
-    seconds = time.perf_counter() - began
-    settings = neighbors.settings
-    name = f"ivf ({settings['index']}, {settings['n_probe']} probes)"
-    return [*rows, line(features, name, seconds, slow, settings["recall"], peak_gb())]
+def compared(case: str, features: np.ndarray, libraries: Sequence[str]) -> list[dict[str, object]]:
+    search = make_search("exact", features, K, recall=1.0)
+    queries = np.sort(np.random.default_rng(0).choice(len(features), QUERIES, replace=False))
+    began = time.process_time()
+    for block in np.split(queries, 2):
+        nearest_others(search, block, K)
+    slow = (time.process_time() - began) * len(features) / QUERIES
+    rows = [line(case, features, f"exact (scaled from {QUERIES})", slow, slow, 1.0)]
+    del search
+    began = time.process_time()
+    neighbors = mine_neighbors(features, K)
+    seconds, settings = time.process_time() - began, neighbors.settings
+    name = f"auto: {settings['method']}"
+    if settings["method"] == "ivf":
+        name += (
+            f" ({settings['index']}, {settings['n_probe']} probes, {100 * settings['share_compared']:.1f} % of pairs)"
+        )
+    rows.append(line(case, features, name, seconds, slow, measured_recall(features, neighbors.ids, seed=2)))
+    for name in libraries:
+        try:
+            LIBRARIES[name](features[:2000])  # what compiles itself has done so
+        except ImportError:
+            continue
+        began = time.process_time()
+        found = LIBRARIES[name](features)
+        seconds = time.process_time() - began
+        recall = measured_recall(features, found[:, :K].astype(np.int32), seed=2)
+        rows.append(line(case, features, name, seconds, slow, recall))
+    for row in rows:
+        print(row, flush=True)
+    return rows
 
 
-def line(
-    features: np.ndarray, method: str, seconds: float, slow: float, recall: float | None, peak: float
-) -> dict[str, object]:
+def by_pynndescent(features: np.ndarray) -> np.ndarray:
+    from pynndescent import NNDescent
+
+    rows_ND, threads = np.asarray(features, np.float32), torch.get_num_threads()
+    index = NNDescent(rows_ND, metric="cosine", n_neighbors=K + 1, n_jobs=threads, random_state=0)
+    return without_own(index.neighbor_graph[0])
+
+
+def by_hnswlib(features: np.ndarray) -> np.ndarray:
+    import hnswlib
+
+    index = hnswlib.Index(space="cosine", dim=features.shape[1])
+    index.init_index(len(features), ef_construction=200, M=16)
+    index.set_num_threads(torch.get_num_threads())
+    index.add_items(np.asarray(features, np.float32))
+    index.set_ef(2 * K)
+    return without_own(index.knn_query(np.asarray(features, np.float32), K + 1)[0])
+
+
+LIBRARIES = {"pynndescent": by_pynndescent, "hnswlib": by_hnswlib}
+
+
+def without_own(ids_NK1: np.ndarray) -> np.ndarray:
+    own = ids_NK1 == np.arange(len(ids_NK1))[:, None]
+    own[~own.any(axis=1), -1] = True
+    return ids_NK1[~own].reshape(len(ids_NK1), -1)
+
+
+def line(case: str, features: np.ndarray, method: str, seconds: float, slow: float, recall: float) -> dict[str, object]:
     return {
-        "N × D": f"{features.shape[0]:,} × {features.shape[1]}",
+        "case": f"{case}, {features.shape[0]:,} × {features.shape[1]}",
         "method": method,
-        "seconds": seconds,
+        "CPU seconds": seconds,
         "exact / this": slow / seconds,
         f"recall@{K}": recall,
-        "peak GB": peak,
+        "peak GB": peak_gb(),
     }
 
 

@@ -45,6 +45,7 @@ DISPLAY_NAMES = {
     "agglomerative_threshold": "Agglomerative w/o C",
     "affinity_propagation": "Affinity propagation",
     "spectral": "Spectral",
+    "consensus": "Consensus",
     "hdbscan": "HDBSCAN",
     "optics": "OPTICS",
     "louvain": "Louvain",
@@ -67,6 +68,8 @@ class Clustering:
         seconds: wall-clock time of fitting, or of assigning for a split that was not fitted on.
         notes: sentences that belong under any table this clustering appears in.
         identity: digest of the data and settings of the run that made it (`deepclust.runs.identity`), or None.
+        disagreement: (N,) float32 share of the other heads that put a sample elsewhere; None of other methods and of
+            single heads.
         repeats: (R, N) int32 cluster ids of further runs of the method, or None; its scores are the means over all.
     """
 
@@ -80,6 +83,7 @@ class Clustering:
     notes: Sequence[str] = ()
     identity: str | None = None
     repeats: np.ndarray | None = None
+    disagreement: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,7 +100,7 @@ class Clustering:
         return [self.labels, *(() if self.repeats is None else self.repeats)]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write a `.npz` with `labels`, `top_ids`, `top_probs`, `repeats` (where there are any) and `meta` (JSON)."""
+        """Write a `.npz` with `labels`, `meta` (JSON), and those of the other arrays that there are."""
         path = Path(path)
         arrays: dict[str, Any] = {"labels": self.labels.astype(np.int32)}
         if self.top_ids is not None:
@@ -105,6 +109,8 @@ class Clustering:
             arrays["top_probs"] = self.top_probs.astype(np.float32)
         if self.repeats is not None:
             arrays["repeats"] = self.repeats.astype(np.int32)
+        if self.disagreement is not None:
+            arrays["disagreement"] = self.disagreement.astype(np.float32)
         meta = {
             "method": self.method,
             "n_clusters": self.n_clusters,
@@ -130,7 +136,8 @@ class Clustering:
         arrays = read_npz(path, REMEDY)
         try:
             meta = json.loads(str(arrays.pop("meta")))
-            optional: dict[str, Any] = {name: arrays.get(name) for name in ("top_ids", "top_probs", "repeats")}
+            names = ("top_ids", "top_probs", "repeats", "disagreement")
+            optional: dict[str, Any] = {name: arrays.get(name) for name in names}
             return cls(labels=arrays["labels"], **optional, **meta)
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path} is no clustering ({str(error).splitlines()[0][:160]}): {REMEDY}") from None

@@ -26,6 +26,8 @@ HYDRA = {
     "zero-shot": "zero_shot",
     "report": "report",
     "edit": "edit",
+    "assign": "assign",
+    "export": "export",
 }
 
 

@@ -92,7 +92,8 @@ def test_labels_predictions_probabilities_and_logits_agree(kind, planted):
     assert (probabilities >= 0).all()
     np.testing.assert_array_equal(fitted.predict(rows), fitted.labels_)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), fitted.labels_)
-    scaled = np.exp(logits.astype(np.float64) / fitted.temperature)
+    temperature = fitted.temperature * fitted.trained_.confidence_temperature
+    scaled = np.exp(logits.astype(np.float64) / temperature)
     np.testing.assert_allclose(probabilities, scaled / scaled.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_array_equal(fitted.predict(rows[40:50]), fitted.labels_[40:50])
     np.testing.assert_array_equal(small(kind).fit_predict(rows), fitted.labels_)
@@ -342,3 +343,27 @@ def test_a_grid_search_finds_the_number_of_clusters(planted):
 
     search = GridSearchCV(small(TEMI, max_epochs=10), {"n_clusters": [2, 5]}, scoring=agreement, cv=2)
     assert search.fit(np.asarray(planted.features), planted.labels).best_params_ == {"n_clusters": 5}
+
+
+def test_frames_of_numbers_and_of_lists_are_the_same_rows_as_arrays(planted):
+    pandas, polars, pa = map(pytest.importorskip, ("pandas", "polars", "pyarrow"))
+    rows = np.asarray(planted.features)
+    names = [f"e{column}" for column in range(rows.shape[1])]
+    expected = SphericalKMeans(n_clusters=5, random_state=0).fit(rows)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    wide = pandas.DataFrame(rows, columns=names)
+    for frame, named in (
+        (wide, True),
+        (polars.from_pandas(wide), True),
+        (pa.Table.from_pandas(wide), True),
+        (pandas.DataFrame({"emb": list(rows)}), False),
+        (polars.DataFrame({"emb": rows}), False),
+        (pa.table({"emb": lists}), False),
+    ):
+        fitted = SphericalKMeans(n_clusters=5, random_state=0).fit(frame)
+        np.testing.assert_array_equal(fitted.labels_, expected.labels_)
+        np.testing.assert_array_equal(fitted.predict(frame), expected.labels_)
+        assert fitted.n_features_in_ == 16
+        assert list(getattr(fitted, "feature_names_in_", [])) == (names if named else [])
+    with pytest.raises(InputError, match=r"give the embedding alone, X\[\['emb'\]\]"):
+        SphericalKMeans(n_clusters=5).fit(pa.table({"id": pa.array(range(len(rows))), "emb": lists}))

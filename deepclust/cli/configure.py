@@ -79,6 +79,7 @@ def register_choices() -> None:
     from deepclust.clusterers import CLUSTERERS
     from deepclust.extraction.dataset_facts import DATASETS
     from deepclust.extraction.encoder_catalog import ENCODERS
+    from deepclust.features.columns import TABLE_ROLES
     from deepclust.finetuning.finetune_settings import OBJECTIVES
     from deepclust.finetuning.finetune_settings import default_settings as objective_settings
     from deepclust.losses import LOSSES
@@ -100,6 +101,7 @@ def register_choices() -> None:
                 **dict.fromkeys((*SHARED_OF_DATA, "in_memory", "train", "train_labels", "test", "test_labels", "path")),
                 "labels": facts.labels,
                 "on_error": "skip",
+                "columns": dict.fromkeys(TABLE_ROLES),
             },
         )
     for name in ENCODERS:
@@ -188,7 +190,10 @@ def settled(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
         raise InputError(f"{key} has no value here: set {key}=")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    settings: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    # Imported here: `--help` answers at once.
+    from deepclust.runs.source import with_its_encoder
+
+    settings = with_its_encoder({str(key): value for key, value in plain.items()})
     chosen, data = settings.get("loss"), settings.get("data")
     if "n_heads" not in settings or not (isinstance(chosen, Mapping) and isinstance(data, Mapping)):
         return settings

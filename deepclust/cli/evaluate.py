@@ -28,6 +28,8 @@ def evaluate(config: dict[str, Any]) -> None:
     metrics, figures = listed(config["metrics"]), listed(config["figures"])
     if config["run"] is None and config.get("data") is None:
         raise InputError("name the run to evaluate: run=<run folder>, or features alone: data=<data set>")
+    if config["run"] is None and (config["n_clusters"] is not None or config["constraints"] is not None):
+        raise InputError("n_clusters= and constraints= cut a finished run: name it, run=<run folder>")
     check_names(metrics, figures, without_run=config["run"] is None)
     if config["run"] is None:
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{DataSource.of(config).name}_features"

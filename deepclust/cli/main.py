@@ -22,6 +22,8 @@ COMMANDS = {
     "finetune": ("finetune", "train an encoder further, with labels or with TSP's loss"),
     "report": ("report", "a finished run as one page that works offline: clusters, map, lists, changes"),
     "edit": ("edit", "the changes made in a page become a clustering, tables and folders"),
+    "assign": ("assign", "new samples into the clusters of a finished run; ids that stay as data grow"),
+    "export": ("export", "trained heads as ONNX, safetensors or torch files"),
     "evaluate": ("evaluate", "score a finished run again and measure it further"),
     "summarize": ("summarize", "finished runs side by side: seeds, sweeps, benchmarks"),
     "zero-shot": ("zero_shot", "the zero-shot clustering protocol of Lowe et al."),
@@ -94,7 +96,9 @@ def is_place(word: str) -> bool:
     """Whether a word in a command's place is a folder or a file to be clustered, there or mistyped."""
     if word in COMMANDS or word.startswith("-") or "=" in word:
         return False
-    return Path(word).expanduser().exists() or "/" in word or os.sep in word or word.endswith((".npy", ".npz", ".pt"))
+    from deepclust.cli.quick import MATRICES  # imported here, as it is rarely asked for
+
+    return Path(word).expanduser().exists() or "/" in word or os.sep in word or word.endswith(MATRICES)
 
 
 def run_command(name: str, arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 deepclust photos/                                   the number of clusters is chosen
 deepclust photos/ -k 20 --encoder dinov2_vitb14     20 clusters, of what a better encoder sees
 deepclust embeddings.npy --texts sentences.txt      N × D matrix; the texts that its rows were made of
+deepclust embeddings.parquet -k 20                  a table with embeddings; ids, texts and images of its rows are found
 
 The last line is the path of the page. Everything else: deepclust train --help
 """
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.cli.arguments import Arguments, path
+from deepclust.features.table_files import TABLES
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
 
-MATRICES = (".npy", ".npz", ".pt")
+MATRICES = (".npy", ".npz", ".pt", ".safetensors", *TABLES)
 BETTER_ENCODER, OFFLINE_ENCODER = "dinov2_vitb14", "efficientnet_lite0"
 TRAINING = ("loss=tsp", "baselines=kmeans", "trainer.devices=1")
 # TSP learns from fewer pairs; above so many samples TEMI's heads have enough of them.
@@ -35,7 +37,12 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """The command line."""
     parser = Arguments("PATH", __doc__)
-    parser.add_argument("place", metavar="PATH", type=path, help="a folder of images, or a .npy, .npz or .pt file")
+    parser.add_argument(
+        "place",
+        metavar="PATH",
+        type=path,
+        help="a folder of images, or a matrix or table of embeddings",
+    )
     parser.add_argument("-k", dest="n_clusters", metavar="N", type=int, help="how many clusters; default: chosen")
     parser.add_argument("--encoder", help="of images; default: the best whose weights are at hand")
     parser.add_argument(
@@ -59,9 +66,9 @@ def settings_for(options: argparse.Namespace) -> dict[str, Any]:
 
     register_choices()
     place = options.place
-    ready = place.suffix in MATRICES or any((place / name / MANIFEST).is_file() for name in (".", "train"))
+    ready = place.suffix.lower() in MATRICES or any((place / name / MANIFEST).is_file() for name in (".", "train"))
     if place.is_file() and not ready:
-        raise InputError(f"{place} is no folder of images and no .npy, .npz or .pt file: convert it to one of these")
+        raise InputError(f"{place} is no folder of images and no {', '.join(MATRICES)} file: convert it")
     if ready and options.encoder is not None:
         raise InputError(f"--encoder is for images, and {place} holds features already: leave it out")
     if ready:
@@ -95,8 +102,8 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     from deepclust.cli.configure import composed
     from deepclust.features.texts import read_texts
     from deepclust.runs.config import read_experiment
+    from deepclust.runs.cutting import read_exploration
     from deepclust.runs.folder import RunFolder
-    from deepclust.runs.number_of_clusters import likely_number
     from deepclust.runs.reporting import FinishedRun, write_report
     from deepclust.runs.source import DataSource
     from deepclust.training.termination import ended_by_sigterm
@@ -110,8 +117,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
     if config["n_clusters"] is None:
-        config["n_clusters"] = likely_number(features)
-        print(f"{config['n_clusters']} clusters, by the silhouette of k-means; -k sets another number", flush=True)
+        config["n_clusters"] = "auto"
     if len(features) > SMALL:
         config["loss"] = composed("train", ["loss=temi", "data=features"])["loss"]
     experiment = read_experiment(config)
@@ -121,6 +127,10 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
             experiment.run(folder, progress=True)
     finally:
         leave_processes()
+    found = read_exploration(folder, experiment.recipes[0].loss.name)
+    if found is not None:
+        again = f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N"
+        print(f"{found.note} {again}", flush=True)
     print(write_report(FinishedRun.read(str(folder.path)), texts=texts))
 
 

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepclust.clusterers import CLUSTERERS, clusterer_class
+from deepclust.cuts.exploration import what_n_clusters_is
 from deepclust.extraction.backbones import POOLINGS
 from deepclust.extraction.encoder_catalog import INTERPOLATIONS, LIBRARIES
 from deepclust.extraction.encoders import PRECISIONS as ENCODING_PRECISIONS
 from deepclust.extraction.extract import DTYPES
 from deepclust.extraction.studies import STUDIES
+from deepclust.features.columns import TABLE_ROLES
 from deepclust.features.transform import PREPROCESSINGS
 from deepclust.finetuning.finetune_settings import FinetuneSettings
 from deepclust.losses import LOSSES
@@ -68,8 +70,15 @@ def _places(value: Any) -> str | None:
     return None if places else "a file or a folder, or a list of them"
 
 
+def _columns(value: Any) -> str | None:
+    names = value if isinstance(value, (list, tuple)) else [value]
+    good = all(isinstance(name, str) and name for name in names) and names
+    return None if value is None or good else "the name of a column, PREFIX*, or a list of names"
+
+
 SPACES = setting(None, "where features lie, or a list of places: several spaces of the same samples", such=_places)
 NAMES = setting(about="names", each=True, text=True)
+N_CLUSTERS = setting(None, "C, or where it is to be found", such=what_n_clusters_is)
 
 # Those of data=.
 DATA: dict[str, Member] = {
@@ -79,6 +88,14 @@ DATA: dict[str, Member] = {
     **dict.fromkeys(("train_labels", "test_labels", "path"), PLACE),
     "labels": setting(None, "`folders`: sub-folders are labels", choices=("folders",)),
     "on_error": setting("skip", "for images that cannot be read", choices=("skip", "raise")),
+    "columns": Group(
+        "data.columns",
+        {
+            "embedding": setting(None, "a list column, number columns [A,B,…] or PREFIX* of a table", such=_columns),
+            **{role: setting(None, f"the column with the {role} of each row", text=True) for role in TABLE_ROLES[1:]},
+        },
+        optional=True,
+    ),
     "in_memory": setting(None, "of `fit_heads`", flag=True),
     "n_clusters": setting(None, "C, where it is known", at_least=2, whole=True),
 }
@@ -153,8 +170,10 @@ PROBE: dict[str, Member] = {
     "at_once": setting(None, "points of the grid trained at once", at_least=1, whole=True),
 }
 EVALUATE: dict[str, Member] = {
-    **dict.fromkeys(("run", "run_dir", "features_dir", "cache_dir", "label_sets"), PLACE),
+    **dict.fromkeys(("run", "run_dir", "features_dir", "cache_dir", "label_sets", "constraints"), PLACE),
+    "n_clusters": N_CLUSTERS,
     **dict.fromkeys(("metrics", "figures"), setting(about="what is measured or drawn", such=_names)),
+    "confidence": setting("agreement", "of trained heads", choices=("agreement", "raw")),
     "counts": setting(None, "numbers of clusters", each=True, at_least=2, whole=True),
     "n_draws": setting(50, "of one label per sample", at_least=1, whole=True),
     **CLASSES,
@@ -169,6 +188,13 @@ EDIT: dict[str, Member] = {
     **REPORT,
     "edits": PLACE,
     "folders": setting("links", "what a cluster's folder holds", choices=FOLDERS),
+}
+ASSIGN: dict[str, Member] = dict.fromkeys(("run", "match", "out", "features_dir"), PLACE)
+EXPORT: dict[str, Member] = {
+    **dict.fromkeys(("run", "out"), PLACE),
+    "to": setting("onnx", "the format", choices=("onnx", "safetensors", "torch")),
+    "method": setting(None, "whose heads", text=True),
+    "head": setting(None, "by number", at_least=0, whole=True),
 }
 ZERO_SHOT: dict[str, Member] = {
     "stage": setting("all", "of the protocol", text=True),
@@ -207,6 +233,8 @@ def schema(command: str, config: Settings) -> Group:
         "evaluate": _evaluate,
         "zero_shot": _zero_shot,
         "report": lambda _: Group("deepclust report", REPORT, needed=needed(REPORT)),
+        "assign": _assign,
+        "export": lambda _: Group("deepclust export", EXPORT, needed=needed(EXPORT)),
         "edit": lambda _: Group("deepclust edit", EDIT, needed=needed(EDIT)),
     }
     return commands[command](config)
@@ -216,7 +244,8 @@ def _train(config: Settings) -> Group:
     members: dict[str, Member] = {
         **dict.fromkeys(("run_dir", "resume", "features_dir"), PLACE),
         **settings_of(Experiment, "seed", "silhouette"),
-        "n_clusters": setting(None, "C", at_least=2, whole=True),
+        "n_clusters": N_CLUSTERS,
+        "constraints": PLACE,
         **left_open(Recipe, SHARED),
         "loss": Group("loss", {name: _loss(name) for name in LOSSES}),
         "baselines": Group("baselines", {name: _baseline(name) for name in CLUSTERERS}),
@@ -247,6 +276,11 @@ def _finetune(config: Settings) -> Group:
         "encoder": _encoder(),
     }
     return Group("deepclust finetune", members, needed=needed(members))
+
+
+def _assign(config: Settings) -> Group:
+    members: dict[str, Member] = {**ASSIGN, "data": _data(optional=True), "encoder": _encoder(optional=True)}
+    return Group("deepclust assign", members, needed=needed(members))
 
 
 def _evaluate(config: Settings) -> Group:

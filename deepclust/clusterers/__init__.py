@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepclust.clusterers.base import Clusterer
     from deepclust.clusterers.dendrogram import Dendrogram, Linkages, build_dendrogram
     from deepclust.clusterers.density import HDBSCANClusterer, OPTICSClusterer
-    from deepclust.clusterers.graph import LeidenClusterer, LouvainClusterer, SpectralClusterer
+    from deepclust.clusterers.graph import ConsensusClusterer, LeidenClusterer, LouvainClusterer, SpectralClusterer
     from deepclust.clusterers.kmeans import KMeansClusterer, KMeansL2Clusterer, KMeansPaperClusterer
 
 # The class of each method; its module is in _HOMES.
@@ -31,6 +31,7 @@ CLUSTERERS: Mapping[str, str] = {
     "agglomerative_threshold": "AgglomerativeThresholdClusterer",
     "affinity_propagation": "AffinityPropagationClusterer",
     "spectral": "SpectralClusterer",
+    "consensus": "ConsensusClusterer",
     "hdbscan": "HDBSCANClusterer",
     "optics": "OPTICSClusterer",
     "louvain": "LouvainClusterer",
@@ -41,6 +42,7 @@ _HOMES = {
     "AgglomerativeClusterer": "agglomerative",
     "AgglomerativeThresholdClusterer": "agglomerative",
     "Clusterer": "base",
+    "ConsensusClusterer": "graph",
     "Dendrogram": "dendrogram",
     "HDBSCANClusterer": "density",
     "KMeansClusterer": "kmeans",
@@ -60,6 +62,7 @@ __all__ = [
     "AgglomerativeClusterer",
     "AgglomerativeThresholdClusterer",
     "Clusterer",
+    "ConsensusClusterer",
     "Dendrogram",
     "HDBSCANClusterer",
     "KMeansClusterer",

@@ -12,8 +12,24 @@ from typing import ClassVar
 import numpy as np
 
 from deepclust.clusterers.base import MAX_SAMPLES, Clusterer, max_samples_setting, unit
-from deepclust.clusterers.dendrogram import LINKAGES, METRICS, Dendrogram, Linkages, check_linkage, check_reach
-from deepclust.clustering import Clustering
+from deepclust.clusterers.dendrogram import (
+    LINKAGES,
+    METRICS,
+    Dendrogram,
+    Linkages,
+    check_linkage,
+    check_reach,
+    digest_of_rows,
+)
+from deepclust.clusterers.weighted_ward import (
+    CELLS_PER_CLUSTER,
+    FEWEST_CELLS,
+    Cells,
+    check_cells,
+    fine_cells,
+    weighted_ward,
+)
+from deepclust.clustering import Clustering, display_name
 from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.runtime.errors import InputError
@@ -28,14 +44,18 @@ DEFAULT_SHARE = 0.7
 class AgglomerativeClusterer(Clusterer):
     """Bottom-up merging until C clusters are left, or until those that are left lie a distance apart.
 
-    New samples, and those beyond `max_samples`, join the nearest cluster mean.
+    New samples join the nearest cluster mean. Of more than `max_samples` samples ward clusters the centroids of a fine
+    k-means, each weighing as many samples as it stands for, which follow it (`clusterers/weighted_ward.py`); the other
+    linkages cluster a random sample, and the rest joins the nearest cluster mean. The notes say which it was.
 
     Args:
         n_clusters: C, at least 1 and at most as many as the samples (or `max_samples`).
-        seed: of the subsample; below `max_samples` nothing is drawn.
+        seed: of k-means or the sample; below `max_samples` nothing is drawn.
         normalize: `l2` or `none`.
         max_samples: how many samples the tree is built over at most; None: all. Ward and single linkage reach as far as
             patience, the others as far as the memory; see `build_dendrogram`.
+        beyond: what stands for more of them: `centroids`, which ward alone knows, or a `sample`; `auto`: centroids
+            where it is ward.
         distance_threshold: clusters at least so far apart are not merged; instead of `n_clusters`, and in the unit of
             the linkage's distance.
         linkage: `ward` (Euclidean only), `complete`, `average` or `single`.
@@ -49,6 +69,7 @@ class AgglomerativeClusterer(Clusterer):
     name: ClassVar[str] = "agglomerative"
 
     max_samples: int | None = max_samples_setting(MAX_SAMPLES)
+    beyond: str = setting("auto", "what stands for more than max_samples", choices=("auto", "centroids", "sample"))
     distance_threshold: float | None = setting(None, "where the tree is cut", above=0)
     linkage: str = setting("ward", "between clusters", choices=LINKAGES)
     metric: str = setting("euclidean", "between samples", choices=METRICS)
@@ -66,9 +87,26 @@ class AgglomerativeClusterer(Clusterer):
             )
         check_settings(self)
         check_linkage(self.linkage, self.metric)
+        if self.beyond == "centroids" and self.linkage != "ward":
+            raise InputError(
+                f"beyond=centroids is for ward linkage, not for {self.linkage}: leave it out, or set linkage=ward"
+            )
+
+    def check(self, n_samples: int) -> None:
+        """As any clusterer, where centroids stand for the samples by the memory that their distances take."""
+        super().check(n_samples)
+        if self.n_fitted(n_samples) < n_samples and self._over_centroids:
+            check_cells(self._n_cells(self.n_fitted(n_samples)))
 
     def _check(self, n_samples: int) -> None:
         check_reach(n_samples, self.linkage, self.metric)
+
+    @property
+    def _over_centroids(self) -> bool:
+        return self.linkage == "ward" and self.beyond != "sample"
+
+    def _n_cells(self, most: int) -> int:
+        return min(most, max(FEWEST_CELLS, CELLS_PER_CLUSTER * (self.n_clusters or 0)))
 
     def fit(self, features_ND: Rows, ranks: Ranks = ALONE) -> Clustering:
         """Cluster the features; the seconds count a tree that `linkages` held as if it had been built now."""
@@ -86,6 +124,28 @@ class AgglomerativeClusterer(Clusterer):
         labels_N, notes = self._cut(self.dendrogram)
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, notes
+
+    def _fit_subsample(self, features_ND: Rows, n_drawn: int) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        if not self._over_centroids:
+            return super()._fit_subsample(features_ND, n_drawn)
+        linkages = Linkages() if self.linkages is None else self.linkages
+        found, self._earlier_seconds = linkages.made(
+            ("centroids", digest_of_rows(features_ND), self._n_cells(n_drawn), self.normalize, self.seed),
+            lambda: self._tree_of_cells(features_ND, self._n_cells(n_drawn)),
+        )
+        cells, self.dendrogram = found
+        labels_M, notes = self._cut(self.dendrogram)
+        labels_N = labels_M[cells.of_N]
+        self._keep_centroids(features_ND, labels_N)
+        note = (
+            f"{display_name(self.name)}, in two stages: over {len(cells.sizes_M)} centroids of a fine k-means, each of "
+            f"the weight of the samples nearest to it, {features_ND.shape[0]} in all, which follow it."
+        )
+        return labels_N, None, (note, *notes)
+
+    def _tree_of_cells(self, features_ND: Rows, n_cells: int) -> tuple[Cells, Dendrogram]:
+        cells = fine_cells(features_ND, n_cells, normalize=self.normalize == "l2", seed=self.seed)
+        return cells, weighted_ward(cells.means_MD, cells.sizes_M)
 
     def _cut(self, tree: Dendrogram) -> tuple[np.ndarray, Sequence[str]]:
         if self.n_clusters is not None:

@@ -9,7 +9,9 @@ Shape suffixes: N samples, D feature dimensions, B rows of a block.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import fastcluster
 import numpy as np
@@ -17,6 +19,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 
+from deepclust.features.rows import Rows
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
@@ -27,8 +30,12 @@ METRICS = ("euclidean", "l1", "linf", "cosine", "arccos")
 # The metrics of fastcluster's variant that saves memory, by its names.
 FASTCLUSTER_METRICS = {"euclidean": "euclidean", "l1": "cityblock", "linf": "chebychev", "cosine": "cosine"}
 BLOCK_ROWS = 512
+DIGEST_ROWS = 1 << 14
 # Up to so many samples ward and single linkage use the faster variant that holds all distances (1.6 GB).
 CONDENSED_SAMPLES = 20_000
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -95,19 +102,29 @@ class Linkages:
     """
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, str, str], tuple[Dendrogram, float]] = {}
+        self._built: dict[tuple[Any, ...], tuple[Any, float]] = {}
 
     def dendrogram(self, rows_ND: np.ndarray, linkage: str, metric: str) -> tuple[Dendrogram, float]:
         """The tree as `build_dendrogram` makes it, and the seconds that it took if it was built earlier, else 0. A
         clustering adds these seconds to its own, so that it is timed as if it had built its tree itself.
         """
         key = (fingerprint(rows_ND), linkage, metric)
+        return self.made(key, lambda: build_dendrogram(rows_ND, linkage, metric))
+
+    def made(self, key: tuple[Any, ...], make: Callable[[], Made]) -> tuple[Made, float]:
+        """What `make` makes, and the seconds that it took if it was made earlier, else 0."""
         if key in self._built:
             return self._built[key]
         start = time.perf_counter()
-        tree = build_dendrogram(rows_ND, linkage, metric)
-        self._built[key] = tree, time.perf_counter() - start
-        return tree, 0.0
+        made = make()
+        self._built[key] = made, time.perf_counter() - start
+        return made, 0.0
+
+
+def digest_of_rows(rows_ND: Rows) -> str:
+    """A digest of all rows, which are read in blocks."""
+    starts = range(0, rows_ND.shape[0], DIGEST_ROWS)
+    return fingerprint([fingerprint(np.asarray(rows_ND[start : start + DIGEST_ROWS])) for start in starts])
 
 
 def build_dendrogram(rows_ND: np.ndarray, linkage: str = "ward", metric: str = "euclidean") -> Dendrogram:

@@ -23,7 +23,8 @@ class BaselineClusterer(ClusterMixin, BaseEstimator):
 
     Args:
         method: a name in `deepclust.clusterers.CLUSTERERS`: `kmeans`, `kmeans_l2`, `kmeans_paper`, `agglomerative`,
-            `agglomerative_threshold`, `affinity_propagation`, `spectral`, `hdbscan`, `optics`, `louvain` or `leiden`.
+            `agglomerative_threshold`, `affinity_propagation`, `spectral`, `consensus`, `hdbscan`, `optics`, `louvain`
+            or `leiden`.
         n_clusters: C; methods that find it ignore it.
         normalize: `l2` compares directions; `none` takes the rows as they are, for a reduced space.
         options: further settings of the method.

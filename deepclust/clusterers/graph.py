@@ -1,4 +1,5 @@
-"""Clusterers of the nearest-neighbor graph as baselines: spectral clustering, Louvain and Leiden communities.
+"""Clusterers of the nearest-neighbor graph as baselines: spectral clustering, what many spectral clusterings agree on,
+Louvain and Leiden communities.
 
 The neighbors are found by this package's own search: by cosine similarity under `normalize="l2"`, by Euclidean distance
 under `none`.
@@ -22,6 +23,7 @@ from sklearn.cluster import SpectralClustering
 from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.neighbors.consensus import consensus_partitions
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import setting
@@ -100,6 +102,36 @@ class SpectralClusterer(_GraphClusterer):
             # A graph of several components is fine here: each is a cluster of its own.
             warnings.filterwarnings("ignore", message="Graph is not fully connected")
             labels_N = fitted.fit(graph).labels_.astype(np.int32)
+        self._keep_centroids(rows_ND, labels_N)
+        return labels_N, None, ()
+
+
+@dataclass(eq=False, kw_only=True)
+class ConsensusClusterer(_GraphClusterer):
+    """The partition that twelve of the neighbor graph agree on: where heads start under `init=consensus`, untrained.
+
+    New samples join the nearest cluster mean.
+
+    Args:
+        n_clusters: C, at most N.
+        seed: of the eigensolver's start and of k-means.
+        normalize, max_samples: as in `Clusterer`.
+        n_neighbors: K of the widest of its graphs. None takes 30, or all there are.
+    """
+
+    name: ClassVar[str] = "consensus"
+    usual_neighbors: ClassVar[int] = 30
+
+    n_neighbors: int | None = setting(None, "K of the widest graph; null: 30", whole=True)
+
+    def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        assert self.n_clusters is not None
+        rows_ND = self._compared_rows(features_ND)
+        if self.n_clusters == 1:
+            labels_N = np.zeros(len(rows_ND), np.int32)
+        else:
+            neighbors = self._neighbors(rows_ND, self._k(len(rows_ND) - 1))
+            labels_N = consensus_partitions(neighbors, self.n_clusters, seed=self.seed)[0]
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, ()
 

@@ -22,6 +22,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
 from deepclust.features.shards import MANIFEST
 from deepclust.features.spaces import Place, load_spaces
+from deepclust.features.table_files import TableReading, is_table
 from deepclust.runtime.errors import InputError
 
 # What decides an image's features beside the encoder itself.
@@ -42,6 +43,7 @@ def load_dataset(
     path: str | os.PathLike | None = None,
     labels: str | None = None,
     on_error: str = "skip",
+    columns: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Load the features of a data set.
 
@@ -57,6 +59,7 @@ def load_dataset(
         path: folder of images for `folder`, or of raw data for `fashion_mnist` without an encoder.
         labels: `folders` makes the sub-folders of `folder` its labels.
         on_error: `skip` or `raise`, for images of `folder` that cannot be read.
+        columns: of tables among `train` and `test`, by role: see `deepclust.features.table_files`.
 
     Raises:
         InputError: if the data set is unknown, its features are missing or of another encoder than asked for, or the
@@ -64,17 +67,34 @@ def load_dataset(
     """
     if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
         raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
+    if name != "features":
+        given_columns(columns)
     encoder = _with_its_name(encoder, name)
+    root = Path(features_dir or os.environ.get("DEEPCLUST_FEATURES") or "features").expanduser()
     if name == "digits" and encoder is None:
         return Dataset(name, _digits(), None, None)
     if name == "features":
-        return _own_features(encoder, train, train_labels, test, test_labels)
-    root = Path(features_dir or os.environ.get("DEEPCLUST_FEATURES") or "features").expanduser()
+        # What is not named is looked for.
+        tables = TableReading(given_columns(columns, train, test), root / "tables")
+        return _own_features(encoder, train, train_labels, test, test_labels, tables)
     if name == "folder":
         return _own_images(encoder, root, path, labels, on_error)
     if name == "fashion_mnist" and encoder is None:
         return Dataset(name, _fashion_mnist_pixels("train", path), _fashion_mnist_pixels("test", path), None)
     return _extracted_features(name, encoder, root)
+
+
+def given_columns(columns: Mapping[str, Any] | None, *places: Any) -> dict[str, Any]:
+    """The columns that somebody named.
+
+    Raises:
+        InputError: if none of the places is a table.
+    """
+    given = {role: name for role, name in (columns or {}).items() if name is not None}
+    files = [one for place in places for one in (place if isinstance(place, (list, tuple)) else [place]) if one]
+    if given and not any(is_table(Path(one)) for one in files):
+        raise InputError(f"data.columns.{next(iter(given))} names a column, but the data are no table: leave it out")
+    return given
 
 
 def _with_its_name(encoder: EncoderLike | None, dataset: str) -> EncoderLike | None:
@@ -124,20 +144,21 @@ def _own_features(
     train_labels: Place | None,
     test: Place | Sequence[Place] | None,
     test_labels: Place | None,
+    tables: TableReading,
 ) -> Dataset:
     _refuse_encoder("features", encoder)
     if train is None:
-        raise InputError("data=features needs data.train=PATH: a FeatureSet folder, or a .npy, .npz or .pt file")
+        raise InputError("data=features needs data.train=PATH: a FeatureSet folder, a matrix (.npy, …) or a table")
     if test is None and test_labels is not None:
         raise InputError("data.test_labels is given without data.test: give both, or neither")
-    fitted = load_spaces(train, train_labels).check(str(train))
+    fitted = load_spaces(train, train_labels, tables=tables).check(str(train))
     if (
         test is None
         and isinstance(train, (str, os.PathLike))
         and (Path(train).expanduser() / "test" / MANIFEST).is_file()
     ):
         test = Path(train).expanduser() / "test"
-    judged = None if test is None else load_spaces(test, test_labels, split="test").check(str(test))
+    judged = None if test is None else load_spaces(test, test_labels, split="test", tables=tables).check(str(test))
     if judged is not None:
         check_same_encoder(fitted, judged)
     return Dataset("features", fitted, judged, fitted.manifest.get("encoder", {}).get("name"), checked=True)

@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
 from deepclust.extraction.encoders import Encoder, EncoderSpec, load_encoder
@@ -34,6 +32,7 @@ from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, make_folder
 from deepclust.runtime.locks import one_at_a_time
+from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Launch
 
 # Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some
@@ -84,7 +83,7 @@ def extract(
         device: see `load_encoder`; under torchrun or srun, `auto` gives each local rank its own GPU.
         precision: see `load_encoder`.
         overwrite: make features of other settings in `out` again, instead of refusing.
-        progress: show a progress bar on stderr.
+        progress: show progress on stderr.
 
     Returns:
         The FeatureSet, memory-mapped.
@@ -265,7 +264,7 @@ def _make_shards(
     assert isinstance(loader.dataset, _Batches)
     n_images = sum(len(images) for _, images in loader.dataset.batches)
     with (
-        _progress_bar(n_images, encoder.spec.name, progress) as advance,
+        _progress(n_images, encoder.spec.name, progress) as stage,
         closing(encoded(_loaded(loader), encoder, cpus)) as results,
     ):
         for (shard, images, _, unreadable), features_BD in results:
@@ -279,7 +278,7 @@ def _make_shards(
             kept = [slot for slot, image in enumerate(images) if image not in missing]
             done.append(features_BD.numpy()[kept].astype(dtype))
             skipped.extend(unreadable)
-            advance(len(images))
+            stage.advance(len(images))
             if images.stop == plan.images_of(shard).stop:
                 rows = np.concatenate(done)
                 if not np.isfinite(rows).all():
@@ -327,24 +326,11 @@ def encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
         torch.set_num_threads(before)
 
 
-class _Rate(ProgressColumn):
-    """Images per second since the start of this run."""
-
-    def render(self, task: Task) -> str:
-        return f"{task.completed / task.elapsed:,.0f} images/s" if task.elapsed else "– images/s"
-
-
 @contextmanager
-def _progress_bar(total: int, name: str, show: bool) -> Iterator[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+def _progress(total: int, name: str, show: bool) -> Iterator[Stage]:
     began = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task(name, total=total)
-        try:
-            yield lambda n: bar.advance(task, n)
-        except BaseException:
-            bar.live.transient = True  # what went wrong is said in one line, without the bar above it
-            raise
+    with Stage(name, total, unit="images", enabled=show, stderr=True) as stage:
+        yield stage
     seconds = time.perf_counter() - began
     if show and total:
         print(f"{total:,} images in {seconds:.1f} s: {total / seconds:.0f} images/s", file=sys.stderr)

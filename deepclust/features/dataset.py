@@ -44,8 +44,14 @@ class Dataset:
         return self
 
 
-def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:
+def check_same_encoder(
+    train: FeatureSet, test: FeatureSet, names: tuple[str, str] = ("the train split", "the test split")
+) -> None:
     """Refuse a test split that another encoder, other weights or another transform made than the train split.
+
+    Args:
+        train, test: the two.
+        names: of the two, for messages.
 
     Raises:
         InputError: naming the two, or the two widths.
@@ -54,12 +60,12 @@ def check_same_encoder(train: FeatureSet, test: FeatureSet) -> None:
         ours, theirs = train.manifest.get(key), test.manifest.get(key)
         if ours is not None and theirs is not None and ours != theirs:
             raise InputError(
-                f"the test split was made by another encoder than the train split: {key} "
-                f"{_differing(ours, theirs)} in {test.root} and {train.root}; extract both splits alike"
+                f"{names[1]} was made by another encoder than {names[0]}: {key} "
+                f"{_differing(ours, theirs)} in {test.root} and {train.root}; extract both alike"
             )
     if train.dim != test.dim:
         raise InputError(
-            f"the test split has {test.dim} dimensions and the train split {train.dim} "
+            f"{names[1]} has {test.dim} dimensions and {names[0]} {train.dim} "
             f"({test.root}, {train.root}): extract both with one encoder"
         )
 

@@ -1,4 +1,4 @@
-"""Reading FeatureSets: the folders that `FeatureSet.save` writes, and bare `.npy`, `.npz` and `.pt` files."""
+"""Reading FeatureSets: the folders that `FeatureSet.save` writes, bare files of matrices, and tables."""
 
 from __future__ import annotations
 
@@ -11,24 +11,33 @@ from typing import Any
 import numpy as np
 
 from deepclust.features.arrays import as_labels
+from deepclust.features.columns import COLUMNS, ROLES, Columns
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.paths import PathsFile, read_paths
 from deepclust.features.rows import Rows, ShardedRows
 from deepclust.features.shards import FORMAT_VERSION, MANIFEST, PATHS, check_folder
+from deepclust.features.table_files import TABLES, TableReading, converted, is_table
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json
 from deepclust.runtime.settings import ANYTHING, Group, setting
 
 
 def load_features(
-    path: str | os.PathLike, labels: str | os.PathLike | None = None, *, split: str = "train"
+    path: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    *,
+    split: str = "train",
+    tables: TableReading | None = None,
 ) -> FeatureSet:
-    """Read features from a FeatureSet folder, or a `.npy`, `.npz` or `.pt` file. `.npy` and folders are memory-mapped.
+    """Read features from a FeatureSet folder, a `.npy`, `.npz`, `.pt` or `.safetensors` file, or a table.
+
+    `.npy` and folders are memory-mapped; tables (`.parquet`, `.csv`, `.feather` …) are converted to a folder once.
 
     Args:
         path: the file or folder. A folder with one sub-folder per split gives `split`.
         labels: optional file with one label per row (`.npy`, `.npz` or `.pt`); overrides labels that came along.
         split: which split of a folder of splits.
+        tables: which columns of a table are what, and where it is converted to; None looks for the columns.
 
     Raises:
         InputError: if the file is missing, empty, truncated, of an unknown kind, or not an N × D matrix.
@@ -36,6 +45,8 @@ def load_features(
     path = Path(path).expanduser()
     if path.is_dir():
         features = _load_folder(path, split)
+    elif is_table(path):
+        features = _load_folder(converted(path, tables or TableReading()), split)
     else:
         matrix, own_labels = _load_file(path, ("features", "X", "x", "embeddings", "data"))
         features = FeatureSet.from_arrays(matrix, own_labels, name=str(path))
@@ -75,6 +86,8 @@ def _load_folder(path: Path, split: str) -> FeatureSet:
         manifest=manifest,
         name=str(folder),
     )
+    if manifest.get("columns") is not None:
+        result.columns = Columns(folder / COLUMNS, **manifest["columns"])
     result.root = folder
     return result
 
@@ -106,6 +119,17 @@ def _shards(value: Any) -> str | None:
     return None if good else 'a list of {"file": a name in this folder, "rows": how many}'
 
 
+def _columns(value: Any) -> str | None:
+    good = value is None or (
+        isinstance(value, dict)
+        and value.keys() == {"names", "roles"}
+        and isinstance(value["names"], list)
+        and isinstance(value["roles"], dict)
+        and all(role in ROLES and name in value["names"] for role, name in value["roles"].items())
+    )
+    return None if good else "the names and roles of columns"
+
+
 def _source(value: Any) -> str | None:
     good = isinstance(value, dict) and (value.get("kind") != "files" or isinstance(value.get("root"), str))
     return None if good else "where the rows come from, with the root of files"
@@ -126,6 +150,7 @@ OF_A_MANIFEST = Group(
         "weights": Group("weights", others=ANYTHING),
         "transform": setting(None, such=lambda value: None if isinstance(value, (dict, str)) else "text, or settings"),
         "source": setting(None, such=_source),
+        "columns": setting(None, such=_columns),
         "reduction": Group("reduction", {"note": setting(text=True)}, others=ANYTHING, optional=True, needed=("note",)),
     },
     others=ANYTHING,
@@ -192,7 +217,18 @@ def _load_file(path: Path, keys: Sequence[str]) -> tuple[Any, Any]:
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{path} is no readable tensor file, or is truncated ({reason})") from None
         return _pick(content, path, keys) if isinstance(content, dict) else (content, None)
-    raise InputError(f"{path}: unknown kind '{path.suffix}'; give a .npy, .npz or .pt file, or a FeatureSet folder")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path)
+        except Exception as error:  # of its own kind for each damage
+            raise InputError(f"{path} is no readable .safetensors file ({str(error).splitlines()[0][:160]})") from None
+        return _pick(tensors, path, keys)
+    raise InputError(
+        f"{path}: unknown kind '{path.suffix}'; give a .npy, .npz, .pt or .safetensors file, a table "
+        f"({', '.join(TABLES)}), or a FeatureSet folder"
+    )
 
 
 def _pick(content: dict[Any, Any], path: Path, keys: Sequence[str]) -> tuple[Any, Any]:

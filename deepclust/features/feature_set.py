@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepclust.features.arrays import BadRows, as_labels, as_matrix
+from deepclust.features.columns import Columns
 from deepclust.features.paths import FilesUnder, Paths, SomePaths
 from deepclust.features.rows import Rows, RowView, ShardedRows
 from deepclust.features.shards import check_shards, write_shard, write_split
@@ -41,6 +42,7 @@ class FeatureSet:
         paths: image path (or id) per row, or None; of a folder they are read when one is asked for.
         manifest: provenance: encoder, weights, transform, versions, source.
         root: the folder or file it was read from, or None.
+        columns: what a table said of its rows beside that, or None.
     """
 
     features: Rows
@@ -49,6 +51,7 @@ class FeatureSet:
     paths: Sequence[str] | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     root: Path | None = None
+    columns: Columns | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -74,6 +77,16 @@ class FeatureSet:
         if self.paths is None or not isinstance(source, dict) or source.get("kind") != "files":
             return None
         return FilesUnder(source["root"], self.paths)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """The text of each row, where a table gave one; None otherwise."""
+        return None if self.columns is None else self.columns.of("text")
+
+    @property
+    def ids(self) -> Sequence[str] | None:
+        """The id of each row, where a table gave one; None otherwise."""
+        return None if self.columns is None else self.columns.of("id")
 
     @classmethod
     def from_arrays(
@@ -138,6 +151,7 @@ class FeatureSet:
             self.class_names,
             None if self.paths is None else SomePaths(self.paths, ids),
             dict(self.manifest),
+            columns=None if self.columns is None else self.columns.some(ids),
         )
 
     def view(self, rows: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> FeatureSet:
@@ -151,6 +165,7 @@ class FeatureSet:
             self.paths if everything or self.paths is None else SomePaths(self.paths, ids),
             self.manifest,
             self.root,
+            self.columns if everything or self.columns is None else self.columns.some(ids),
         )
 
     def check(self, name: str = "features", ranks: Ranks | None = None) -> FeatureSet:
@@ -213,5 +228,5 @@ class FeatureSet:
         shards = []
         for index, start in enumerate(range(0, len(self), rows_per_shard)):
             shards.append(write_shard(folder, index, np.asarray(self.features[start : start + rows_per_shard])))
-        write_split(folder, shards, self.labels, self.class_names, self.paths, self.manifest)
+        write_split(folder, shards, self.labels, self.class_names, self.paths, self.manifest, self.columns)
         return folder

@@ -38,9 +38,39 @@ def whole_fit(fit: Callable[[Estimator, Any, Any], Estimator]) -> Callable[..., 
 
 
 def validated_rows(estimator: BaseEstimator, X: Any, **checks: Any) -> np.ndarray:
-    """scikit-learn's checks of X, which takes torch tensors, too; options as of `validate_data`."""
-    rows = as_array(X) if hasattr(X, "detach") else X
+    """scikit-learn's checks of X, which takes torch tensors and frames with a column of lists, too; options as of
+    `validate_data`."""
+    rows = as_array(X) if hasattr(X, "detach") else rows_of_frame(X) if hasattr(X, "__arrow_c_stream__") else X
     return validate_data(estimator, rows, **{"dtype": FLOATS, **checks})
+
+
+def rows_of_frame(X: Any) -> Any:
+    """(N, D) float32 rows of a DataFrame or an Arrow table that is one column of lists; others as they are.
+
+    Args:
+        X: what gives itself as a stream of Arrow batches: pandas, polars, Arrow.
+
+    Raises:
+        InputError: if there is more beside the lists, or they are of several lengths.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> rows_of_frame(pa.table({"embedding": [[1.0, 2.0], [3.0, 4.0]]})).shape
+        (2, 2)
+    """
+    import pyarrow as pa
+
+    from deepclust.features.table_columns import is_list, listed
+    from deepclust.features.table_files import embeddings_of
+
+    table = X if isinstance(X, pa.Table) else pa.table(X.head(1) if hasattr(X, "head") else X)
+    lists = [one.name for one in table.schema if is_list(one.type)]
+    if not lists:
+        return X
+    if len(table.schema) > 1:
+        raise InputError(f"X has the columns {listed(table.schema.names)}: give the embedding alone, X[['{lists[0]}']]")
+    batches = pa.table(X).combine_chunks().to_batches()
+    return np.concatenate([embeddings_of(batch, lists, "X") for batch in batches])
 
 
 def seed_of(random_state: Any) -> int:

@@ -4,6 +4,7 @@ manifest.json         provenance, shapes, and the checksum of every file, its ow
 features-00000.npy    shards of rows, in order, float16 or float32
 labels.npy            optional, N integers
 paths.txt             optional, one image path per row
+columns.parquet       optional, what a table said of its rows
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deepclust.features.columns import COLUMNS, Columns
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import file_sha256, fingerprint, plain_json, write_json, written_whole
 
@@ -23,7 +25,7 @@ MANIFEST = "manifest.json"
 PATHS = "paths.txt"
 FORMAT_VERSION = 1
 # What a manifest says of its own files; the rest tells where the features come from.
-OF_THE_FOLDER = ("shards", "n_rows", "checksums", "checksum")
+OF_THE_FOLDER = ("shards", "n_rows", "checksums", "checksum", "columns")
 END_BYTES = 1 << 16
 
 
@@ -91,6 +93,7 @@ def write_split(
     class_names: Sequence[str] | None,
     paths: Sequence[str] | None,
     provenance: dict[str, Any],
+    columns: Columns | None = None,
 ) -> None:
     """Write everything of a FeatureSet folder but its shards, the manifest last."""
     if labels is not None:
@@ -100,7 +103,13 @@ def write_split(
         with written_whole(folder / PATHS) as temporary:
             # JSON per line: file names may hold line breaks and bytes that are not UTF-8.
             temporary.write_text("".join(json.dumps(str(path)) + "\n" for path in paths), encoding="utf-8")
-    beside = {"labels.npy": labels is not None, PATHS: paths is not None}
+    if columns is not None and (columns.path != folder / COLUMNS or columns.ids_S is not None):
+        import pyarrow.parquet as parquet
+
+        table = columns.read()
+        with written_whole(folder / COLUMNS) as temporary:
+            parquet.write_table(table, temporary)
+    beside = {"labels.npy": labels is not None, PATHS: paths is not None, COLUMNS: columns is not None}
     manifest = {
         **{key: value for key, value in provenance.items() if key not in OF_THE_FOLDER},
         "format": FORMAT_VERSION,
@@ -109,6 +118,7 @@ def write_split(
         "class_names": list(class_names) if class_names is not None else None,
         "has_labels": labels is not None,
         "has_paths": paths is not None,
+        "columns": None if columns is None else columns.facts(),
         "checksums": {name: file_sha256(folder / name) for name, there in beside.items() if there},
     }
     manifest = plain_json(manifest)

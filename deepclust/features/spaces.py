@@ -17,19 +17,27 @@ import numpy as np
 
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.table_files import TableReading
 from deepclust.runtime.errors import InputError
 
 BLOCK_ROWS = 16384
 Place = str | os.PathLike
 
 
-def load_spaces(places: Place | Sequence[Place], labels: Place | None = None, *, split: str = "train") -> FeatureSet:
+def load_spaces(
+    places: Place | Sequence[Place],
+    labels: Place | None = None,
+    *,
+    split: str = "train",
+    tables: TableReading | None = None,
+) -> FeatureSet:
     """The features of one place, as `load_features` reads them, or of several places, joined.
 
     Args:
         places: a file or folder, or several whose rows are of the same samples in the same order.
         labels: optional file with one label per row.
         split: which split of a folder of splits.
+        tables: of `load_features`.
 
     Raises:
         InputError: if a place cannot be read, has rows that are no features, or differs from the first in its number of
@@ -44,8 +52,8 @@ def load_spaces(places: Place | Sequence[Place], labels: Place | None = None, *,
         (4, 5)
     """
     if isinstance(places, (str, os.PathLike)):
-        return load_features(places, labels, split=split)
-    spaces = [load_features(place, split=split).check(str(place)) for place in places]
+        return load_features(places, labels, split=split, tables=tables)
+    spaces = [load_features(place, split=split, tables=tables).check(str(place)) for place in places]
     _check_aligned(spaces, places)
     rows_NJ = np.empty((len(spaces[0]), sum(space.dim for space in spaces)), np.float32)
     left = 0
@@ -67,8 +75,9 @@ def load_spaces(places: Place | Sequence[Place], labels: Place | None = None, *,
         },
         name=", ".join(map(str, places)),
     )
+    joined.columns = next((space.columns for space in spaces if space.columns is not None), None)
     if labels is not None:
-        own = load_features(Path(places[0]), labels, split=split)
+        own = load_features(Path(places[0]), labels, split=split, tables=tables)
         joined.labels, joined.class_names = own.labels, own.class_names
     return joined
 

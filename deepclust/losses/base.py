@@ -70,7 +70,7 @@ class Loss(ABC):
 
     Attributes:
         name: on the command line, in a recipe and of files.
-        title: in tables and progress bars.
+        title: in tables and lines of progress.
         trained_with: the training settings in which the method differs from the defaults of `Recipe`.
         uses_teacher: whether an EMA teacher takes part. Without one, training passes the student as its own teacher.
         looks_at_teacher: whether `look` reads the teacher, else the student.

@@ -29,7 +29,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.devices import free_bytes, native_bfloat16
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.progress import progress_bar
+from deepclust.runtime.progress import Stage
 
 # Adaloglou et al. 2024, appendix C.3.
 LEARNING_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
@@ -125,7 +125,7 @@ def linear_probe(
         at_once: G at most; default: as many as half of the free memory takes.
         in_memory: hold all rows on the device, or none; default: if they fit.
         seed: of the order of the samples.
-        progress: show a progress bar.
+        progress: show how far it is.
 
     Raises:
         InputError: if a split has no labels, the dimensions differ, an option is out of range, the memory does not
@@ -147,15 +147,15 @@ def linear_probe(
     at_once = min(len(grid), at_once or _fitting(len(grid), train.dim, len(classes_C), batch_size, place))
     points: list[GridPoint] = []
     best: tuple[float, Tensor, Tensor] | None = None
-    with progress_bar(progress) as bar:
-        task = bar.add_task("linear probe", total=max_epochs * -(-len(grid) // at_once), detail="")
+    n_epochs = max_epochs * -(-len(grid) // at_once)
+    with Stage("linear probe", n_epochs, unit="epochs", enabled=progress) as stage:
         for low in range(0, len(grid), at_once):
             group = _Classifiers(grid[low : low + at_once], train.dim, len(classes_C), momentum, place, dtype)
             for epoch in range(max_epochs):
                 batches = epoch_batches(len(train), batch_size, seed, epoch)
                 for ids_B in banks[0].prefetched(batches, lambda ids_B: ids_B):
                     group.step(banks[0].gather(ids_B), labels_N[ids_B.to(place)])
-                bar.advance(task)
+                stage.advance()
             for index, accuracy in enumerate(group.accuracies(banks[1], _dense(val, classes_C))):
                 points.append(GridPoint(*grid[low + index], accuracy))
                 if accuracy is not None and (best is None or accuracy > best[0]):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
 from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
+from deepclust.neighbors.row_lists import Lists, Probes, calibrated, group_rows, shared_lists
 from deepclust.neighbors.search import (
     GPU_LIMIT,
     EuclideanSearch,
@@ -31,10 +30,11 @@ from deepclust.neighbors.search import (
     share_of_same,
 )
 from deepclust.neighbors.search_ivf import IVFSearch
-from deepclust.neighbors.search_lists import ListSearch, group_rows, shared_lists
+from deepclust.neighbors.search_lists import ListSearch
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_npz, written_whole
+from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.runtime.settings import check_settings, setting
 from deepclust.runtime.shared_array import SharedArray
@@ -43,8 +43,14 @@ METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
 DEFAULT_RECALL = 0.99
-# Above so many rows an inverted file beats comparing all pairs: the crossover measured in benchmarks/neighbors.py.
+# Above so many rows an inverted file on a GPU beats comparing all pairs.
 IVF_ROWS = 400_000
+# From so many rows on a CPU groups them into lists, and looks how many of these the neighbors lie in.
+LISTS_ROWS = 20_000
+# `auto` compares all pairs where the lists would leave more than this share of them (benchmarks/neighbors.py).
+# All pairs in bfloat16 are several times faster than lists in float32.
+MOST_PAIRS = 0.4
+MOST_PAIRS_BFLOAT16 = 0.125
 # Below so many rows the screening's second pass costs more than it saves.
 SCREENED_ROWS = 10_000
 RECALL_QUERIES = 512
@@ -88,12 +94,13 @@ def mine_neighbors(
             faster exact search there). `screened`: all pairs in bfloat16, the best candidates again in float32.
             `ivf`: rows grouped into lists, looking into as many as `recall` needs: faiss' inverted file on GPUs,
             `ListSearch` on a CPU. `faiss`: faiss' flat index.
-            `auto`: `ivf` above 400 000 rows; else `screened` above 10 000 on a CPU that multiplies bfloat16; else
-            `exact`.
+            `auto`, on a GPU: `ivf` above 400 000 rows, else `exact`; on a CPU: `ivf` from 20 000 rows on where the
+            lists that `recall` needs hold few of all pairs, as a sample of 512 to 2048 rows tells; else `screened`
+            above 10 000 on a CPU that multiplies bfloat16; else `exact`.
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
         recall: for `ivf`, the share of true neighbors to find, calibrated on a sample.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
-        progress: show a progress bar.
+        progress: show how far it is, on the first rank.
         ranks: the processes that share the queries, block by block in turn; each gets all neighbors.
 
     Returns:
@@ -129,14 +136,26 @@ def mine_neighbors(
         chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows, on_gpu=on_gpu))]))[0])]
     on_gpu = on_gpu and not euclidean and chosen != "screened" and k < GPU_LIMIT
     ranks.raise_any(why_no_gpu(ranks) if on_gpu and not faiss_gpu_works() else None)
-    lists = shared_lists(rows, block_dir, ranks) if chosen == "ivf" and not on_gpu else None
+    lists: Lists | None = None
+    probes: Probes | None = None
+    with Stage("grouping samples, to mine their neighbors", enabled=progress and ranks.rank == 0):
+        if chosen == "ivf" and not on_gpu:
+            lists = shared_lists(rows, block_dir, ranks)
+        if lists is not None and method == "auto":
+            probes = calibrated(rows, lists, k + 1, recall, ranks=ranks)
+    if lists is not None and probes is not None:
+        bfloat16 = ranks.decide(native_bfloat16("cpu"))
+        if probes.share > (MOST_PAIRS_BFLOAT16 if bfloat16 else MOST_PAIRS):
+            lists, chosen = None, "screened" if bfloat16 else "exact"
     order_N = np.arange(n_rows) if lists is None else lists.order_N
+    bounds = np.append(np.arange(0, n_rows, QUERY_ROWS), n_rows) if lists is None else lists.blocks(QUERY_ROWS)
+    spans = dict(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
     ids, similarities = SharedArray((n_rows, k), np.int32, ranks), SharedArray((n_rows, k), np.float32, ranks)
-    starts = range(ranks.rank * QUERY_ROWS, n_rows, ranks.world_size * QUERY_ROWS)
+    starts = list(spans)[ranks.rank :: ranks.world_size]
     missing: list[int] = []
     with ranks.all_or_none():
         for start in starts:
-            own_Q = order_N[start : start + QUERY_ROWS]
+            own_Q = order_N[start : spans[start]]
             block = None if block_dir is None else _saved_block(_block_path(block_dir, start), own_Q)
             if block is None:
                 missing.append(start)
@@ -145,19 +164,21 @@ def mine_neighbors(
     # A search whose blocks are all saved needs no index.
     search: Search | None = None
     if lists is not None and ranks.any(bool(missing)):
-        search = ListSearch(rows, lists, k + 1, recall, ranks=ranks)
-    n_missing = sum(min(QUERY_ROWS, n_rows - start) for start in missing)
-    with ranks.all_or_none(), _progress_bar(n_missing, progress) as advance:
+        search = ListSearch(rows, lists, probes or calibrated(rows, lists, k + 1, recall, ranks=ranks), ranks=ranks)
+    n_missing = sum(spans[start] - start for start in missing)
+    # Every rank has about as many to search: what the first has done tells of all.
+    total, shown = ranks.world_size * n_missing, progress and ranks.rank == 0
+    with ranks.all_or_none(), Stage("mining neighbors", total, unit="samples", enabled=shown) as stage:
         for start in missing:
             if search is None:
                 search = make_search("euclidean" if euclidean else chosen, rows, k, recall, on_gpu=on_gpu)
-            own_Q = order_N[start : start + QUERY_ROWS]
+            own_Q = order_N[start : spans[start]]
             block = nearest_others(search, own_Q, k)
             if block_dir is not None:
                 with written_whole(_block_path(block_dir, start)) as temporary:
                     np.savez(temporary, rows=own_Q, ids=block[0].astype(np.int32), similarities=block[1])
             ids.values[own_Q], similarities.values[own_Q] = block
-            advance(len(own_Q))
+            stage.advance(ranks.world_size * len(own_Q))
     ids_NK, similarities_NK = ids.written(), similarities.written()
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     if metric != "cosine":
@@ -188,8 +209,8 @@ def _saved_block(path: Path, own_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def choose_method(n_rows: int, *, on_gpu: bool) -> str:
-    """What `auto` means for so many rows on this machine."""
-    if n_rows > IVF_ROWS:
+    """What `auto` means for so many rows on this machine; on a CPU `ivf` if its lists turn out to spare enough."""
+    if n_rows > IVF_ROWS or (n_rows >= LISTS_ROWS and not on_gpu):
         return "ivf"
     if n_rows > SCREENED_ROWS and native_bfloat16("cpu") and not on_gpu:
         return "screened"
@@ -220,7 +241,8 @@ def make_search(method: str, rows: Rows, k: int, recall: float, *, on_gpu: bool 
         return FaissSearch(rows, on_gpu=on_gpu)
     if on_gpu:
         return IVFSearch(rows, k + 1, recall, on_gpu=True)
-    return ListSearch(rows, group_rows(rows), k + 1, recall)
+    lists = group_rows(rows)
+    return ListSearch(rows, lists, calibrated(rows, lists, k + 1, recall))
 
 
 def nearest_others(search: Search, own_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -261,12 +283,3 @@ def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEF
         )
     if not 0 < recall <= 1:
         raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
-
-
-@contextmanager
-def _progress_bar(total: int, enabled: bool) -> Iterator[Any]:
-    from deepclust.runtime.progress import progress_bar
-
-    with progress_bar(enabled) as bar:
-        task = bar.add_task("mining neighbors", total=total, unit="samples/s", detail="")
-        yield lambda step: bar.advance(task, step)

@@ -191,5 +191,6 @@ def _with_labels_of(original: FeatureSet, reduced: FeatureSet) -> FeatureSet:
         labels=original.labels,
         class_names=original.class_names,
         paths=original.paths,
+        columns=original.columns,
         manifest={**provenance, **reduced.manifest},
     )

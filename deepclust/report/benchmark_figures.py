@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from rich.table import Table
 
 from deepclust.clustering import display_name, method_order
-from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, line_style, new_figure, save_figure
+from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, method_style, new_figure, save_figure
 from deepclust.report.sweeps import WHOLE, natural_order
 from deepclust.report.tables import read_rows
 from deepclust.runtime.errors import InputError
@@ -130,13 +130,13 @@ def accuracy_figure(rows: Sequence[Row], path: Path, split: str = "test") -> lis
     figure, axes = new_figure(TWO_COLUMNS if len(drawn) > 1 else ONE_COLUMN, n_columns=len(drawn))
     for axis, (label, places, whole) in zip(axes, drawn):
         known = {**places, WHOLE: whole}
-        for index, method in enumerate(methods):
+        for method in methods:
             points = [(at, *means[name][method][:2]) for name, at in known.items() if method in means.get(name, {})]
             if not points:
                 continue
             x, mean, std = np.array(sorted(points)).T
             spread = 100 * std if std.any() else None
-            axis.errorbar(x, 100 * mean, spread, capsize=2, label=display_name(method), **line_style(index))
+            axis.errorbar(x, 100 * mean, spread, capsize=2, label=display_name(method), **method_style(method))
         axis.set_xticks(list(known.values()), [*map(str, places.values()), "all"])
         axis.set_xlim(min(known.values()) - 0.06 * whole, 1.06 * whole)
         axis.set_xlabel(label)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from deepclust.clustering import display_name
 from deepclust.metrics.calibration import Calibration
-from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, new_figure
+from deepclust.report.figures import ONE_COLUMN, STYLE, TWO_COLUMNS, method_style, new_figure
 
 
 @rc_context(STYLE)
@@ -22,7 +22,7 @@ def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
     """
     width = min(TWO_COLUMNS, 2.4 * len(calibrations))
     figure, panels = new_figure(max(width, 2.6), 2.5, n_columns=len(calibrations))
-    for axes, (index, (method, found)) in zip(panels, enumerate(calibrations.items())):
+    for axes, (method, found) in zip(panels, calibrations.items()):
         middles_B = (found.edges[:-1] + found.edges[1:]) / 2
         filled_B = found.counts_B > 0
         axes.plot([0, 1], [0, 1], color="#7f7f7f", linewidth=0.9, linestyle="--", label="calibrated")
@@ -30,7 +30,7 @@ def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
             middles_B[filled_B],
             found.accuracy_B[filled_B],
             width=np.diff(found.edges)[filled_B] * 0.92,
-            color=PALETTE[index % len(PALETTE)],
+            color=method_style(method)["color"],
             alpha=0.85,
             label="accuracy",
         )
@@ -54,20 +54,21 @@ def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
 def confidence_figure(calibrations: Mapping[str, Calibration]) -> Figure:
     """Histogram of the maximum softmax probability, all methods in one panel."""
     figure, (axes,) = new_figure(ONE_COLUMN, 2.5)
-    for index, (method, found) in enumerate(calibrations.items()):
+    for method, found in calibrations.items():
         shares_B = found.counts_B / found.counts_B.sum()
-        color = PALETTE[index % len(PALETTE)]
+        style = method_style(method)
         axes.stairs(
             100 * shares_B,
             found.edges,
-            color=color,
+            color=style["color"],
+            linestyle=style["linestyle"],
             linewidth=1.4,
             fill=False,
             label=f"{display_name(method)}, mean {100 * found.mean_confidence:.1f} %",
         )
         # A marker per bin tells overlapping steps apart without color.
         middles_B = (found.edges[:-1] + found.edges[1:]) / 2
-        axes.plot(middles_B, 100 * shares_B, MARKERS[index % len(MARKERS)], color=color, markersize=3)
+        axes.plot(middles_B, 100 * shares_B, style["marker"], color=style["color"], markersize=3)
     axes.set(xlim=(0, 1), xlabel="maximum softmax probability", ylabel="samples (%)")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", fontsize=7)

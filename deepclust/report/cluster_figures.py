@@ -21,12 +21,15 @@ from deepclust.metrics.agreement import hungarian_map
 from deepclust.metrics.multilabel import UNMAPPED, mapped_classes
 from deepclust.neighbors import Neighbors
 from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, new_figure
+from deepclust.report.map_layout import within_square, without_gaps
 from deepclust.runtime.errors import InputError
 
 # Figures are drawn at these numbers of neighbors, as far as so many were mined.
 CONSISTENCY_KS = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)
 # More classes than this have neither names nor a legend.
 NAMED_CLASSES = 30
+# Of a label, in widths of the panel.
+LETTER_WIDTH, LINE_HEIGHT = 0.022, 0.045
 UMAP_SAMPLES = 5000
 _GRAY = "#b0b0b0"
 
@@ -146,6 +149,7 @@ def embedding_figure(
 
     Clusters without a class, and noise, are gray. Without labels there is the second panel alone.
     """
+    places_N2 = within_square(without_gaps(places_N2))
     if labels_N is None:
         figure, (axes,) = new_figure(ONE_COLUMN + 0.6, 3.0)
         _scatter(axes, places_N2, clustering.labels, None)
@@ -174,12 +178,39 @@ def _scatter(axes: Axes, places_N2: np.ndarray, groups_N: np.ndarray, class_name
             marker=MARKERS[int(group) // len(PALETTE) % len(MARKERS)],
         )
     # Colors alone do not tell ten classes apart: each has its name where most of it lies.
-    for group in groups if len(groups) <= NAMED_CLASSES else ():
-        x, y = np.median(places_N2[groups_N == group], axis=0)
-        name = axes.text(x, y, _name(group, class_names), ha="center", va="center", fontsize=7.5)
+    named = groups if len(groups) <= NAMED_CLASSES else groups[:0]
+    names = [_name(group, class_names) for group in named]
+    middles_K2 = np.array([np.median(places_N2[groups_N == group], axis=0) for group in named]).reshape(-1, 2)
+    for (x, y), text in zip(labels_apart(middles_K2, [len(name) for name in names]), names):
+        name = axes.text(x, y, text, ha="center", va="center", fontsize=7.5)
         name.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
+
+
+def labels_apart(places_K2: np.ndarray, letters: Sequence[int], rounds: int = 200) -> np.ndarray:
+    """Places of labels in the unit square, moved up and down until no two cover each other, as far as there is room.
+
+    Args:
+        places_K2: where the labels would stand.
+        letters: of each label.
+        rounds: of moving, at most.
+    """
+    apart_K2 = np.array(places_K2, dtype=np.float64)
+    width_K = LETTER_WIDTH * np.asarray(letters, dtype=np.float64)
+    needed_KK = (width_K[:, None] + width_K) / 2
+    for _ in range(rounds):
+        aside_KK = np.abs(apart_K2[:, None, 0] - apart_K2[:, 0])
+        above_KK = apart_K2[:, None, 1] - apart_K2[:, 1]
+        close_KK = (aside_KK < needed_KK) & (np.abs(above_KK) < LINE_HEIGHT)
+        np.fill_diagonal(close_KK, False)
+        if not close_KK.any():
+            break
+        # Of labels at one height the first goes up.
+        order_KK = np.sign(np.arange(len(apart_K2))[None, :] - np.arange(len(apart_K2))[:, None])
+        way_KK = np.where(above_KK == 0, order_KK, np.sign(above_KK))
+        apart_K2[:, 1] += (close_KK * way_KK * (LINE_HEIGHT - np.abs(above_KK)) * 0.51).sum(axis=1).clip(-0.03, 0.03)
+    return apart_K2
 
 
 def _color(group: int) -> tuple[float, ...]:

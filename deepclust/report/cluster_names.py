@@ -15,6 +15,25 @@ from deepclust.clustering import NOISE
 # Of a cluster's samples must have a label for it to name the cluster.
 PREVAILS = 0.5
 KEYWORDS = 3
+# Of more texts, so many drawn at random name the clusters.
+MOST_TEXTS = 200_000
+
+
+def names_of(
+    labels_N: np.ndarray | None,
+    class_names: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    clusters_N: np.ndarray,
+) -> dict[int, str]:
+    """{cluster: name} by the labels where there are some, else by the words of the texts, else none."""
+    if labels_N is not None:
+        return names_by_label(labels_N, clusters_N, class_names)
+    if texts is None:
+        return {}
+    if len(texts) > MOST_TEXTS:
+        rows = np.sort(np.random.default_rng(0).choice(len(texts), MOST_TEXTS, replace=False))
+        texts, clusters_N = [texts[row] for row in rows.tolist()], clusters_N[rows]
+    return names_by_words(texts, clusters_N)
 
 
 def names_by_label(labels_N: np.ndarray, clusters_N: np.ndarray, class_names: Sequence[str] | None) -> dict[int, str]:

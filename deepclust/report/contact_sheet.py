@@ -1,11 +1,10 @@
-"""Views of clustered images: a table with the cluster of every image, and a contact sheet of each cluster.
+"""Views of clustered images: a contact sheet of each cluster.
 
 Shape suffixes: N images.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from deepclust.runtime.files import written_whole
 
 Images = Sequence[str | os.PathLike] | np.ndarray
 
+# Thumbnails that are kept: 37 kB each.
+_KEPT = 8000
 _MARGIN = 4
 _HEADER = 28
 _INK, _PAPER, _UNREADABLE, _HAIRLINE = (32, 32, 32), (255, 255, 255), (216, 216, 216), (200, 200, 200)
@@ -30,31 +31,33 @@ def confidences(clustering: Clustering) -> np.ndarray | None:
     return None if clustering.top_probs is None else clustering.top_probs[:, 0]
 
 
-def write_clusters_csv(path: str | os.PathLike, paths: Sequence[str | os.PathLike], clustering: Clustering) -> Path:
-    """Write one line per image: path, cluster (-1 for noise), confidence (empty where the method has none).
+class Thumbnails:
+    """Images fitted into a square, each made once: several methods show the same ones.
 
-    File names that are no UTF-8 are written with their own bytes.
-
-    Raises:
-        InputError: if there is not one path per image.
+    Args:
+        images: N image paths, or the images themselves as (N, H, W) or (N, H, W, 3) uint8.
     """
-    path = Path(path)
-    _require_one_each(len(paths), clustering, "paths")
-    confidence = confidences(clustering)
-    shown = [""] * len(paths) if confidence is None else [f"{value:.6g}" for value in confidence]
-    with (
-        written_whole(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        table = csv.writer(stream)
-        table.writerow(["path", "cluster", "confidence"])
-        table.writerows(zip((os.fspath(name) for name in paths), clustering.labels.tolist(), shown))
-    return path
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self._made: dict[tuple[int, int], Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fitted(self, row: int, side: int) -> Image.Image:
+        """An image in a square of that side, in pixels."""
+        if (row, side) not in self._made:
+            thumbnail = image_thumbnail(self.images[row], side)
+            if len(self._made) >= _KEPT:
+                return thumbnail
+            self._made[row, side] = thumbnail
+        return self._made[row, side]
 
 
 def write_contact_sheets(
     folder: str | os.PathLike,
-    images: Images,
+    images: Images | Thumbnails,
     clustering: Clustering,
     *,
     per_cluster: int = 36,
@@ -68,7 +71,7 @@ def write_contact_sheets(
 
     Args:
         folder: where to write them.
-        images: N image paths, or the images themselves as (N, H, W) or (N, H, W, 3) uint8.
+        images: N image paths, the images themselves as (N, H, W) or (N, H, W, 3) uint8, or their thumbnails.
         clustering: the clustering of these images. Without probabilities, images come in their own order.
         per_cluster: images on a sheet, at most.
         max_clusters: sheets to write, at most; the largest clusters have them.
@@ -82,11 +85,12 @@ def write_contact_sheets(
     """
     _require_one_each(len(images), clustering, "images")
     folder = Path(folder)
+    thumbnails = images if isinstance(images, Thumbnails) else Thumbnails(images)
     files = []
     for cluster, size, rows in _most_confident(clustering, per_cluster, max_clusters):
         file = folder / ("noise.jpg" if cluster == NOISE else f"cluster-{cluster:05d}.jpg")
         title = _title(cluster, size, rows, confidences(clustering))
-        sheet = contact_sheet([image_thumbnail(images[row], thumbnail) for row in rows], title=title)
+        sheet = contact_sheet([thumbnails.fitted(int(row), thumbnail) for row in rows], title=title)
         with written_whole(file) as temporary:
             sheet.save(temporary, quality=90)
         files.append(file)

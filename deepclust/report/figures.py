@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from deepclust.clustering import DISPLAY_NAMES
 from deepclust.runtime.files import written_whole
 
 # Okabe and Ito's palette, told apart with every common kind of color blindness. Yellow is too pale for a line.
@@ -17,7 +18,10 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 # Dashes tell lines apart where there are more of them than colors.
-DASHES = ("-", "--", ":")
+DASHES = ("-", "--", ":", "-.")
+# Methods in the order in which they take colors: those that most figures show have one of their own.
+FIRST = ("temi", "scan", "tsp", "kmeans", "agglomerative", "spectral", "hdbscan")
+METHODS = (*FIRST, *(method for method in DISPLAY_NAMES if method not in FIRST))
 
 # Column widths of a two-column paper, in inches.
 ONE_COLUMN = 3.4
@@ -42,13 +46,23 @@ STYLE: Any = {
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Color, marker and dashes of the line of a number; no two are alike among the first 21."""
+    """Color, marker and dashes of the line of a number; no two are alike among the first 28."""
     turn, place = divmod(index, len(PALETTE))
     return {
         "color": PALETTE[place],
         "marker": MARKERS[(place + turn) % len(MARKERS)],
         "linestyle": DASHES[turn % len(DASHES)],
     }
+
+
+def method_style(method: str) -> dict[str, Any]:
+    """Color, marker and dashes of a method, the same in every figure; those of an unknown name are all alike.
+
+    Example:
+        >>> method_style("temi")["color"] == PALETTE[0]
+        True
+    """
+    return line_style(METHODS.index(method) if method in METHODS else len(METHODS))
 
 
 def new_figure(

@@ -146,19 +146,30 @@ def _duplicates(n_duplicates: int | None, n_samples: int) -> Finding | None:
     return Finding(_graded(1 - share, (0.9, 0.0)), "Near duplicates", text)
 
 
-def duplicate_groups(neighbors: Neighbors) -> list[np.ndarray]:
-    """Row numbers of each group of near duplicates, the largest group first.
+def duplicate_numbers(neighbors: Neighbors) -> np.ndarray:
+    """(N,) int32 number of each sample's group of near duplicates, the largest is 0; -1 for a sample without any."""
+    group_N = _joined(neighbors)
+    sizes_G = np.bincount(group_N)
+    rank_G = np.empty(len(sizes_G), np.int32)
+    rank_G[np.argsort(-sizes_G, kind="stable")] = np.arange(len(sizes_G))
+    return np.where(sizes_G[group_N] > 1, rank_G[group_N], -1).astype(np.int32)
 
-    Two samples are in one group where a chain of pairs with a cosine above `DUPLICATE` joins them.
-    """
+
+def duplicate_groups(neighbors: Neighbors) -> list[np.ndarray]:
+    """Row numbers of each group of near duplicates, the largest group first."""
+    group_N = _joined(neighbors)
+    order = np.argsort(group_N, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(group_N[order])) + 1)
+    return sorted((group_G for group_G in groups if len(group_G) > 1), key=len, reverse=True)
+
+
+def _joined(neighbors: Neighbors) -> np.ndarray:
+    """(N,) number of each sample's group: a chain of pairs with a cosine above `DUPLICATE` joins two samples."""
     n_samples, k = neighbors.ids.shape
     near_NK = neighbors.similarities >= DUPLICATE
     rows = np.repeat(np.arange(n_samples), k)[near_NK.ravel()]
     pairs = sparse.coo_array((np.ones(len(rows)), (rows, neighbors.ids[near_NK])), (n_samples, n_samples))
-    _, group_N = sparse.csgraph.connected_components(pairs, directed=False)
-    order = np.argsort(group_N, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(group_N[order])) + 1)
-    return sorted((group_G for group_G in groups if len(group_G) > 1), key=len, reverse=True)
+    return np.asarray(sparse.csgraph.connected_components(pairs, directed=False)[1])
 
 
 def outlier_scores(neighbors: Neighbors) -> np.ndarray:

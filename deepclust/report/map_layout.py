@@ -18,6 +18,7 @@ UMAP_SAMPLES = 10_000
 UMAP_NEIGHBORS = 15
 # A far cluster does not squeeze the rest: places end so many times the width of the middle 98 % beyond it.
 BEYOND = 0.25
+WIDEST_GAP = 0.1
 
 
 def map_layout(features: FeatureSet, kind: str = "auto", seed: int = 0) -> tuple[np.ndarray, str]:
@@ -44,6 +45,19 @@ def map_layout(features: FeatureSet, kind: str = "auto", seed: int = 0) -> tuple
         layout = Reduction(kind, 2, n_neighbors=UMAP_NEIGHBORS, min_dist=0.1, metric="cosine", seed=seed)
         places_N2 = layout.fit_transform(features.features)
     return within_square(places_N2), {"umap": "UMAP", "pca": "PCA"}[kind]
+
+
+def without_gaps(places_N2: np.ndarray) -> np.ndarray:
+    """Places whose empty stretches along each axis are at most `WIDEST_GAP` of it: one far cluster would squeeze the
+    rest. How far apart clusters lie says little in a layout by UMAP."""
+    shorter_N2 = np.empty(places_N2.shape, np.float64)
+    for axis in range(2):
+        order_N = np.argsort(places_N2[:, axis], kind="stable")
+        gaps = np.diff(places_N2[order_N, axis].astype(np.float64), prepend=places_N2[order_N[:1], axis])
+        for _ in range(8):  # what is left grows shorter with its gaps
+            gaps = np.minimum(gaps, WIDEST_GAP * gaps.sum())
+        shorter_N2[order_N, axis] = np.cumsum(gaps)
+    return shorter_N2
 
 
 def within_square(places_N2: np.ndarray) -> np.ndarray:

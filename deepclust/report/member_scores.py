@@ -53,13 +53,8 @@ def member_scores(features: FeatureSet, labels_N: np.ndarray) -> MemberScores:
     if len(ids_C) == 0:
         nothing_N = np.zeros(n_samples, np.float32)
         return MemberScores(ids_C, nothing_N, nothing_N.copy(), np.full(n_samples, NOISE), ids_C)
-    mean_D = sum(block.sum(axis=0, dtype=np.float64) for _, block in features.blocks()) / n_samples
+    mean_D, centers_CD = _centers(features, labels_N, ids_C)
     place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
-    sums_CD = np.zeros((len(ids_C), features.dim))
-    for start, unit_BD in _unit_blocks(features, mean_D):
-        members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
-        np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
-    centers_CD = _unit(sums_CD).astype(np.float32)
     typical_N, margin_N = np.zeros((2, n_samples), np.float32)
     second_N = np.asarray(labels_N).copy()
     for start, unit_BD in _unit_blocks(features, mean_D, rows=max(64, BLOCK_VALUES // max(features.dim, len(ids_C)))):
@@ -76,6 +71,43 @@ def member_scores(features: FeatureSet, labels_N: np.ndarray) -> MemberScores:
         margin_N[block][noise_B] = 0
         second_N[block][noise_B] = ids_C[own_B[noise_B]]
     return MemberScores(ids_C, typical_N, margin_N, second_N, ids_C[_nearest_others(centers_CD)])
+
+
+def nearest_clusters(features: FeatureSet, labels_N: np.ndarray, others: FeatureSet) -> np.ndarray:
+    """The cluster with the center that is nearest to each of other rows, by direction from the mean of all clustered.
+
+    Args:
+        features: N × D, which were clustered.
+        labels_N: their cluster ids, -1 for noise.
+        others: rows of the same D.
+
+    Returns:
+        A cluster id for each of the other rows; -1 for all where there is no cluster.
+
+    Example:
+        >>> rows = FeatureSet.from_arrays(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]))
+        >>> nearest_clusters(rows, np.array([4, 4, 7]), rows).tolist()
+        [4, 4, 7]
+    """
+    ids_C = np.unique(labels_N[labels_N != NOISE])
+    out = np.full(len(others), NOISE, np.int32)
+    if len(ids_C) == 0:
+        return out
+    mean_D, centers_CD = _centers(features, labels_N, ids_C)
+    for start, unit_BD in _unit_blocks(others, mean_D, rows=max(64, BLOCK_VALUES // max(others.dim, len(ids_C)))):
+        out[start : start + len(unit_BD)] = ids_C[(unit_BD @ centers_CD.T).argmax(axis=1)]
+    return out
+
+
+def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(D,) mean of all rows, and the (C, D) float32 direction of each cluster's members from it."""
+    mean_D = sum(block.sum(axis=0, dtype=np.float64) for _, block in features.blocks()) / len(labels_N)
+    place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
+    sums_CD = np.zeros((len(ids_C), features.dim))
+    for start, unit_BD in _unit_blocks(features, mean_D):
+        members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
+        np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
+    return mean_D, _unit(sums_CD).astype(np.float32)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from deepclust.clustering import display_name
 from deepclust.metrics.separability import r_squared
-from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, line_style, new_figure
+from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, STYLE, TWO_COLUMNS, method_style, new_figure
 from deepclust.report.sweeps import Sweep, difference, natural_order
 from deepclust.report.tables import METRIC_NAMES
 from deepclust.runtime.errors import InputError
@@ -46,7 +46,7 @@ def sweep_figure(found: Sweep) -> Figure:
     figure, (axes,) = new_figure(width, 3.2 if named and len(found.values) > _SLANTED else 2.6)
     for index, method in enumerate(found.methods):
         values, means, deviations = found.curve(method)
-        style = line_style(index)
+        style = method_style(method)
         if named:
             # No order leads from name to name, so no line does; methods stand beside each other.
             aside = 0.6 * ((index + 0.5) / len(found.methods) - 0.5)
@@ -92,7 +92,7 @@ def difference_figure(found: Sweep, first: str, second: str) -> Figure:
     figure, (axes,) = new_figure(ONE_COLUMN + 0.6, 0.7 + (0.26 if len(pairs) <= 12 else 0.17) * len(pairs))
     gaps = [100 * gap for _, gap in pairs]
     lines = range(len(pairs))
-    axes.barh(lines, gaps, color=[PALETTE[0] if gap >= 0 else PALETTE[3] for gap in gaps], height=0.7)
+    axes.barh(lines, gaps, color=[method_style(first if gap >= 0 else second)["color"] for gap in gaps], height=0.7)
     for line, gap in zip(lines, gaps):
         axes.annotate(
             _signed(gap), (gap, line), xytext=(3 if gap >= 0 else -3, 0), textcoords="offset points",

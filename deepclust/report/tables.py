@@ -26,6 +26,7 @@ Row = Mapping[str, Any]
 
 METRIC_NAMES = {"acc": "ACC", "nmi": "NMI", "ami": "AMI", "ari": "ARI", "silhouette": "Silhouette"}
 ABSENT = "–"
+CAPTION_WIDTH = 84
 
 
 def report_console() -> Console:
@@ -37,13 +38,13 @@ def report_console() -> Console:
 def results_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | None = None) -> Table:
     """Methods × metrics for the terminal: percent with one decimal, the best of each split in bold, notes below."""
     rows = _by_split(rows)
-    return _rich(_header(), _cells(rows), _best(rows), [row["split"] for row in rows], notes, title)
+    return _rich(_header(rows), _cells(rows), _best(rows), [row["split"] for row in rows], notes, title)
 
 
 def results_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     """The same table in Markdown."""
     rows = _by_split(rows)
-    return _markdown(_header(), _cells(rows), _best(rows), notes)
+    return _markdown(_header(rows), _cells(rows), _best(rows), notes)
 
 
 def write_results(run_dir: str | os.PathLike, rows: Sequence[Row], notes: Iterable[str] = ()) -> None:
@@ -117,13 +118,13 @@ def mean_std_table(rows: Sequence[Row], notes: Iterable[str] = (), title: str | 
     splits = [group["split"] for group in groups]
     # Without spaces, so that five such columns fit a terminal of 100.
     cells = [[cell.replace(" ± ", "±") for cell in line] for line in _spread_cells(groups)]
-    return _rich(_header(), cells, _best(_means(groups)), splits, _with_seeds(groups, notes), title)
+    return _rich(_header(groups), cells, _best(_means(groups)), splits, _with_seeds(groups, notes), title)
 
 
 def mean_std_markdown(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
     """Mean ± standard deviation over seeds per method and split, in Markdown."""
     groups = _by_split(mean_std(rows))
-    return _markdown(_header(), _spread_cells(groups), _best(_means(groups)), _with_seeds(groups, notes))
+    return _markdown(_header(groups), _spread_cells(groups), _best(_means(groups)), _with_seeds(groups, notes))
 
 
 def candidates_table(candidates: Sequence[Row], notes: Iterable[str] = ()) -> Table:
@@ -165,8 +166,13 @@ def _by_split(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: splits.index(row["split"]))
 
 
-def _header() -> list[str]:
-    return ["Method", "Split", *METRIC_NAMES.values(), "Clusters", "Seconds"]
+def _known(rows: Sequence[Row]) -> list[str]:
+    """The metrics that at least one row has: without labels there is nothing to say in the columns of label metrics."""
+    return [key for key in METRIC_NAMES if any(row.get(key) is not None for row in rows)]
+
+
+def _header(rows: Sequence[Row]) -> list[str]:
+    return ["Method", "Split", *(METRIC_NAMES[key] for key in _known(rows)), "Clusters", "Seconds"]
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -174,7 +180,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
         [
             display_name(row["method"]),
             row["split"],
-            *(_shown(row.get(key), _percent) for key in METRIC_NAMES),
+            *(_shown(row.get(key), _percent) for key in _known(rows)),
             _clusters_found(_shown(row.get("n_found"), str), row.get("n_clusters")),
             _shown(row.get("seconds"), _seconds),
         ]
@@ -187,7 +193,7 @@ def _spread_cells(groups: Sequence[Row]) -> list[list[str]]:
         [
             display_name(group["method"]),
             group["split"],
-            *(_shown(group[key], lambda pair: _pair(pair, _percent)) for key in METRIC_NAMES),
+            *(_shown(group[key], lambda pair: _pair(pair, _percent)) for key in _known(groups)),
             _clusters_found(_shown(group["n_found"], lambda pair: f"{pair[0]:.4g}"), group["n_clusters"]),
             _shown(group["seconds"], lambda pair: _seconds(pair[0])),
         ]
@@ -234,7 +240,7 @@ def _with_seeds(groups: Sequence[Row], notes: Iterable[str]) -> list[str]:
 def _best(rows: Sequence[Row]) -> set[tuple[int, int]]:
     """(row, column) of the highest value of each metric within each split, as printed: equal figures are all best."""
     best = set()
-    for column, key in enumerate(METRIC_NAMES, start=2):
+    for column, key in enumerate(_known(rows), start=2):
         for split in {row["split"] for row in rows}:
             shown = {
                 index: round(100 * row[key], 1)
@@ -261,6 +267,8 @@ def _rich(
         caption=escape(caption) or None,
         title_justify="left",
         caption_justify="left",
+        # A caption is as wide as its table: that of a table with few columns would have few words a line.
+        min_width=min(CAPTION_WIDTH, max(map(len, caption.splitlines()), default=0)),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,

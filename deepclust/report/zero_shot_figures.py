@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deepclust.report.figures import MARKERS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure
+from deepclust.report.figures import MARKERS, METHODS, ONE_COLUMN, PALETTE, TWO_COLUMNS, new_figure
 from deepclust.zero_shot.protocol import CLASSES
 from deepclust.zero_shot.statistics import ami_silhouette_correlation, average_ranks
 
@@ -63,7 +63,8 @@ def scatter_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> F
         return None
     # High enough for the legend.
     figure, (axes,) = new_figure(TWO_COLUMNS, max(3.2, LEGEND_LINE * (len(clusterers) + len(datasets) + 5)))
-    for color_place, clusterer in enumerate(clusterers):
+    for clusterer in clusterers:
+        color_place = place_of(clusterer)
         for marker_place, dataset in enumerate(datasets):
             points = [row for row in shown if (row["clusterer"], row["dataset"]) == (clusterer, dataset)]
             color = PALETTE[color_place % len(PALETTE)]
@@ -78,7 +79,8 @@ def scatter_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> F
     if correlation is not None:
         axes.set_title(f"Pearson's r = {correlation:.2f} over {n_cells} cells", loc="left", fontsize=8)
     handles: list[Any] = [_heading("Clusterer")]
-    for place, title in enumerate(clusterers.values()):
+    for clusterer, title in clusterers.items():
+        place = place_of(clusterer)
         color = PALETTE[place % len(PALETTE)]
         handles.append(Patch(edgecolor=color, facecolor=_face(color, place), label=title))
     handles += [_heading(""), _heading("Data set")]
@@ -105,12 +107,13 @@ def level_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Fig
     for axes, dataset in zip(all_axes, panels, strict=True):
         here = [row for row in scored if row["dataset"] == dataset]
         levels = list(here[0]["one_sided_ami"])
-        for place, clusterer in enumerate(clusterers):
+        for order, clusterer in enumerate(clusterers):
+            place = place_of(clusterer)
             lines = [[row["one_sided_ami"][level] for level in levels] for row in here if row["clusterer"] == clusterer]
             if lines:
                 color = PALETTE[place % len(PALETTE)]
                 # Side by side, as many a value is shared.
-                places = np.arange(len(levels)) + SPREAD * (place / max(1, len(clusterers) - 1) - 0.5)
+                places = np.arange(len(levels)) + SPREAD * (order / max(1, len(clusterers) - 1) - 0.5)
                 axes.plot(
                     places, 100 * np.mean(lines, axis=0), color=color,
                     marker=MARKERS[place % len(MARKERS)], markerfacecolor=_face(color, place),
@@ -124,10 +127,15 @@ def level_figure(rows: Sequence[Row], datasets: Names, clusterers: Names) -> Fig
     all_axes[0].set_ylabel("One-sided AMI (%)")
     handles = [
         _handle(title, MARKERS[place % len(MARKERS)], PALETTE[place % len(PALETTE)], place, "-")
-        for place, title in enumerate(clusterers.values())
+        for place, title in ((place_of(clusterer), title) for clusterer, title in clusterers.items())
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False)
     return figure
+
+
+def place_of(clusterer: str) -> int:
+    """A clusterer's place in the palette: that of its method in every other figure."""
+    return METHODS.index(clusterer) if clusterer in METHODS else len(METHODS)
 
 
 def _face(color: str, place: int) -> str:

@@ -27,7 +27,7 @@ from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.folder import RunFolder
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import write_json
+from deepclust.runtime.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,17 @@ def more_candidates(
 def kept_at(folder: Path, method: str, n_clusters: int | None, space: str) -> Path:
     """Where the Clustering of a candidate lies in the folder of those that the run itself did not make."""
     return folder / f"{method}{'' if n_clusters is None else f'_{n_clusters}'}_{space.replace(' ', '_')}.npz"
+
+
+def selected_of(folder: RunFolder) -> Path | None:
+    """The clustering that `select=silhouette` chose in a run, or None."""
+    place = folder.path / "selection.json"
+    chosen = read_json(place)["chosen"] if place.is_file() else None
+    if chosen is None:
+        return None
+    told = (chosen["method"], chosen["n_clusters"], chosen["reduction"])
+    kept = kept_at(folder.path / "selection", *told)
+    return kept if kept.is_file() else folder.clustering(chosen["method"])
 
 
 def _train_split(reduction: Reduction, dataset: Dataset, cache_dir: Path | None) -> FeatureSet:

@@ -11,6 +11,7 @@ from typing import Any
 
 from deepclust.clusterers import clusterer_class, make_clusterer
 from deepclust.clustering import display_name
+from deepclust.cuts.exploration import bounds_of
 from deepclust.features.dataset import Dataset
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import Reduction
@@ -41,13 +42,20 @@ def read_experiment(config: Settings) -> Experiment:
     neighbors_dir, reductions_dir = cache_folders(config)
     source = DataSource.of(config)
     dataset = source.load()
-    n_clusters = source.known_classes(dataset) if config["n_clusters"] is None else config["n_clusters"]
-    if n_clusters is None and config["loss"]:
+    n_clusters, bounds = config["n_clusters"], None
+    if n_clusters is None:
+        n_clusters = source.known_classes(dataset)
+    elif not isinstance(n_clusters, int):
+        n_clusters, bounds = None, bounds_of(n_clusters, len(dataset.train))
+        if not config["loss"]:
+            raise InputError(f"n_clusters={config['n_clusters']} cuts trained heads: name a loss, or a number")
+    most = n_clusters if bounds is None else bounds[1]
+    if most is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
-    baselines = runnable(config["baselines"], n_clusters, choosing)
+    baselines = runnable(config["baselines"], most, choosing)
     notes: list[str] = []
-    if n_clusters is not None and not config.get("baselines_named", True):
-        baselines, notes = possible(baselines, n_clusters, len(dataset.train))
+    if most is not None and not config.get("baselines_named", True):
+        baselines, notes = possible(baselines, most, len(dataset.train))
     losses = config["loss"]
     if not config.get("n_neighbors_named", True):
         losses, more = with_neighbors_there(losses, len(dataset.train))
@@ -57,10 +65,12 @@ def read_experiment(config: Settings) -> Experiment:
         notes=notes,
         dataset=dataset,
         recipes=[
-            Recipe.of(name, **settings, n_clusters=n_clusters, seed=config["seed"]) for name, settings in losses.items()
+            Recipe.of(name, **settings, n_clusters=most, seed=config["seed"]) for name, settings in losses.items()
         ],
         baselines=baselines,
         n_clusters=n_clusters,
+        bounds=bounds,
+        constraints=config.get("constraints"),
         seed=config["seed"],
         reduction=reduction,
         choosing=choosing,

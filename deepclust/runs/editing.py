@@ -28,6 +28,7 @@ from deepclust.clustering import NOISE, Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.report.contact_sheet import confidences
 from deepclust.report.member_scores import member_scores
+from deepclust.report.sample_tables import name_of
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, make_folder, read_json, written_whole
 
@@ -56,7 +57,7 @@ class Edited:
 
     def name(self, cluster: int) -> str:
         """What a cluster is called in tables and folders."""
-        return self.names.get(cluster, "in no cluster" if cluster == NOISE else f"cluster {cluster}")
+        return name_of(self.names, cluster)
 
 
 def read_edits(path: Path) -> dict[str, Any]:

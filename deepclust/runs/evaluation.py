@@ -24,6 +24,7 @@ from deepclust.metrics.calibration import Calibration, calibration, why_no_calib
 from deepclust.metrics.knn_probe import knn_probe
 from deepclust.metrics.linear_probe import Probe, held_out_split, linear_probe
 from deepclust.metrics.separability import separability
+from deepclust.runs.cutting import Recut
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import RunFolder, scored
 from deepclust.runtime.devices import fastest_device
@@ -111,7 +112,15 @@ def merged_rows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, 
     return [*rows, *earlier.values()]
 
 
-def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhouette: bool = True) -> Evaluation:
+def evaluate_run(
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    saved: bool = True,
+    silhouette: bool = True,
+    raw: bool = False,
+    recut: Recut | None = None,
+) -> Evaluation:
     """Score every method of a run again: trained heads from their checkpoints, the others by the clusters they left.
 
     Args:
@@ -119,6 +128,8 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         dataset: the run's own data, or other features of the same encoder.
         saved: whether the data are the run's own, so that saved clusterings belong to them.
         silhouette: of `run_experiment`.
+        raw: take the heads' confidence as they were trained, without the temperature that was fitted after it.
+        recut: another cut of the trained heads, which is saved beside; None leaves them as they are.
 
     Raises:
         InputError: if there is nothing to score, a checkpoint is of another run, or the features have other dimensions.
@@ -131,7 +142,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
     identity = Identity.read(run.identity)
     trained_methods = sorted(run.trained_methods(), key=method_order)
     others = sorted(set(run.saved_methods()) - set(trained_methods), key=method_order)
-    if not trained_methods and not (others and saved):
+    if not trained_methods and (recut is not None or not (others and saved)):
         left = f"; the clusters of {', '.join(others)} are for its own data only" if others else ""
         raise InputError(
             f"{run.path} holds no checkpoint (checkpoints/*.ckpt){left}: name a run folder of `deepclust train`"
@@ -140,6 +151,12 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
         if trained.recipe.loss.name != method or (identity is not None and trained.identity != identity.digest(method)):
             raise InputError(f"{run.checkpoint(method)} is of another run: put this run's own file back, or remove it")
+        check_cut(run, trained, method)
+        if recut is not None:
+            notes.extend(recut.apply(trained, method))
+            recut.keep(trained, method)
+        if raw:
+            trained.confidence_temperature = 1.0
         for split, features in splits.items():
             trained.check_features(features)
             clustering = clusterings[method, split] = trained.assign(features)
@@ -147,7 +164,7 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             notes.extend(trained.warn_of_collapse(dataset.train))
-    for method in others:
+    for method in others if recut is None else ():
         if not saved:
             notes.append(f"{display_name(method)} left clusters of its own data only; it is not scored here.")
             continue
@@ -161,6 +178,16 @@ def evaluate_run(run: RunFolder, dataset: Dataset, *, saved: bool = True, silhou
             rows.append(scored(clustering, features, split, None, notes, silhouette=silhouette))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))
+
+
+def check_cut(run: RunFolder, trained: TrainedHeads, method: str) -> None:
+    """Raises InputError if the heads have another number of clusters than the clustering that they left."""
+    left = run.clustering(method)
+    if left.is_file() and Clustering.load(left).n_clusters not in (None, trained.n_clusters):
+        raise InputError(
+            f"{left} has other clusters than {run.checkpoint(method)}: put back {method}.json, which holds the cut, "
+            "beside the checkpoint"
+        )
 
 
 def add_calibration(evaluation: Evaluation) -> dict[str, Calibration]:

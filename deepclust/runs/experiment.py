@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.clusterers import Linkages, make_clusterer
+from deepclust.cuts.exploration import check_can_choose
 from deepclust.features.dataset import Dataset
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors.mining import MiningSettings
 from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.choosing import Choosing
+from deepclust.runs.cutting import answers_about
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runs.steps import Results, Steps
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.progress import Stage, begin_run
 from deepclust.runtime.ranks import ALONE, Launch, Ranks, is_first_process
 from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
@@ -38,6 +41,9 @@ class Experiment:
         baselines: options by name of clusterer.
         notes: sentences for the table that are known before the run.
         n_clusters: C of the baselines; None where nobody knows it.
+        bounds: where the number is to be found, by merging clusters of the heads; None where it is known. Baselines
+            take the number of the first loss.
+        constraints: a file of answers about samples, which choose among the bounds.
         seed: of the baselines, and in the rows of results.
         reduction: what the features are reduced by before anything is clustered.
         choosing: what else to try and to choose from without labels; None chooses nothing.
@@ -56,6 +62,8 @@ class Experiment:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     n_clusters: int | None = None
+    bounds: tuple[int, int] | None = None
+    constraints: str | None = None
     seed: int = seed_setting(0, "of the baselines, and in the rows of results")
     reduction: Reduction = field(default_factory=lambda: Reduction("none"))
     choosing: Choosing | None = None
@@ -106,9 +114,13 @@ class Experiment:
             raise InputError(
                 f"n_clusters={self.n_clusters}, but there are {len(train)} samples: choose between 2 and their number"
             )
+        fewest = min((recipe.n_heads for recipe in self.recipes), default=0)
+        check_can_choose(self.bounds, self.constraints is not None, fewest)
+        answers_about(self.constraints, train)
         self.reduction.check(len(train), train.dim)
+        most = self.n_clusters if self.bounds is None else self.bounds[1]
         for name, options in self.baselines.items():
-            make_clusterer(name, **{"n_clusters": self.n_clusters, "seed": self.seed, **options}).check(len(train))
+            make_clusterer(name, **{"n_clusters": most, "seed": self.seed, **options}).check(len(train))
         if self.choosing is not None:
             self.choosing.check(len(train))
         launch = Launch.from_environment()
@@ -130,7 +142,7 @@ class Experiment:
         Args:
             folder: the run folder.
             resume: continue a killed run.
-            progress: show progress bars where stdout is a terminal.
+            progress: show how far it is: bars where stdout is a terminal, else lines now and then.
 
         Returns:
             The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
@@ -139,6 +151,7 @@ class Experiment:
             InputError: if another run writes to the folder, it is a run on other data or with other settings, or a
                 checkpoint does not fit.
         """
+        begin_run()
         with folder.claimed(resume=resume) if is_first_process() else nullcontext():
             identity = None
             with Ranks.of_run().all_or_none():  # features of a bare file are read for it: once is enough
@@ -154,14 +167,16 @@ class Experiment:
                 identity.write(folder.identity)
             if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
                 folder.write_config(self.config)
-        data = reduced_dataset(
-            self.reduction,
-            self.dataset,
-            mining=self.mining,
-            cache_dir=self.reductions_dir,
-            neighbors_dir=self.neighbors_dir,
-            record=folder.reduction if ranks.rank == 0 else None,
-        )
+        shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
+        with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
+            data = reduced_dataset(
+                self.reduction,
+                self.dataset,
+                mining=self.mining,
+                cache_dir=self.reductions_dir,
+                neighbors_dir=self.neighbors_dir,
+                record=folder.reduction if ranks.rank == 0 else None,
+            )
         with logging_to(self.logger, folder.path, self.config) as logger:
             steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
             for recipe in steps.by_neighbors(self.recipes):

@@ -5,15 +5,18 @@ run.lock                    locked while a run writes here
 deepclust.sha256            checksums of everything here: `deepclust verify FOLDER` compares them
 identity.json               the settings that decide the results, and digests of the data
 reduction.json              what the features were reduced by, where they were
-checkpoints/<method>.ckpt   newest training state of each loss
+checkpoints/<method>.ckpt   newest training state of each loss; once it is finished its heads alone. <method>.json: the
+                            cut and the temperature of its heads
+exploration/<method>.json   the tree of clusters and what speaks for each cut, with n_clusters=auto or bounds
 clusterings/<method>.npz    the training split; <method>_<split>.npz for the others
 results.json, results.md    one row per (method, split)
-clusters.csv                path, cluster and confidence by the first method, where features know their images
-contact_sheets/             the most confident images of each of its clusters
+samples.parquet, .csv       every sample and its cluster by every method; samples_test: those of the test split
+clusters.parquet, .csv      every cluster of every method: name, size, its most typical samples
+contact_sheets/<method>/    the most confident images of each cluster
 report.html                 the run as one page, by `deepclust report`
 edited/, handed_on/         what `deepclust edit` made of it
 selection.json, selection/  which clustering was chosen without labels, with select=
-evaluation.json, evaluation/, other_data/, overclustering/      by `deepclust evaluate`
+evaluation.json, evaluation/, other_data/, overclustering/, cuts/      by `deepclust evaluate`
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ class RunFolder:
 
     def checkpoint(self, method: str) -> Path:
         return self.path / "checkpoints" / f"{method}.ckpt"
+
+    def exploration(self, method: str) -> Path:
+        return self.path / "exploration" / f"{method}.json"
 
     def clustering(self, method: str, split: str = "train") -> Path:
         return self.path / "clusterings" / (f"{method}.npz" if split == "train" else f"{method}_{split}.npz")

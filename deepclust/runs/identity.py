@@ -58,8 +58,11 @@ class Identity:
                 "neighbors.recall": run.mining.recall,
             }
         for name, options in run.baselines.items():
-            settings = {"n_clusters": run.n_clusters, "seed": run.seed, **options}
-            methods[name] = make_clusterer(name, **settings).settings
+            most = run.n_clusters if run.bounds is None else run.bounds[1]
+            settings = make_clusterer(name, **{"n_clusters": most, "seed": run.seed, **options}).settings
+            if run.bounds is not None and "n_clusters" not in options:
+                settings = {key: value for key, value in settings.items() if key != "n_clusters"}  # not known yet
+            methods[name] = settings
         asked: Settings = {"methods": run.methods(), "silhouette": run.silhouette, "select": None}
         if run.choosing is not None:
             # Candidates are kept in the folder by their names alone.
@@ -70,7 +73,10 @@ class Identity:
                 [one.kind for one in run.choosing.reductions],
                 list(run.choosing.n_clusters),
             ]
-        shared = {"seed": run.seed, "n_clusters": run.n_clusters, "reduction": run.reduction.settings}
+        asked_for = run.n_clusters if run.bounds is None else run.bounds
+        shared: Settings = {"seed": run.seed, "n_clusters": asked_for, "reduction": run.reduction.settings}
+        if run.constraints is not None:
+            shared["constraints"] = fingerprint(Path(run.constraints).expanduser().read_bytes())
         return cls(*json.loads(json.dumps([data, shared, methods, asked], default=str)))
 
     @classmethod

@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepclust.clustering import Clustering
+from deepclust.features.feature_set import FeatureSet
 from deepclust.report.figures import save_figure
 from deepclust.report.sweep_figures import sweep_figure
 from deepclust.report.sweeps import Run, Sweep, sweep
-from deepclust.runs.config import read_experiment, reduced_as_trained
+from deepclust.runs.config import cache_folders, read_experiment, read_mining, reduced_as_trained
+from deepclust.runs.cutting import Recut, answers_about
 from deepclust.runs.evaluation import (
     Evaluation,
     add_calibration,
@@ -23,7 +26,8 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.label_levels import add_levels
 from deepclust.runs.many_labels import ManyLabels, add_multilabel, add_probe_row
 from deepclust.runs.overclustering import default_counts, overcluster
-from deepclust.runs.source import CLASS_OPTIONS, DataSource
+from deepclust.runs.source import CLASS_OPTIONS, DataSource, with_its_encoder
+from deepclust.runs.steps import show_images, write_tables
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 from deepclust.subsets.hierarchy import Hierarchy
@@ -57,16 +61,55 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
         encoder = config.get("encoder") or trained_on.get("encoder")
         config = {**config, **inherited, **given, "encoder": encoder}
     what = {key: config.get(key) for key in ("data", "benchmark", "encoder")}
-    own = all(value == trained_on.get(key) for key, value in what.items())
+    before = with_its_encoder(trained_on)  # earlier versions noted down that of the data set
+    own = all(value == before.get(key) for key, value in with_its_encoder(what).items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
     dataset = reduced_as_trained(DataSource.of(config).load(), trained_on, record=folder.reduction, own=own)
-    evaluation = evaluate_run(folder, dataset, saved=own, silhouette=trained_on.get("silhouette", True))
+    recut = asked_cut(config, folder, trained_on, dataset.train, own=own)
+    evaluation = evaluate_run(
+        folder,
+        dataset,
+        saved=own,
+        silhouette=trained_on.get("silhouette", True),
+        raw=config["confidence"] == "raw",
+        recut=recut,
+    )
+    if recut is not None:
+        evaluation.folder = recut.out.path
+        found = {row["method"]: Clustering.load(recut.out.clustering(row["method"])) for row in evaluation.rows}
+        write_tables(recut.out, {"train": dataset.train}, {"train": found}, None)
+        show_images(recut.out, dataset.train, found)
     if not own:
         # Rows of other data are no further columns of the run's own.
         evaluation.folder = folder.path / "other_data" / f"{DataSource.of(config).name}-{fingerprint(what)[:8]}"
     config["cache_dir"] = config["cache_dir"] or trained_on.get("neighbors", {}).get("cache_dir")
     return evaluation, config, trained_on
+
+
+def asked_cut(
+    config: Settings, folder: RunFolder, trained_on: Settings, train: FeatureSet, *, own: bool
+) -> Recut | None:
+    """The other cut that `n_clusters=` or `constraints=` asks for, or None.
+
+    Raises:
+        InputError: if the data are not the run's own, or the constraints cannot be used.
+    """
+    asked, file = config["n_clusters"], config["constraints"]
+    if asked is None and file is None:
+        return None
+    if not own:
+        raise InputError("n_clusters= and constraints= cut the run on its own data: leave out data= and benchmark=")
+    if isinstance(asked, int) and file is not None:
+        raise InputError(f"constraints choose the number of clusters: leave out n_clusters={asked}")
+    return Recut(
+        folder,
+        train,
+        "auto" if asked is None else asked,
+        answers_about(file, train),
+        cache_folders(trained_on)[0],
+        read_mining(trained_on),
+    )
 
 
 def features_alone(config: Settings, path: Path) -> Evaluation:
@@ -146,6 +189,9 @@ def levels(evaluation: Evaluation, config: Settings) -> Sweep:
 def overclustering(evaluation: Evaluation, config: Settings, trained_on: Settings) -> Sweep:
     """The run again with other numbers of clusters; returns the sweep of NMI over them."""
     n_clusters = trained_on["n_clusters"] or trained_on["data"]["n_clusters"]
+    if not isinstance(n_clusters, int):  # what it found
+        n_clusters = evaluation.rows[0]["n_clusters"]
+    trained_on = {**trained_on, "n_clusters": n_clusters, "constraints": None}
     counts = config["counts"] or default_counts(n_clusters, len(evaluation.dataset.train))
     as_run = replace(
         # The heads' recipes are those of the checkpoints, so the losses' settings need not be read.

@@ -1,6 +1,6 @@
 """From a finished run to its page: which clusterings it shows, by what names, and what is to be said of them.
 
-Shape suffixes: N samples, H heads.
+Shape suffixes: N samples.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.clustering import NOISE, Clustering, display_name, method_order
+from deepclust.clustering import Clustering, display_name, method_order
+from deepclust.cuts.confidence import disagreement
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics.agreement import hungarian_map
 from deepclust.neighbors import Neighbors, cached_neighbors
-from deepclust.report.cluster_names import names_by_label, names_by_words
+from deepclust.report.cluster_names import names_of
 from deepclust.report.health import duplicate_groups, findings, outlier_scores
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.page import Page, Shown, write_page
 from deepclust.report.tables import read_rows
-from deepclust.runs.choosing import kept_at
+from deepclust.runs.choosing import selected_of
 from deepclust.runs.config import cache_folders, reduced_as_trained
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.source import DataSource
@@ -58,8 +58,12 @@ class FinishedRun:
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str) -> FinishedRun:
+    def read(cls, path: str, most: int | None = MOST_METHODS) -> FinishedRun:
         """Read a run folder of `deepclust train`.
+
+        Args:
+            path: of the folder.
+            most: clusterings that are read; None reads all.
 
         Raises:
             InputError: if no finished run is there, or its data are gone.
@@ -79,7 +83,7 @@ class FinishedRun:
             raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
         dataset = DataSource.of(config).load()
         reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
-        clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:MOST_METHODS]}
+        clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:most]}
         for name, clustering in clusterings.items():
             if len(clustering) != len(dataset.train):
                 raise InputError(
@@ -87,17 +91,6 @@ class FinishedRun:
                     "changed since; run again"
                 )
         return cls(folder, dataset, reduced, clusterings, config)
-
-
-def selected_of(folder: RunFolder) -> Path | None:
-    """The clustering that `select=silhouette` chose in a run, or None."""
-    place = folder.path / "selection.json"
-    chosen = read_json(place)["chosen"] if place.is_file() else None
-    if chosen is None:
-        return None
-    told = (chosen["method"], chosen["n_clusters"], chosen["reduction"])
-    kept = kept_at(folder.path / "selection", *told)
-    return kept if kept.is_file() else folder.clustering(chosen["method"])
 
 
 def write_report(
@@ -115,7 +108,7 @@ def write_report(
         out: the file; default: `report.html` in the run folder.
         method: the clustering that is shown first; None: the newest that somebody edited, else the one of the trained
             heads with the highest silhouette, else of all.
-        texts: of the samples, one each.
+        texts: of the samples, one each; None takes those that came with the features.
         map_kind: of `map_layout`.
 
     Returns:
@@ -125,6 +118,7 @@ def write_report(
         InputError: if the run has no such method, or there is not one text per sample.
     """
     features = run.dataset.train
+    texts = features.texts if texts is None else texts
     if texts is not None and len(texts) != len(features):
         raise InputError(f"{len(texts)} texts for {len(features)} samples: give one line per sample")
     if method is not None and method not in run.clusterings:
@@ -213,16 +207,14 @@ def shown_clustering(
     whole, features = run.clusterings[name], run.dataset.train
     agreement_N, n_heads = None, 0
     if name in run.folder.trained_methods():
-        agreement_N, n_heads = head_agreement(TrainedHeads.load(run.folder.checkpoint(name)), run.reduced.train, whole)
+        agreement_N, n_heads = head_agreement(run, name)
     told = findings(whole, row, agreement_N=agreement_N, n_heads=n_heads, n_duplicates=n_duplicates)
     clustering = whole if rows is None else rows_of_clustering(whole, rows)
     if rows is not None and agreement_N is not None:
         agreement_N = agreement_N[rows]
-    names: dict[int, str] = {}
-    if features.labels is not None:
-        names = names_by_label(features.labels, whole.labels, features.class_names)
-    elif texts is not None:
-        names = names_by_words(texts, clustering.labels)
+    names = names_of(features.labels, features.class_names, None, whole.labels)
+    if features.labels is None:
+        names = names_of(None, None, texts, clustering.labels)
     given = {int(cluster): str(given) for cluster, given in whole.settings.get("names", {}).items()}
     title = display_name(whole.method)
     if name.startswith("edited:"):
@@ -238,21 +230,16 @@ def rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:
     return Clustering(clustering.labels[rows], clustering.method, clustering.n_clusters, top_probs=probs)
 
 
-def head_agreement(trained: TrainedHeads, features: FeatureSet, shown: Clustering) -> tuple[np.ndarray, int]:
-    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count.
-
-    The clusters of each head are matched one to one with those of the clustering first.
-    """
-    finite_H = np.isfinite(trained.losses_H)
-    finite_H[trained.best_head] = False
-    same_N = np.zeros(len(shown))
-    labels_HN = trained.to(fastest_device()).labels_of_heads(features)[finite_H]
-    for labels_N in labels_HN:  # one matching each: nothing that an array could do at once
-        as_shown_C = np.full(trained.recipe.n_clusters, NOISE)
-        matched = hungarian_map(shown.labels, labels_N)
-        as_shown_C[list(matched)] = list(matched.values())
-        same_N += as_shown_C[labels_N] == shown.labels
-    return same_N / max(1, len(labels_HN)), len(labels_HN) + 1
+def head_agreement(run: FinishedRun, method: str) -> tuple[np.ndarray, int]:
+    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count."""
+    clustering = run.clusterings[method]
+    disagreement_N = clustering.disagreement
+    if disagreement_N is None:  # of a single head, or of an earlier version
+        trained = TrainedHeads.load(run.folder.checkpoint(method)).to(fastest_device())
+        disagreement_N = disagreement(trained, run.reduced.train, clustering.labels)
+    if disagreement_N is None:
+        return np.zeros(len(clustering)), 1
+    return 1 - disagreement_N, int(np.isfinite(clustering.settings["head_losses"]).sum())
 
 
 def neighbors_of(features: FeatureSet, config: dict[str, Any]) -> Neighbors | None:

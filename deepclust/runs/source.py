@@ -14,7 +14,7 @@ from deepclust.subsets.select import classes_of, select_benchmark
 from deepclust.subsets.selectors import Classes
 
 # Keys of data= that `load_dataset` takes; the others are about training on the data.
-LOADED = ("name", "train", "train_labels", "test", "test_labels", "path", "labels", "on_error")
+LOADED = ("name", "train", "train_labels", "test", "test_labels", "path", "labels", "on_error", "columns")
 # Of features that have no folder of their own, to keep what is made of them beside them.
 IN_MEMORY = ("digits", "fashion_mnist")
 
@@ -88,6 +88,19 @@ class DataSource:
             return None
         root = self.features_dir or os.environ.get("DEEPCLUST_FEATURES") or "features"
         return Path(root) / self.data["name"] / kind
+
+
+def with_its_encoder(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose `data.encoder` is the encoder that is used: encoder= wins over that of the data set.
+
+    Example:
+        >>> with_its_encoder({"data": {"encoder": "a"}, "encoder": {"name": "b"}})["data"]
+        {'encoder': 'b'}
+    """
+    data, encoder = settings.get("data"), settings.get("encoder")
+    if isinstance(data, Mapping) and isinstance(encoder, Mapping) and encoder.get("name"):
+        return {**settings, "data": {**data, "encoder": encoder["name"]}}
+    return dict(settings)
 
 
 CLASS_OPTIONS = ("hierarchy", "links", "hypernym")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,28 @@ import numpy as np
 
 from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
+from deepclust.cuts.confidence import disagreement
+from deepclust.cuts.settling import settle
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, score
 from deepclust.metrics.intrinsic import Metric
-from deepclust.neighbors import Neighbors
+from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.spectral import Partitions
-from deepclust.report.contact_sheet import write_clusters_csv, write_contact_sheets
+from deepclust.report.cluster_names import names_of
+from deepclust.report.contact_sheet import Thumbnails, write_contact_sheets
 from deepclust.report.published import published_notes
+from deepclust.report.sample_tables import write_clusters, write_samples
 from deepclust.report.sweeps import Run
 from deepclust.report.tables import write_results
-from deepclust.runs.choosing import Selection
+from deepclust.runs.choosing import Selection, selected_of
+from deepclust.runs.cutting import answers_about, keep_exploration
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
+from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
+from deepclust.training.checkpoint import keep_heads
 from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
@@ -34,6 +42,8 @@ from deepclust.training.trained import TrainedHeads
 if TYPE_CHECKING:
     from deepclust.runs.experiment import Experiment
 
+# Neighbors that say how far off a sample is. Runs without heads mine them for at most so many samples.
+TOLD_BY, MINED_ROWS = 10, 20_000
 VALIDATED = ("acc", "nmi", "ami", "ari", "silhouette", "n_found")
 
 
@@ -56,7 +66,7 @@ class Steps:
         ranks: the processes of the run.
         logger: a Lightning logger, or False.
         resume: continue a killed run.
-        progress: show progress bars where stdout is a terminal.
+        progress: show how far it is: bars where stdout is a terminal, else lines now and then.
         identity: of the run; None for one of a version without identities.
 
     Attributes:
@@ -123,12 +133,14 @@ class Steps:
             identity=self.digest(method),
         )
         self.neighbors = result.neighbors
-        with self.ranks.all_or_none():
+        with self.stage(f"{recipe.loss.title}: assigning samples"), self.ranks.all_or_none():
             if self.ranks.rank == 0:
-                self.save_assignments(result.trained, result.seconds)
+                self.save_assignments(result.trained, result.seconds, result.neighbors)
+                keep_heads(self.folder.checkpoint(recipe.loss.name))
 
-    def save_assignments(self, trained: TrainedHeads, seconds: float) -> None:
-        """Assign every split, and save the clusterings with what is to be said of them.
+    def save_assignments(self, trained: TrainedHeads, seconds: float, neighbors: Neighbors) -> None:
+        """Settle the number of clusters and the confidence, assign every split, and save the clusterings with what is
+        to be said of them.
 
         Raises:
             InputError: if options of Lightning's ended training before its first epoch did: no head is the best then.
@@ -139,10 +151,26 @@ class Steps:
         if trained.recipe.pca_dim is not None:
             kept = 100 * float(trained.transform.explained_variance)
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
-        method = trained.recipe.loss.name
+        method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
+        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train))
+        if exploration is not None:
+            keep_exploration(self.folder, method, exploration)
+            notes.append(f"{display_name(method)}: {exploration.note}")
+        trained.save_settled(self.folder.checkpoint(method), self.digest(method))
         for split, features in reversed(self.data.splits().items()):
-            clustering = replace(trained.assign(features), seconds=seconds, notes=notes, identity=self.digest(method))
-            clustering.save(self.folder.clustering(method, split))
+            found = trained.assign(features)
+            uncertain_N = disagreement(trained, features, found.labels)
+            more: dict[str, Any] = {
+                "seconds": seconds,
+                "notes": notes,
+                "identity": self.digest(method),
+                "disagreement": uncertain_N,
+            }
+            replace(found, **more).save(self.folder.clustering(method, split))
+
+    def stage(self, description: str, total: int | None = None, unit: str = "") -> Stage:
+        """What is told of a step while it lasts, by the first rank."""
+        return Stage(description, total, unit=unit, enabled=self.progress and self.ranks.rank == 0)
 
     def cluster(self, name: str, options: Mapping[str, Any]) -> None:
         """Run one baseline over the ranks, or on the first of them, and save its clusterings."""
@@ -151,12 +179,24 @@ class Steps:
         run, train = self.experiment, self.data.train
         # Directions of features that were reduced have no meaning.
         normalize = {} if train.reduction is None else {"normalize": "none"}
-        settings = {"n_clusters": run.n_clusters, "seed": run.seed, **normalize, **options}
+        settings = {"n_clusters": self.found_number(), "seed": run.seed, **normalize, **options}
         clusterer = make_clusterer(name, run.linkages, **settings)
-        fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
+        with self.stage(f"{display_name(name)} of {len(train):,} samples"):
+            fitted = clusterer.fit(train.features, self.ranks) if clusterer.over_ranks else None
+            with self.ranks.all_or_none():
+                if self.ranks.rank == 0:
+                    self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+
+    def found_number(self) -> int | None:
+        """C of the baselines: that of the run, or what its first loss was cut into."""
+        run = self.experiment
+        if run.bounds is None:
+            return run.n_clusters
         with self.ranks.all_or_none():
+            found = None
             if self.ranks.rank == 0:
-                self.save_clusterings(clusterer, clusterer.fit(train.features) if fitted is None else fitted)
+                found = Clustering.load(self.folder.clustering(run.recipes[0].loss.name)).n_clusters
+        return self.ranks.gather_objects(found)[0]
 
     def save_clusterings(self, clusterer: Clusterer, fitted: Clustering) -> None:
         """Assign the other splits, and save all, the training split last."""
@@ -175,24 +215,41 @@ class Steps:
         run, reduction = self.experiment, self.data.train.reduction
         notes = [*run.notes, *([] if reduction is None else [reduction["note"]])]
         rows = []
-        for method in run.methods():
-            for split, features in self.data.splits().items():
-                clustering = Clustering.load(self.folder.clustering(method, split))
+        splits = self.data.splits()
+        found: dict[str, dict[str, Clustering]] = {split: {} for split in splits}
+        with self.stage("scoring", len(run.methods()) * len(splits), "clusterings") as stage:
+            for method, (split, features) in itertools.product(run.methods(), splits.items()):
+                clustering = found[split][method] = Clustering.load(self.folder.clustering(method, split))
                 rows.append(scored(clustering, features, split, run.seed, notes, silhouette=run.silhouette))
                 notes.extend(note for note in clustering.notes if note not in notes)
+                stage.advance()
         notes.extend(published_notes(Run(run.config, rows, self.folder.path.name)))
         candidates: Sequence[Mapping[str, Any]] = ()
         if run.choosing is not None:
-            selection = self.choose()
+            with self.stage("choosing without labels"):
+                selection = self.choose()
             notes.append(selection.note)
             candidates = selection.as_dict()["candidates"]
         write_results(self.folder.path, rows, notes)
         if self.identity is not None:
             replace(self.identity, results_of=self.identity.asked).write(self.folder.identity)
-        if rows:
-            show_images(self.folder, self.data.train, run.methods()[0])
+        selected = selected_of(self.folder) if run.choosing is not None else None
+        if selected is not None and selected.parent.name == "selection":
+            found["train"] = {selected.stem: Clustering.load(selected), **found["train"]}
+        write_tables(self.folder, splits, found, self.nearest())
+        show_images(self.folder, self.data.train, found["train"])
         log_final(rows, self.logger, len(run.recipes) > 1)
         return Results(rows, notes, candidates)
+
+    def nearest(self) -> Neighbors | None:
+        """The nearest neighbors that outliers and near duplicates are told by; None where finding them takes long."""
+        run, n_samples = self.experiment, len(self.data.train)
+        k = min(TOLD_BY, n_samples - 1)
+        if self.neighbors is not None and self.neighbors.k >= k:
+            return self.neighbors.first(k)
+        if n_samples > MINED_ROWS and not run.recipes:
+            return None
+        return cached_neighbors(self.data.train, k, cache_dir=run.neighbors_dir, **asdict(run.mining))
 
     def choose(self) -> Selection:
         """Choose among this run's clusterings and further ones."""
@@ -257,11 +314,40 @@ def validation(features: FeatureSet, *, silhouette: bool = True) -> Callable[[Tr
     return validate
 
 
-def show_images(folder: RunFolder, features: FeatureSet, method: str) -> None:
-    """For features that know their images: `clusters.csv`, and a contact sheet per cluster, of one method."""
-    if features.paths is None:
+def write_tables(
+    folder: RunFolder,
+    splits: Mapping[str, FeatureSet],
+    found: Mapping[str, Mapping[str, Clustering]],
+    neighbors: Neighbors | None,
+) -> None:
+    """Every sample and every cluster of every method as Parquet and CSV.
+
+    Args:
+        folder: where they are written.
+        splits: the features by split.
+        found: clusterings by split and method.
+        neighbors: of the training split, by which outliers and near duplicates are told; None tells none.
+    """
+    train = splits["train"]
+    # Clusters are named by what is in them of the training split, in every split alike.
+    names = {
+        method: names_of(train.labels, train.class_names, train.texts, clustering.labels)
+        for method, clustering in found["train"].items()
+    }
+    for split, clusterings in found.items():
+        if not clusterings:
+            continue
+        stem = folder.path / ("samples" if split == "train" else f"samples_{split}")
+        write_samples(stem, splits[split], clusterings, names, neighbors if split == "train" else None)
+    if found["train"]:
+        write_clusters(folder.path / "clusters", train, found["train"], names)
+
+
+def show_images(folder: RunFolder, features: FeatureSet, clusterings: Mapping[str, Clustering]) -> None:
+    """For features that know their images: a contact sheet per cluster of every method."""
+    files = features.files
+    if files is None or not all(Path(file).is_file() for file in files[:1]):
         return
-    clustering, files = Clustering.load(folder.clustering(method)), features.files
-    write_clusters_csv(folder.path / "clusters.csv", features.paths if files is None else files, clustering)
-    if files is not None and all(Path(file).is_file() for file in files[:1]):
-        write_contact_sheets(folder.path / "contact_sheets", files, clustering)
+    thumbnails = Thumbnails(files)
+    for method, clustering in clusterings.items():
+        write_contact_sheets(folder.path / "contact_sheets" / method, thumbnails, clustering)

@@ -1,18 +1,18 @@
-"""Callbacks: a progress bar, the newest checkpoint, and metrics along the way."""
+"""Callbacks: how far training is, the newest checkpoint, and metrics along the way."""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from deepclust.runtime.progress import progress_bar
+from deepclust.runtime.progress import Stage
 from deepclust.training.module import ClusteringModule
 from deepclust.training.trained import TrainedHeads
 
@@ -39,43 +39,44 @@ class HostCopy:
 
 
 class TrainingProgress(pl.Callback):
-    """One bar per fit: epochs, samples/s, loss. The loss is sent for twice a second and shown once it is there, so that
-    nothing waits for the device."""
+    """One stage per fit: epochs, samples/s, loss. The loss is sent for twice a second and shown once it is there, so
+    that nothing waits for the device."""
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self._bar: Any = None
+        self._stage: Stage | None = None
         self._last = self._samples = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._bar = progress_bar(trainer.is_global_zero)
-        self._bar.start()
         total = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
         done = trainer.current_epoch * int(trainer.num_training_batches)
-        self._task = self._bar.add_task(self.description, total=total, completed=done, unit="samples/s", detail="")
+        self._stage = Stage(
+            self.description, total, unit="steps", completed=done, enabled=trainer.is_global_zero
+        ).__enter__()
         self._last, self._samples = time.monotonic(), 0.0
         self._coming: HostCopy | None = None
         self._loss = math.nan
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if self._bar is None or self._bar.disable:
+        if self._stage is None or not self._stage.enabled:
             return
         self._samples += batch.global_size
-        self._bar.advance(self._task)
+        self._stage.advance()
         elapsed = time.monotonic() - self._last
         if elapsed > 0.5:
             if self._coming is None:
                 self._coming = HostCopy(pl_module.loss_sum_H.mean() / (batch_idx + 1))
             if self._coming.arrived():
                 self._loss, self._coming = float(self._coming.value), None
-            detail = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {self._loss:.4f}"
-            self._bar.update(self._task, speed=self._samples / elapsed, detail=detail)
+            rate = self._samples / elapsed
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._stage.tell(f"{epoch}, loss {self._loss:.4f}, {rate:,.0f} samples/s")
             self._last, self._samples = time.monotonic(), 0.0
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._stage is not None:
+            self._stage.__exit__(*sys.exc_info())
+            self._stage = None
 
 
 class NewestCheckpoint(pl.Callback):

@@ -14,7 +14,7 @@ from deepclust.features.transform import FeatureTransform
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.recipe import Recipe
-from deepclust.training.trained import check_dimension, read_saved
+from deepclust.training.trained import check_dimension, read_saved, weights_that_assign
 
 Content = dict[str, Any]
 
@@ -45,6 +45,27 @@ def read_checkpoint(path: Path, recipe: Recipe, features: FeatureSet, identity: 
     if recipe.loss.name == "scan" and "state_HC" in content["state_dict"]:
         raise InputError(f"{path} was trained with the entropy of both views pooled: start a new run")
     return content
+
+
+def is_finished(content: Content) -> bool:
+    """Whether `keep_heads` has left this: there is nothing to train on with, and nothing left to train."""
+    return bool(content["deepclust"].get("finished"))
+
+
+def keep_heads(path: Path) -> None:
+    """Keep of a training state what assigns samples: no optimizer's state, of student and teacher only one.
+
+    For a method that is finished, which nobody trains on: a run with more epochs is refused as another one.
+
+    Raises:
+        InputError: if there is no training state, or the file cannot be written.
+    """
+    content = read_saved(path)
+    if "deepclust" not in content or is_finished(content):
+        return
+    kept = weights_that_assign(content)
+    with written_whole(path) as temporary:
+        torch.save({"deepclust": {**content["deepclust"], "finished": True}, "state_dict": kept}, temporary)
 
 
 def transform_of(content: Content, recipe: Recipe) -> FeatureTransform:

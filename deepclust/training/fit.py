@@ -26,7 +26,7 @@ from deepclust.runtime.devices import freed_memory_kept
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
-from deepclust.training.checkpoint import CheckpointFile, in_memory_of, read_checkpoint, transform_of
+from deepclust.training.checkpoint import CheckpointFile, in_memory_of, is_finished, read_checkpoint, transform_of
 from deepclust.training.head_share import HeadShare
 from deepclust.training.initialization import HeadStart
 from deepclust.training.module import EPOCH_LOSS, ClusteringModule
@@ -95,7 +95,7 @@ def fit_heads(
         log_prefix: put before the name of every logged metric.
         validate: called on rank 0 with the heads so far every `trainer.val_every_n_epochs` where there is a logger;
             what it returns is logged as `val/…`. Training never looks at it.
-        progress: show progress bars where stdout is a terminal.
+        progress: show how far it is: bars where stdout is a terminal, else lines now and then.
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
             and stage the rows of coming batches; None holds them if they and what training needs fit into the free
             memory of every rank. Above 131 072 samples the two shuffle differently; a resumed run keeps to what it
@@ -122,6 +122,11 @@ def fit_heads(
     if path is not None and joined.decide(resume and path.is_file()):
         with joined.all_or_none():
             saved = read_checkpoint(path, recipe, features, identity)
+    if saved is not None and path is not None and is_finished(saved):
+        wanted = recipe.mined_neighbors(len(features))
+        if neighbors is None:
+            neighbors = cached_neighbors(features, wanted, cache_dir=cache_dir, **asdict(mining), ranks=joined)
+        return FitResult(TrainedHeads.load(path), time.perf_counter() - started, neighbors)
     watchers = [*callbacks, EndTogether()]
     if validate is not None and logger:
         watchers.append(LogValidation(validate, trainer.val_every_n_epochs))

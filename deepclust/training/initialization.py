@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -23,13 +22,16 @@ from deepclust.features.bank import BankRows, FeatureBank
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
+from deepclust.neighbors.consensus import consensus_partitions
+from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
+from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.progress import progress_bar
+from deepclust.runtime.progress import tracked
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
-from deepclust.training.recipe import SPECTRAL_NEIGHBORS, Recipe
+from deepclust.training.recipe import GRAPH_INITIALIZATIONS, SPECTRAL_NEIGHBORS, Recipe
 from deepclust.training.trained import TrainedHeads
 
 # Steps of seed between the heads' k-means runs: far enough that the runs of neighboring recipe seeds do not coincide.
@@ -38,8 +40,10 @@ SEED_STRIDE = 1009
 # them suits a data set differs; the pairs' mutual information tells without labels (docs/initialization.md).
 GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
 COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
-# Eigenvectors beyond this cost more than they tell at a thousand clusters and above.
-MAX_COMPONENTS = 192
+# Graphs of so many neighbors and steps of diffusion, the best choices of trials first, one graph's together.
+DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (2, 4)), (30, (2, 4)))
+# So many samples times clusters are compared for all candidates together, but one candidate is made in any case.
+DIFFUSED_PAIRS = 2_500_000_000
 # Pairs per sample over which the mutual information is measured.
 PAIR_NEIGHBORS = 20
 # From so many clusters on, seeding k-means center by center and running it to its end over all samples costs more than
@@ -55,7 +59,6 @@ WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, NormedLinearHeads
 WARM_START_BATCH = 512
 WARM_START_STEPS = 100
 
-Item = TypeVar("Item")
 Start = tuple[np.ndarray, np.ndarray | None]
 
 
@@ -69,14 +72,15 @@ class HeadStart:
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
+    `consensus` does the same with what twelve partitions agree on (`neighbors/consensus.py`).
 
     A loss that goes on with trained heads starts from these, whatever `init` says.
 
     Args:
         recipe: its `init`, seed and what `init` needs.
         neighbors: mined neighbors.
-        partitions: as in `spectral_partitions`.
-        progress: show bars where stdout is a terminal.
+        partitions: where the losses of a run share what they start from; None shares nothing.
+        progress: show how far it is.
     """
 
     def __init__(
@@ -104,10 +108,10 @@ class HeadStart:
             centroids_HCP = np.stack([centroids_CP for centroids_CP, _ in self.kmeans_runs(heads, bank)])
             heads.set_prototypes(torch.from_numpy(centroids_HCP).to(bank.device))
             return
-        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.spectral_labels(heads)
+        labels_HN = self.kmeans_labels(heads, bank) if recipe.init in KMEANS else self.graph_labels(heads)
         labels = torch.from_numpy(labels_HN).long().to(bank.device)
         heads.set_prototypes(cluster_means(heads, bank, labels, recipe.n_clusters))
-        if recipe.init == "spectral":
+        if recipe.init in GRAPH_INITIALIZATIONS:
             warm_start(heads, bank, labels, recipe, progress=self.progress)
 
     def kmeans_runs(self, heads: Heads, bank: FeatureBank) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -115,7 +119,7 @@ class HeadStart:
         start, _ = KMEANS[self.recipe.init]
         return [
             start(BankRows(bank), self.recipe.n_clusters, self.recipe.seed + SEED_STRIDE * head)
-            for head in _tracked(range(heads.n_heads), heads.n_heads, "k-means", "runs/s", self.progress)
+            for head in tracked(range(heads.n_heads), "k-means", heads.n_heads, unit="runs", enabled=self.progress)
         ]
 
     def kmeans_labels(self, heads: Heads, bank: FeatureBank) -> np.ndarray:
@@ -128,16 +132,16 @@ class HeadStart:
             ]
         )
 
-    def spectral_labels(self, heads: Heads) -> np.ndarray:
+    def graph_labels(self, heads: Heads) -> np.ndarray:
         """(H, N) each head's clusters of the neighbor graph."""
-        return spectral_partitions(
-            self.neighbors,
-            self.recipe.n_clusters,
-            heads.n_heads,
-            seed=self.recipe.seed,
-            partitions=self.partitions,
-            progress=self.progress,
-        )
+        recipe, n_heads = self.recipe, heads.n_heads
+        shared = Partitions() if self.partitions is None else self.partitions
+
+        def make() -> np.ndarray:
+            make_partitions = consensus_partitions if recipe.init == "consensus" else spectral_partitions
+            return make_partitions(self.neighbors, recipe.n_clusters, n_heads, seed=recipe.seed, progress=self.progress)
+
+        return shared.get((recipe.init, recipe.n_clusters, recipe.seed), n_heads, make)
 
 
 def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:
@@ -215,13 +219,7 @@ KMEANS: Mapping[str, tuple[Callable[[Rows, int, int], Start], Callable[[Rows, np
 
 
 def spectral_partitions(
-    neighbors: Neighbors,
-    n_clusters: int,
-    n_partitions: int,
-    *,
-    seed: int = 0,
-    partitions: Partitions | None = None,
-    progress: bool = False,
+    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
@@ -230,23 +228,17 @@ def spectral_partitions(
         n_clusters: C.
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
-        partitions: where calls for the same neighbors share what they have made; None shares nothing.
-        progress: show a bar where stdout is a terminal.
+        progress: show how far it is.
     """
-    shared = Partitions() if partitions is None else partitions
-    return shared.get(
-        n_clusters, n_partitions, seed, lambda: _best_partitions(neighbors, n_clusters, n_partitions, seed, progress)
-    )
-
-
-def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
+    if n_clusters >= DIFFUSED_CLUSTERS:
+        return _best_diffusions(neighbors, n_clusters, n_partitions, seed, progress)
     n_samples = len(neighbors)
-    limit = max(1, min(MAX_COMPONENTS, n_samples - 1))
+    limit = max(1, n_samples - 1)
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
     graphs = sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
     rounds = -(-n_partitions // (len(graphs) * len(sizes)))
     kept: list[tuple[float, np.ndarray]] = []
-    for index, k in enumerate(_tracked(graphs, len(graphs), "neighbor graphs", "graphs/s", progress)):
+    for index, k in enumerate(tracked(graphs, "partitions of the graph", len(graphs), unit="graphs", enabled=progress)):
         embedding_NM = spectral_embedding(neighbors, sizes[-1], k=k, seed=seed)
         for draw, (_, size) in enumerate(itertools.product(range(rounds), sizes)):
             run_seed = seed * SEED_STRIDE + 101 * index + draw
@@ -254,6 +246,26 @@ def _best_partitions(neighbors: Neighbors, n_clusters: int, n_partitions: int, s
             kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
             kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
     return np.stack([labels_N for _, labels_N in kept])
+
+
+def _best_diffusions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
+    """As `_best_partitions`, of diffused signals; where few candidates can be afforded several heads share one."""
+    most = max(n_partitions, sum(len(steps) for _, steps in DIFFUSIONS))
+    wanted = max(1, min(most, DIFFUSED_PAIRS // (len(neighbors) * n_clusters)))
+    kept: list[tuple[float, np.ndarray]] = []
+
+    def candidates() -> Iterator[np.ndarray]:
+        for draw, (k, steps) in enumerate(itertools.cycle(DIFFUSIONS)):
+            run_seed = seed * SEED_STRIDE + draw
+            graph = neighbor_graph(neighbors, k=k)
+            for signals_NM in diffused_signals(graph, steps, seed=run_seed):
+                yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, sampled=True)
+
+    taken = itertools.islice(candidates(), wanted)
+    for labels_N in tracked(taken, "partitions of the graph", wanted, enabled=progress):
+        kept.append((pair_information(labels_N, neighbors, n_clusters), labels_N))
+        kept = sorted(kept, key=lambda candidate: -candidate[0])[:n_partitions]
+    return np.stack([kept[head % len(kept)][1] for head in range(n_partitions)])
 
 
 def pair_information(labels_N: np.ndarray, neighbors: Neighbors, n_clusters: int) -> float:
@@ -304,7 +316,7 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
             order_N = shuffled(len(bank), generator, windowed=not bank.in_memory)
             yield from bank.prefetched(order_N.split(WARM_START_BATCH), lambda ids_B: ids_B)
 
-    for ids_B in _tracked(batches(), epochs * steps_per_epoch, "warm start", "steps/s", progress):
+    for ids_B in tracked(batches(), "warm start", epochs * steps_per_epoch, unit="steps", enabled=progress):
         with torch.autocast(device_type, torch.bfloat16, enabled=half):
             logits_HBC = heads(bank.gather(ids_B))
         log_odds_HBC = logits_HBC.float() / recipe.temperature
@@ -339,12 +351,3 @@ def cluster_means(heads: Heads, bank: FeatureBank, labels_HN: Tensor, n_clusters
         return means_HCE
     center_H1E = sums_HCE.sum(dim=1, keepdim=True) / labels_HN.shape[1]
     return functional.normalize(means_HCE - center_H1E, dim=2)
-
-
-def _tracked(items: Iterable[Item], total: int, description: str, unit: str, progress: bool) -> Iterator[Item]:
-    """The items as they are, with a bar that moves when each is done."""
-    with progress_bar(progress) as bar:
-        task = bar.add_task(description, total=total, unit=unit, detail="")
-        for item in items:
-            yield item
-            bar.advance(task)

@@ -18,11 +18,13 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import check_names, check_settings, seed_setting, setting
 from deepclust.training.heads import EMBEDDING_DIM, HEADS, HIDDEN_DIM, Heads, make_heads
 
-INITIALIZATIONS = ("random", "kmeans", "kmeans_l2", "spectral")
+INITIALIZATIONS = ("random", "kmeans", "kmeans_l2", "spectral", "consensus")
+# Those that start from clusters of the neighbor graph.
+GRAPH_INITIALIZATIONS = ("spectral", "consensus")
 SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "adam")
 DEFAULT_EPOCHS, DEFAULT_STEPS = 10, 120
-# The widest graph that `init="spectral"` looks at.
+# The widest graph that `init="spectral"` and `init="consensus"` look at.
 SPECTRAL_NEIGHBORS = 30
 
 
@@ -53,11 +55,14 @@ class Recipe:
         "spectral",
         "`random`; `kmeans`: each head's prototypes start from a spherical k-means run of its own; `kmeans_l2`: from "
         "one by Euclidean distance, as in TSP's paper; `spectral`: each head starts from a partition of the neighbor "
-        "graph",
+        "graph; `consensus`: from the one that twelve of its partitions agree on",
         choices=INITIALIZATIONS,
     )
     warm_start_epochs: int = setting(
-        1, "after `spectral`, epochs of cross-entropy on the partition before training", at_least=0, whole=True
+        1,
+        "after `spectral` or `consensus`, epochs of cross-entropy on the partition before training",
+        at_least=0,
+        whole=True,
     )
     preprocess: str = setting(
         "standardize", "`standardize`, `l2` or `none`, fitted on the training split", choices=PREPROCESSINGS
@@ -147,7 +152,7 @@ class Recipe:
 
     def mined_neighbors(self, n_rows: int) -> int:
         """How many neighbors are mined: those that pairs are drawn from, and those that `init` needs."""
-        wanted = max(self.n_neighbors, SPECTRAL_NEIGHBORS) if self.init == "spectral" else self.n_neighbors
+        wanted = max(self.n_neighbors, SPECTRAL_NEIGHBORS) if self.init in GRAPH_INITIALIZATIONS else self.n_neighbors
         return min(wanted, n_rows - 1)
 
     def new_heads(self, in_dim: int) -> Heads:
@@ -212,7 +217,9 @@ def default_settings(loss: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars as Python numbers, in dicts too."""
+    """NumPy scalars as Python numbers, in dicts, lists and tuples too."""
     if isinstance(value, dict):
         return {name: plain(member) for name, member in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
     return value.item() if isinstance(value, np.generic) else value

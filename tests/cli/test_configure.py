@@ -272,3 +272,8 @@ def test_an_unknown_name_is_told_in_one_line_with_the_nearest_one(command, word,
         composed(command, [word])
     assert re.search(told, str(refused.value)), refused.value
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_settings_name_the_encoder_that_is_used():
+    assert composed("train", ["data=folder", "encoder=efficientnet_lite0"])["data"]["encoder"] == "efficientnet_lite0"
+    assert composed("train", ["data=folder"])["data"]["encoder"] != "efficientnet_lite0"

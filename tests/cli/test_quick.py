@@ -11,8 +11,6 @@ from PIL import Image
 
 from deepclust.cli import quick
 from deepclust.cli.main import is_place
-from deepclust.features.feature_set import FeatureSet
-from deepclust.runs.number_of_clusters import likely_number
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def test_embeddings_with_texts_become_a_page(command, planted):
     outcome = command("X.npy", "--texts", "texts.txt", "--out", "found")
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[-1] == "found/report.html"
-    assert "5 clusters" in outcome.out
+    assert "5 are taken" in outcome.out
     rows = json.loads(Path("found/results.json").read_text())
     assert [row["method"] for row in rows] == ["tsp", "kmeans"]
     assert all(row["n_found"] == 5 for row in rows)
@@ -84,8 +82,3 @@ def test_a_place_is_told_from_a_command(tmp_path, monkeypatch):
     Path("train").mkdir()
     assert all(map(is_place, ("photos", "photos/", "missing/folder", "missing.npy", ".")))
     assert not any(map(is_place, ("train", "trian", "--help", "data.path=photos/", "-k")))
-
-
-def test_the_number_of_clusters_is_found_and_small_sets_have_one(planted):
-    assert likely_number(planted) == 5
-    assert likely_number(FeatureSet.from_arrays(np.eye(7, dtype=np.float32))) == 2

@@ -25,6 +25,8 @@ COMMAND_LINES = {
     "finetune": ("data=cifar10",),
     "evaluate": ("data=features", "encoder=dino_vitb16", "benchmark=coarse_2"),
     "zero_shot": (),
+    "assign": ("data=features", "encoder=dino_vitb16"),
+    "export": (),
     "report": (),
     "edit": (),
 }

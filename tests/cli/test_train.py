@@ -509,9 +509,17 @@ BAD_INPUT = {
     "N <= K": (nothing, (*OWN, "n_neighbors=200"), "n_neighbors=200, but there are only 200 samples"),
     "C > N": (nothing, (*OWN, "n_clusters=201"), "n_clusters=201, but there are only 200 samples"),
     "C > N without a loss": (nothing, (*OWN, "loss=none", "n_clusters=201"), "201.*200"),
-    "C < 2": (nothing, (*OWN, "n_clusters=1"), "n_clusters is 1: it must be 2 or more"),
+    "C < 2": (
+        nothing,
+        (*OWN, "n_clusters=1"),
+        "n_clusters is 1: it must be a whole number of 2 or more, auto, or bounds",
+    ),
     "C < 2 without a loss": (nothing, (*OWN, "loss=none", "n_clusters=1"), "n_clusters"),
-    "C = 0": (nothing, (*OWN, "n_clusters=0"), "n_clusters is 0: it must be 2 or more"),
+    "C = 0": (
+        nothing,
+        (*OWN, "n_clusters=0"),
+        "n_clusters is 0: it must be a whole number of 2 or more, auto, or bounds",
+    ),
     "C unknown": (nothing, ("data=features", "data.train=X.npy"), "no known number of clusters: set n_clusters="),
     "infinite rate": (
         nothing,

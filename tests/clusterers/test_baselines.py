@@ -107,7 +107,9 @@ def test_tied_heights_still_give_the_clusters_asked_for():
 
 def test_agglomerative_subsamples_above_the_limit_and_says_so(digits):
     features, labels = digits
-    first, again, other = (AgglomerativeClusterer(10, seed=s, max_samples=600).fit(features) for s in (0, 0, 1))
+    first, again, other = (
+        AgglomerativeClusterer(10, seed=seed, max_samples=600, beyond="sample").fit(features) for seed in (0, 0, 1)
+    )
     assert len(first) == len(features)
     assert "600 of 1797 samples" in first.notes[0]
     np.testing.assert_array_equal(first.labels, again.labels)

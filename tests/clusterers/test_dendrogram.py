@@ -201,9 +201,9 @@ def test_methods_that_share_linkages_build_each_once_and_find_what_they_find_alo
         ("agglomerative_threshold", {}),
         ("agglomerative", {"n_clusters": 5, "linkage": "average"}),
         ("agglomerative", {"n_clusters": 5, "normalize": "none"}),
-        ("agglomerative_threshold", {"max_samples": 100}),
-        ("agglomerative", {"n_clusters": 5, "max_samples": 100}),
-        ("agglomerative", {"n_clusters": 5, "max_samples": 100, "seed": 1}),
+        ("agglomerative_threshold", {"max_samples": 100, "beyond": "sample"}),
+        ("agglomerative", {"n_clusters": 5, "max_samples": 100, "beyond": "sample"}),
+        ("agglomerative", {"n_clusters": 5, "max_samples": 100, "beyond": "sample", "seed": 1}),
     ]
     shared = [make_clusterer(name, linkages, **options).fit(rows) for name, options in methods]
     # Ward of the unit rows, average linkage, the rows as they are, and two samples of the rows.

@@ -27,6 +27,24 @@ def test_the_larger_direction_counts_under_max():
     np.testing.assert_allclose(graph.toarray(), [[0, 0.8, 0], [0.8, 0, 0.3], [0, 0.3, 0]], atol=1e-7)
 
 
+def test_an_edge_that_one_end_names_nearly_vanishes_under_mutual():
+    ids = np.array([[1], [2], [1]], np.int32)
+    graph = neighbor_graph(Neighbors(ids, np.array([[0.8], [0.3], [0.2]], np.float32)), symmetric="mutual")
+    np.testing.assert_allclose(graph.toarray(), [[0, 0.008, 0], [0.008, 0, 0.201], [0, 0.201, 0]], atol=1e-7)
+
+
+def test_shared_weights_are_the_overlap_of_neighborhoods(monkeypatch):
+    monkeypatch.setattr("deepclust.neighbors.neighbor_graph.BLOCK_EDGES", 50)  # several blocks
+    rows_ND = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    neighbors = mine_neighbors(rows_ND, 7)
+    hoods = [{sample, *others} for sample, others in enumerate(neighbors.ids.tolist())]
+    graph = neighbor_graph(neighbors, weights="shared", symmetric="max").toarray()
+    for first, second in zip(*np.nonzero(np.triu(graph)), strict=True):
+        overlap = len(hoods[first] & hoods[second]) / len(hoods[first] | hoods[second])
+        assert graph[first, second] == pytest.approx(overlap)
+    assert (graph > 0).sum() >= 60 * 7
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_counted_edges_with_self_loops_are_the_graph_of_scikit_learns_spectral_clustering(metric):
     rows_ND = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
@@ -37,7 +55,7 @@ def test_counted_edges_with_self_loops_are_the_graph_of_scikit_learns_spectral_c
     assert abs(graph - 0.5 * (directed + directed.T)).max() == 0
 
 
-@pytest.mark.parametrize("symmetric", ["mean", "max"])
+@pytest.mark.parametrize("symmetric", ["mean", "max", "mutual"])
 def test_euclidean_weights_lie_in_the_unit_interval_and_do_not_see_the_unit_of_distance(symmetric):
     rows_ND = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
     rows_ND = np.concatenate([rows_ND, rows_ND[:5], rows_ND[:5]])  # duplicates at distance 0

@@ -30,6 +30,7 @@ from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import ShardedRows
 from deepclust.neighbors import Neighbors, cached_neighbors, mine_neighbors, share_of_same
+from deepclust.neighbors.row_lists import Lists, Probes
 from deepclust.neighbors.search import ExactSearch
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
@@ -454,14 +455,15 @@ def _mine_with_a_rank_that_differs(rank: int, folder: str) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no memory")
 
-    mined(choose_method=lambda *_, **__: ("exact", "ivf")[rank])
-    mined(choose_method=lambda *_, **__: ("ivf", "exact")[rank])
+    spare = {"MOST_PAIRS": 1.0, "MOST_PAIRS_BFLOAT16": 1.0}
+    mined(choose_method=lambda *_, **__: ("exact", "ivf")[rank], **spare)
+    mined(choose_method=lambda *_, **__: ("ivf", "exact")[rank], **spare)
     mined(faiss_gpu_works=lambda: rank == 1)
     mined(faiss_gpu_works=lambda: rank == 0)
     mined(make_search=broken if rank == 1 else mining_module.make_search)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
-            patch.setattr("deepclust.neighbors.search_lists._list_centers", broken)
+            patch.setattr("deepclust.neighbors.row_lists._list_centers", broken)
         mined("ivf")
     Path(folder, f"{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()
@@ -581,8 +583,8 @@ def test_lists_that_are_all_looked_into_give_the_exact_neighbors(rows):
     found, expected = mine_neighbors(rows, 7, method="ivf", recall=1.0), mine_neighbors(rows, 7)
     assert share_of_same(found.ids, expected.ids) >= 0.99
     assert found.settings["recall"] >= 0.99
-    kept = mining_module.ListSearch(rows, mining_module.group_rows(rows), 8, 1.0)
-    kept.n_probe = kept.n_lists
+    lists = mining_module.group_rows(rows)
+    kept = mining_module.ListSearch(rows, lists, Probes(len(lists.centers_LD), 1.0, 1.0))
     ids, similarities = mining_module.nearest_others(kept, np.arange(len(rows)), 7)
     np.testing.assert_array_equal(ids, expected.ids)
     np.testing.assert_allclose(similarities, expected.similarities, atol=1e-6)
@@ -599,6 +601,46 @@ def test_lists_reach_the_recall_that_was_asked_for(recall):
 
 
 def test_fewer_rows_in_the_lists_than_neighbors_are_looked_for_further_on(rows):
-    search = mining_module.ListSearch(rows, mining_module.group_rows(rows), 3, 0.1)
+    search = mining_module.ListSearch(rows, mining_module.group_rows(rows), Probes(1, 0.1, 0.1))
     ids, _ = mining_module.nearest_others(search, np.arange(len(rows)), 140)
     assert all(len(set(row)) == 140 for row in ids.tolist())
+
+
+@pytest.mark.parametrize("kind", ["clustered", "scattered"])
+def test_auto_looks_into_lists_only_where_few_of_them_hold_the_neighbors(kind, monkeypatch):
+    monkeypatch.setattr(mining_module, "LISTS_ROWS", 2000)
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((2000, 24))
+    if kind == "clustered":
+        rows = 0.3 * rows + rng.standard_normal((20, 24))[rng.integers(0, 20, 2000)]
+    found, exact = mine_neighbors(rows, 10), mine_neighbors(rows, 10, method="exact")
+    assert (found.settings["method"] == "ivf") == (kind == "clustered")
+    assert share_of_same(found.ids, exact.ids) >= 0.98
+    lists = mining_module.group_rows(rows)
+    probes = mining_module.calibrated(rows, lists, 11, 0.99)
+    # The share that decides is what an independent count of the pairs of the lists looked into gives.
+    owner_N, nearby = lists.of_rows(np.arange(2000)), lists.nearby_LP[:, : probes.n_probe]
+    assert probes.share == pytest.approx(np.mean([np.isin(owner_N, nearby[one]).mean() for one in owner_N]))
+
+
+@pytest.mark.parametrize("sizes", [[3, 0, 5, 4, 90, 1, 2, 7], [0, 0, 112], [1] * 112])
+def test_blocks_of_queries_are_cut_between_lists(sizes):
+    bounds = np.cumsum([0, *sizes])
+    blocks = Lists(np.eye(len(sizes), dtype=np.float32), np.arange(112), bounds).blocks(10)
+    assert (blocks[0], blocks[-1]) == (0, 112)
+    assert (np.diff(blocks) > 0).all()
+    assert np.diff(blocks).max() <= 20
+    for cut in set(blocks.tolist()) - set(bounds.tolist()):  # inside a list: only where it alone is longer than a block
+        assert sizes[int(np.searchsorted(bounds, cut)) - 1] > 10
+
+
+def test_the_memory_decides_how_the_lists_are_kept_and_changes_nothing(crowd, monkeypatch):
+    whole = mine_neighbors(crowd, 10, method="ivf")
+    monkeypatch.setattr("deepclust.neighbors.search_lists.free_bytes", lambda: 2 * crowd.nbytes)
+    halves = mine_neighbors(crowd, 10, method="ivf")
+    monkeypatch.setattr("deepclust.neighbors.search_lists.free_bytes", lambda: 0)
+    monkeypatch.setattr("deepclust.neighbors.search_lists.CANDIDATE_ROWS", 64)
+    on_disk = mine_neighbors(crowd, 10, method="ivf")
+    for found in (halves, on_disk):
+        assert share_of_same(found.ids, whole.ids) > 0.9999
+        np.testing.assert_allclose(found.similarities, whole.similarities, atol=1e-6)

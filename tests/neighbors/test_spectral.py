@@ -101,6 +101,6 @@ def test_partitions_are_made_again_only_for_more_of_them_or_another_number_or_se
 
     shared = Partitions()
     for n_clusters, n_partitions, seed in ((5, 3, 0), (5, 2, 0), (5, 4, 0), (5, 3, 0), (6, 1, 0), (5, 1, 1)):
-        found = shared.get(n_clusters, n_partitions, seed, lambda wanted=n_partitions: make(wanted))
+        found = shared.get(("spectral", n_clusters, seed), n_partitions, lambda wanted=n_partitions: make(wanted))
         assert found.ravel().tolist() == list(range(n_partitions))
     assert made == [3, 4, 1, 1]

@@ -19,6 +19,7 @@ from deepclust.report.cluster_figures import (
     consistency_curve,
     consistency_figure,
     embedding_figure,
+    labels_apart,
     umap_layout,
 )
 from deepclust.report.figures import save_figure
@@ -66,6 +67,19 @@ def test_the_embedding_shows_classes_beside_clusters(tmp_path):
     assert set(panels[0]) == {"ant", "bee", "cat"}
     assert panels[0] == panels[1]
     assert "TEMI: clusters" in svg_of(embedding_figure(places, clustering), tmp_path)
+
+
+def test_one_far_cluster_leaves_the_rest_its_room_and_labels_do_not_cover_each_other():
+    rng = np.random.default_rng(0)
+    places, labels = rng.standard_normal((200, 2)), rng.integers(3, size=200)
+    places[:20, 0] += 1000  # a tenth of the samples
+    axes = embedding_figure(places, Clustering(labels, "temi", 3), labels, ["ant", "bee", "cat"]).axes[0]
+    shown = np.concatenate([np.asarray(drawn.get_offsets()) for drawn in axes.collections])
+    assert np.ptp(np.percentile(shown, (2, 98), axis=0), axis=0).min() > 0.3  # 0.005 if gaps stayed
+    apart = labels_apart(np.full((6, 2), 0.5), [8] * 6)
+    heights = np.sort(apart[:, 1])
+    assert np.diff(heights).min() > 0.044
+    np.testing.assert_array_equal(labels_apart(np.eye(2), [3, 3]), np.eye(2))
 
 
 def test_umap_of_too_few_samples_is_refused():

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from PIL import Image
 
 from deepclust.clustering import Clustering
-from deepclust.report.contact_sheet import contact_sheet, write_clusters_csv, write_contact_sheets
+from deepclust.report.contact_sheet import contact_sheet, write_contact_sheets
 from deepclust.runtime.errors import InputError
 
 
@@ -24,24 +22,7 @@ def flat(values: list[int], side: int = 16) -> np.ndarray:
     return np.stack([np.full((side, side), value, np.uint8) for value in values])
 
 
-def test_the_table_has_a_line_per_image(tmp_path: Path) -> None:
-    names = ["plain.png", 'with "quotes", and\nbreaks.png', "naïve 空.jpg", os.fsdecode(b"latin-\xe9.png")]
-    write_clusters_csv(tmp_path / "clusters.csv", names, clustering([1, -1, 0, 1], [0.5, 0.25, 1.0, 0.125]))
-    with open(tmp_path / "clusters.csv", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["path"] for row in rows] == names
-    assert [int(row["cluster"]) for row in rows] == [1, -1, 0, 1]
-    assert [float(row["confidence"]) for row in rows] == [0.5, 0.25, 1.0, 0.125]
-
-
-def test_methods_without_probabilities_leave_confidence_empty(tmp_path: Path) -> None:
-    write_clusters_csv(tmp_path / "clusters.csv", ["a", "b"], clustering([0, 1]))
-    assert (tmp_path / "clusters.csv").read_text().splitlines() == ["path,cluster,confidence", "a,0,", "b,1,"]
-
-
-def test_one_path_per_image_is_required(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="3 paths for 2 labels of kmeans"):
-        write_clusters_csv(tmp_path / "clusters.csv", ["a", "b", "c"], clustering([0, 1]))
+def test_one_image_per_label_is_required(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 images for 2 labels"):
         write_contact_sheets(tmp_path, flat([1]), clustering([0, 1]))
 

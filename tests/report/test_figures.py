@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from deepclust.report.figures import line_style, new_figure, save_figure
+from deepclust.clustering import DISPLAY_NAMES
+from deepclust.report.figures import line_style, method_style, new_figure, save_figure
 
 
 def test_a_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
@@ -22,6 +23,12 @@ def test_a_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_no_two_of_many_lines_look_alike() -> None:
-    assert len({tuple(line_style(index).items()) for index in range(21)}) == 21
+    assert len({tuple(line_style(index).items()) for index in range(28)}) == 28
     # Without color, neighbors still differ.
     assert all(line_style(index)["marker"] != line_style(index + 1)["marker"] for index in range(6))
+
+
+def test_a_method_has_one_look_and_no_other_has_it() -> None:
+    looks = {tuple(method_style(method).items()) for method in DISPLAY_NAMES}
+    assert len(looks) == len(DISPLAY_NAMES)
+    assert len({method_style(method)["color"] for method in ("temi", "scan", "tsp", "kmeans", "agglomerative")}) == 5

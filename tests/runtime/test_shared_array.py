@@ -15,7 +15,8 @@ from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors import mine_neighbors
-from deepclust.neighbors.search_lists import ListSearch, group_rows
+from deepclust.neighbors.row_lists import Probes, group_rows
+from deepclust.neighbors.search_lists import ListSearch
 from deepclust.runtime import shared_array
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
@@ -59,7 +60,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
         told[f"weights on {machines}"] = pair_weights(features, found, ranks).tolist()
     lists = group_rows(rows, ranks=ranks)
     told["order"] = lists.order_N.tolist()
-    told["copy"] = files_behind(ListSearch(rows, lists, 5, 0.9, ranks=ranks).sorted_ND)
+    told["copy"] = files_behind(ListSearch(rows, lists, Probes(2, 0.9, 0.1), ranks=ranks).sorted_ND)
     told["labels"] = kmeans_predict(rows, lists.centers_LD, top=3, ranks=ranks)[1].tolist()
     transform = FeatureTransform.fitted_to(features, "none", 3, ranks)
     scale = FeatureTransform.fitted_to(features, "standardize", ranks=ranks).scale

@@ -5,6 +5,8 @@ Shape suffixes: H heads, N samples, C clusters, E embedding dimensions.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -207,14 +209,19 @@ def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
     assert adjusted_rand_score(planted.labels, assigned(alone, bank)[0]) > 0.9
 
 
-def test_partitions_of_one_graph_are_made_once(planted, monkeypatch):
-    neighbors, shared = mine_neighbors(planted, 20), Partitions()
-    first = initialization.spectral_partitions(neighbors, 5, 4, seed=3, partitions=shared)
-    fresh = initialization.spectral_partitions(neighbors, 5, 2, seed=3)
-    monkeypatch.setattr(initialization, "spectral_embedding", None)  # a second computation would fail
-    again = initialization.spectral_partitions(neighbors, 5, 2, seed=3, partitions=shared)
-    np.testing.assert_array_equal(again, first[:2])
-    np.testing.assert_array_equal(fresh, first[:2])
+@pytest.mark.parametrize("init", ["spectral", "consensus"])
+def test_partitions_of_one_graph_are_made_once_for_each_way_to_make_them(init, planted, monkeypatch):
+    recipe = Recipe.of("temi", n_clusters=C, n_heads=2, hidden_dim=32, embedding_dim=16, init=init, seed=3)
+    heads, neighbors, shared = recipe.new_heads(planted.dim), mine_neighbors(planted, 20), Partitions()
+    first = HeadStart(recipe, neighbors, shared).graph_labels(heads)
+    fresh = HeadStart(recipe, neighbors).graph_labels(heads)
+    other = replace(recipe, init={"spectral": "consensus", "consensus": "spectral"}[init])
+    HeadStart(other, neighbors, shared).graph_labels(heads)
+    for made_by in ("spectral_partitions", "consensus_partitions"):
+        monkeypatch.setattr(initialization, made_by, None)  # a second computation would fail
+    again = HeadStart(recipe, neighbors, shared).graph_labels(heads)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(fresh, first)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])

@@ -1,0 +1,43 @@
+"""What is decided once heads are trained: into how many clusters, and how sure they may be."""
+
+from __future__ import annotations
+
+from deepclust.cuts.confidence import confidence_temperature, expected_accuracy
+from deepclust.cuts.constraints import Constraints
+from deepclust.cuts.exploration import Exploration, explore_heads
+from deepclust.features.feature_set import FeatureSet
+from deepclust.neighbors import Neighbors
+from deepclust.training.trained import TrainedHeads
+
+
+def settle(
+    trained: TrainedHeads,
+    features: FeatureSet,
+    neighbors: Neighbors,
+    bounds: tuple[int, int] | None = None,
+    constraints: Constraints | None = None,
+) -> Exploration | None:
+    """Cut the heads where `bounds` leave the number of clusters open, and set the temperature of their confidence.
+
+    Args:
+        trained: the heads, changed in place.
+        features: the training split.
+        neighbors: mined of it.
+        bounds: of the number of clusters, or None where it is that of the heads.
+        constraints: what decides the cut where there are some.
+
+    Returns:
+        What speaks for each cut; None without bounds.
+    """
+    exploration = None
+    if bounds is not None:
+        exploration = explore_heads(trained, features, neighbors, bounds, constraints)
+        trained.groups_C = exploration.tree.groups(exploration.chosen)
+    set_confidence(trained, features, neighbors)
+    return exploration
+
+
+def set_confidence(trained: TrainedHeads, features: FeatureSet, neighbors: Neighbors) -> None:
+    """Set the temperature at which the mean confidence is the accuracy that the other heads let expect."""
+    expected = expected_accuracy(trained, features, neighbors.ids)
+    trained.confidence_temperature = confidence_temperature(trained, features, expected)

@@ -1,0 +1,75 @@
+"""Ward's clusters against scipy's, and a consensus that is what its partitions agree on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.metrics import adjusted_rand_score
+
+from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.neighbors.consensus import agreed_graph, consensus_partitions, views, walk_rows
+from deepclust.neighbors.neighbor_graph import neighbor_graph
+from deepclust.neighbors.ward import merged, ward_labels
+
+
+@pytest.fixture(scope="module")
+def points() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((80, 3))
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2, 7, 80])
+def test_ward_of_single_samples_is_scipys(points, n_clusters):
+    expected = fcluster(linkage(points, "ward"), n_clusters, "maxclust")
+    found = merged(points, np.ones(80), n_clusters)
+    assert len(set(found)) == n_clusters
+    assert adjusted_rand_score(expected, found) == 1
+
+
+def test_a_point_of_weight_three_is_three_samples_at_one_place(points):
+    sizes = np.random.default_rng(1).integers(1, 4, 80)
+    expected = merged(np.repeat(points, sizes, axis=0), np.ones(sizes.sum()), 6)
+    assert adjusted_rand_score(expected, np.repeat(merged(points, sizes, 6), sizes)) == 1
+
+
+def test_many_samples_are_merged_by_way_of_fine_clusters(planted, monkeypatch):
+    monkeypatch.setattr("deepclust.neighbors.ward.FINE_CLUSTERS", 40)
+    rows = planted.features / np.linalg.norm(planted.features, axis=1, keepdims=True)
+    assert adjusted_rand_score(planted.labels, ward_labels(rows, 5)) == 1
+
+
+def test_walks_weight_eigenvectors_by_their_eigenvalues():
+    affinity = neighbor_graph(mine_neighbors(np.random.default_rng(1).standard_normal((120, 6)).astype(np.float32), 8))
+    degree = np.asarray(affinity.sum(axis=1)).ravel()
+    values, vectors = np.linalg.eigh(affinity.toarray() / np.sqrt(np.outer(degree, degree)))
+    expected = vectors[:, -12:] * np.maximum(values[-12:], 0) ** 32
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = walk_rows(affinity, 4)  # 2.5 × 4 + 2 eigenvectors
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-2)
+
+
+def test_an_edge_keeps_the_weight_of_those_who_agree_over_it():
+    ids = np.array([[1], [0], [3], [2]], np.int32)
+    neighbors = Neighbors(ids, np.ones((4, 1), np.float32))
+    graph = agreed_graph(neighbors, [np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])]).toarray()
+    assert graph[0, 1] == pytest.approx(1)
+    assert graph[2, 3] == pytest.approx(0.05 + 0.95 / 4)
+    assert np.count_nonzero(graph) == 4
+
+
+@pytest.mark.parametrize("n_partitions", [1, 7])
+def test_planted_clusters_are_found_by_every_view_and_by_the_consensus(n_partitions, planted):
+    neighbors = mine_neighbors(planted, 20)
+    assert [adjusted_rand_score(planted.labels, labels) for labels in views(neighbors, 5)] == [1] * 12
+    found = consensus_partitions(neighbors, 5, n_partitions, seed=1)
+    assert found.shape == (n_partitions, len(planted))
+    assert found.dtype == np.int32
+    assert adjusted_rand_score(planted.labels, found[0]) == 1
+    np.testing.assert_array_equal(found, consensus_partitions(neighbors, 5, n_partitions, seed=1))
+
+
+@pytest.mark.parametrize(("n_samples", "n_clusters"), [(3, 2), (3, 3), (12, 12), (40, 1)])
+def test_few_samples_are_clustered_too(n_samples, n_clusters):
+    rows = np.random.default_rng(0).standard_normal((n_samples, 3)).astype(np.float32)
+    found = consensus_partitions(mine_neighbors(rows, min(30, n_samples - 1)), n_clusters)
+    assert set(found.ravel()) <= set(range(n_clusters))

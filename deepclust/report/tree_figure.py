@@ -58,7 +58,7 @@ def draw_tree(path: Path, exploration: Exploration) -> list[Path]:
     right.set_xlabel("number of clusters")
     if counts[-1] > 8 * counts[0] and counts[-1] > NUMBERED_LEAVES:
         right.set_xscale("log")
-    right.legend()
+    right.legend(frameon=False, fontsize=8)
     return save_figure(figure, path)
 
 

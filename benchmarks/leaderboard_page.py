@@ -286,8 +286,8 @@ def blocks(cells: Sequence[Cell], titles: Mapping[str, str], about: Mapping[str,
     ]  # fmt: skip
     versions = {cell["method"]: cell.get("version", "") for cell in cells}
     return {
-        "summary": _markdown(summary_cells(told, titles, unseen)),
-        "not told": _markdown(summary_cells(untold, titles, unseen)),
+        "summary": _markdown(summary_cells(told, titles, unseen), to_come(told, sets)),
+        "not told": _markdown(summary_cells(untold, titles, unseen), to_come(untold, sets)),
         "found": _markdown(found_cells(untold, titles)),
         "factors": _markdown(factor_cells(cells, titles, factors)),
         "imbalance": _markdown(summary_cells(Board.of(cells, 1.0, unequal), titles, unseen)),
@@ -408,8 +408,15 @@ def print_summary(cells: Sequence[Cell], titles: Mapping[str, str]) -> None:
             console.print(plain_table([header[column] for column in keep], cut, title=name))
 
 
-def _markdown(table: tuple[list[str], list[list[str]]]) -> str:
-    return plain_markdown(*table) if table[1] else "Not run yet."
+def to_come(board: Board, sets: Iterable[str]) -> list[str]:
+    """A note of the sets that are not in means and ranks yet."""
+    ranked = board.whole().sets
+    missing = [name for name in sets if name not in ranked]
+    return [f"Over {len(ranked)} sets. Still to come: {', '.join(missing)}."] if missing else []
+
+
+def _markdown(table: tuple[list[str], list[list[str]]], notes: Sequence[str] = ()) -> str:
+    return plain_markdown(*table, notes) if table[1] else "Not run yet."
 
 
 def _sizes(cells: Sequence[Cell], name: str) -> tuple[int, int] | None:

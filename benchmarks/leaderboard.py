@@ -210,7 +210,7 @@ def outcome(cell: Cell, options: Any) -> dict[str, Any]:
         return {"skipped": refusal}
     task = {part: cell[part] for part in ("set", "method", "n_clusters", "seed")} | {"folder": str(options.folder)}
     receiving, sending = PROCESSES.Pipe(duplex=False)
-    child = PROCESSES.Process(target=sent, args=(sending, task))
+    child = PROCESSES.Process(target=sent, args=(sending, task, options.limit))
     started = time.perf_counter()
     child.start()
     sending.close()
@@ -227,8 +227,9 @@ def outcome(cell: Cell, options: Any) -> dict[str, Any]:
         child.join()
 
 
-def sent(sending: Any, task: dict[str, Any]) -> None:
+def sent(sending: Any, task: dict[str, Any], limit: float) -> None:
     """In a process of its own: run a cell and send what it found, or why it failed."""
+    signal.alarm(int(limit) + 60)  # ends it even where what waits for it was killed
     warnings.simplefilter("ignore")
     try:
         found = measured(**task)

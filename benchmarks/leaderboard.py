@@ -28,6 +28,7 @@ import time
 import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ LIMIT_SECONDS = 900
 # Cells are forked from a process that has imported what takes seconds, and has run nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
 PRELOADED = {"deepclust.metrics", "deepclust.cli.quick", "deepclust.report.figures", "deepclust.report.tables"}
+# Importing these starts numba's threads, and numba ends a process that is forked from one that has them.
+NUMBA = {"umap", "evoc"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -69,8 +72,8 @@ def read_options() -> Any:
     parser = arguments(__doc__)
     parser.add_argument("--sets", type=_names(SETS), help="with commas between them; default: all")
     parser.add_argument("--methods", type=_names(METHODS), help="likewise")
-    parser.add_argument("--seeds", type=_numbers(int), help="default: 0,1,2")
-    parser.add_argument("--factors", type=_numbers(float), help="clusters per class; default: 1,0.5,2,4")
+    parser.add_argument("--seeds", type=_numbers(int, 0), help="0 and up, default: 0,1,2")
+    parser.add_argument("--factors", type=_numbers(float, 0.01), help="clusters per class; default: 1,0.5,2,4")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that a cell may take; default: 900")
     parser.add_argument("--threads", type=int, default=1, help="of each cell; default: 1")
     parser.add_argument("--folder", type=Path, help="where prepared sets are kept; default: deepclust's data folder")
@@ -96,12 +99,15 @@ def _names(known: Any) -> Any:
     return names
 
 
-def _numbers(kind: type) -> Any:
+def _numbers(kind: type, at_least: float) -> Any:
     def numbers(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(kind(part) for part in text.split(","))
+            found = tuple(kind(part) for part in text.split(","))
         except ValueError:
             raise ArgumentTypeError(f"'{text}' is no list of numbers: write them with commas between them") from None
+        if not all(at_least <= number < 2**31 for number in found):
+            raise ArgumentTypeError(f"'{text}' holds a number below {at_least:g} or above 2^31: choose others")
+        return found
 
     return numbers
 
@@ -112,7 +118,7 @@ def run(options: Any, cells_file: Path) -> None:
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the cell ends with it
     PROCESSES.set_forkserver_preload(
-        sorted({one for name in options.methods for one in METHODS[name].modules} | PRELOADED)
+        sorted({one for name in options.methods for one in METHODS[name].modules} - NUMBA | PRELOADED)
     )
     sizes = prepared(options.sets, options.folder)
     methods = [name for name in options.methods if installed(name)]
@@ -228,8 +234,8 @@ def sent(sending: Any, task: dict[str, Any]) -> None:
         found = measured(**task)
     except Exception as error:  # of any package
         found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
-    sending.send(found)
-    sending.close()
+    with suppress(BrokenPipeError):  # nobody waits any more
+        sending.send(found)
 
 
 def append(cells_file: Path, cell: Cell) -> None:

@@ -206,8 +206,7 @@ def _summary_line(
         f"{means['AMI'][part].mean():.3f}" if part.any() else ABSENT,
         ranks[2],
         *((f"{np.mean(spread):.3f}", f"{max(spread):.3f}") if spread else (ABSENT, ABSENT)),
-        _number(float(np.nanmedian(means["seconds"]))),
-        f"{np.nanmedian(means['peak_MB']):.0f}",
+        *(_median(means[measure]) for measure in ("seconds", "peak_MB")),
         ABSENT if p is None else f"{p:.2g}",
         str(int((~np.isnan(means["AMI"])).sum())),
     ]
@@ -287,8 +286,8 @@ def blocks(cells: Sequence[Cell], titles: Mapping[str, str], about: Mapping[str,
     ]  # fmt: skip
     versions = {cell["method"]: cell.get("version", "") for cell in cells}
     return {
-        "summary": _markdown(summary_cells(told, titles, unseen)),
-        "not told": _markdown(summary_cells(untold, titles, unseen)),
+        "summary": _markdown(summary_cells(told, titles, unseen), to_come(told, sets)),
+        "not told": _markdown(summary_cells(untold, titles, unseen), to_come(untold, sets)),
         "found": _markdown(found_cells(untold, titles)),
         "factors": _markdown(factor_cells(cells, titles, factors)),
         "imbalance": _markdown(summary_cells(Board.of(cells, 1.0, unequal), titles, unseen)),
@@ -409,8 +408,15 @@ def print_summary(cells: Sequence[Cell], titles: Mapping[str, str]) -> None:
             console.print(plain_table([header[column] for column in keep], cut, title=name))
 
 
-def _markdown(table: tuple[list[str], list[list[str]]]) -> str:
-    return plain_markdown(*table) if table[1] else "Not run yet."
+def to_come(board: Board, sets: Iterable[str]) -> list[str]:
+    """A note of the sets that are not in means and ranks yet."""
+    ranked = board.whole().sets
+    missing = [name for name in sets if name not in ranked]
+    return [f"Over {len(ranked)} sets. Still to come: {', '.join(missing)}."] if missing else []
+
+
+def _markdown(table: tuple[list[str], list[list[str]]], notes: Sequence[str] = ()) -> str:
+    return plain_markdown(*table, notes) if table[1] else "Not run yet."
 
 
 def _sizes(cells: Sequence[Cell], name: str) -> tuple[int, int] | None:
@@ -429,5 +435,9 @@ def _mean_spread(values: Sequence[float], best: float) -> str:
     return f"{shown} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else shown
 
 
-def _number(value: float) -> str:
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+def _median(values: np.ndarray) -> str:
+    """Of what is known; of a method that failed everywhere nothing is."""
+    if np.isnan(values).all():
+        return ABSENT
+    median = float(np.nanmedian(values))
+    return f"{median:.2g}" if median < 10 else f"{median:.0f}"

@@ -39,6 +39,8 @@ Make = Callable[[], Data]
 SEED = 2026
 WORDNET = Path("/usr/share/wordnet")
 NOUN_FILES = range(4, 29)
+# As near as possible to how the ready features were made.
+LITE0 = {"name": "efficientnet_lite0", "image_size": 128, "crop_pct": 1.0, "interpolation": "bicubic"}
 EMBED_AT_ONCE = 32
 
 
@@ -134,7 +136,10 @@ def _fashion_pixels() -> Data:
 
 
 def _lite0(split: str, rows: slice) -> Data:
-    """Fashion-MNIST by EfficientNet-Lite0 with ImageNet's weights: ready features where there are, else extracted."""
+    """Fashion-MNIST by EfficientNet-Lite0 with ImageNet's weights: ready features where there are, else extracted.
+
+    The ready ones were made with another bicubic filter: the two correlate at 0.98.
+    """
     ready = REAL_FEATURES / f"{split}_features.npy"
     if ready.is_file():
         labels = np.load(REAL_FEATURES / f"{split}_labels.npy")[rows]
@@ -144,7 +149,7 @@ def _lite0(split: str, rows: slice) -> Data:
 
     images, labels = _fashion_images(split)
     with tempfile.TemporaryDirectory() as folder:
-        features = extract(images[rows], "efficientnet_lite0", folder, progress=False)
+        features = extract(images[rows], LITE0, folder, progress=False)
         return np.concatenate([block for _, block in features.blocks()]).astype(np.float32), labels[rows]
 
 

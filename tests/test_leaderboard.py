@@ -67,6 +67,7 @@ def test_a_set_on_which_most_methods_are_still_to_come_is_left_out_of_means_and_
     assert started.sets == ("one", "two", "three", "four")
     whole = started.whole()
     assert (whole.sets, whole.ranked()) == (("one", "two", "three"), ("a", "b", "c"))
+    assert page.to_come(started, started.sets) == ["Over 3 sets. Still to come: four."]
     assert page.summary_cells(started, TITLES, []) == page.summary_cells(page.Board.of(CELLS, 1.0), TITLES, [])
 
 

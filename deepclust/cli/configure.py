@@ -87,6 +87,7 @@ def register_choices() -> None:
     from deepclust.training.recipe import default_settings
 
     OmegaConf.register_new_resolver("choices", _listing, replace=True)
+    OmegaConf.register_new_resolver("settings", _settings, replace=True)
     store = ConfigStore.instance().store
     for loss in LOSSES:
         store(group="recipe", name=loss, node=default_settings(loss))
@@ -134,6 +135,24 @@ def _listing(what: str) -> str:
             sorted(path.stem for path in (CONF / "experiment").glob("*_paper.yaml") if path.stem != ZERO_SHOT)
         )
     return "\n  ".join(textwrap.wrap(", ".join(BENCHMARKS), 98))
+
+
+def _settings(command: str, *, _root_: DictConfig) -> str:
+    """Every setting of a command as it comes, for its help; dollar signs are doubled, as Hydra wants them."""
+    # Imported here: only `--help` needs it.
+    from deepclust.cli.help_text import settings_text
+    from deepclust.cli.schema import schema
+
+    named = [str(key) for key in _root_ if key != "hydra"]
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(_root_, named), resolve=False)
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    chosen = groups() - {"hydra", "recipe", "sized", "paper"}
+
+    def names_of(key: str) -> list[str]:
+        return sorted({*_choices(key)} - {"default"}) if key in chosen else []
+
+    return settings_text(values, schema(command, values), CONF / f"{command}.yaml", names_of).replace("$", "$$")
 
 
 def _table(about: Mapping[str, str], width: int) -> str:

@@ -39,6 +39,8 @@ MOST_CUTS = 64
 SILHOUETTE_SAMPLE = 10_000
 # Cuts next to the chosen one are recommended with it if they reach this share of its score.
 ENOUGH = 0.95
+# The highest score below which a choice says little.
+UNSTABLE = 0.5
 BLOCK_ROWS = 8192
 
 
@@ -102,7 +104,9 @@ class Exploration:
         span = f"{low}" if low == high else f"{low} to {high}"
         said = f"{span} clusters are recommended {why}; {self.chosen} are taken, which score {best.score:.2f} of 1."
         if high == self.cuts[-1].n_clusters and len(self.cuts) > 1:
-            said += f" More than {high} were not looked at: n_clusters=[{low},{4 * high}] would."
+            said += f" More than {high} were not looked at; a higher upper bound would."
+        if best.score < UNSTABLE:
+            said += " That is little: take the number for a guess."
         return said
 
     def __str__(self) -> str:

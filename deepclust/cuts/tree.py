@@ -62,7 +62,7 @@ class ClusterTree:
             >>> ClusterTree(np.array([[0, 2], [1, 3]]), np.array([0.1, 0.5])).groups(2)
             array([0, 1, 0], dtype=int32)
         """
-        if not 1 <= n_clusters <= self.n_leaves:
+        if not isinstance(n_clusters, (int, np.integer)) or not 1 <= n_clusters <= self.n_leaves:
             raise InputError(
                 f"n_clusters is {n_clusters}: a tree of {self.n_leaves} clusters is cut into 1 to {self.n_leaves}"
             )

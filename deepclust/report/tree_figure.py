@@ -5,9 +5,13 @@ Shape suffixes: C leaves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image
 
 from deepclust.cuts.exploration import Exploration
 from deepclust.cuts.tree import ClusterTree
@@ -15,14 +19,17 @@ from deepclust.report.figures import PALETTE, TWO_COLUMNS, new_figure, save_figu
 
 # More leaves than this have no room for their numbers.
 NUMBERED_LEAVES = 64
+# Of the images under the leaves, in points: so many of this size fit side by side.
+IMAGE_POINTS, IMAGES_IN_A_ROW = 16, 8
 
 
-def draw_tree(path: Path, exploration: Exploration) -> list[Path]:
+def draw_tree(path: Path, exploration: Exploration, examples: Mapping[int, Image.Image] | None = None) -> list[Path]:
     """Draw the merges, colored by the cut that is taken, and the stability of every cut with the recommended range.
 
     Args:
         path: without an ending; .png and .svg are written.
         exploration: what is drawn.
+        examples: an image of each cluster of the cut, to stand under it; None draws numbers alone.
 
     Returns:
         Both paths.
@@ -44,6 +51,8 @@ def draw_tree(path: Path, exploration: Exploration) -> list[Path]:
         left.set_xlabel(f"cluster of the cut into {exploration.chosen}")
     else:
         left.set_xticks([])
+    if examples and exploration.chosen <= NUMBERED_LEAVES:
+        show_examples(left, x_of[:n_leaves], groups_C, examples)
     left.set_ylabel("pair information lost, nats")
     left.grid(False, axis="x")
     counts = [cut.n_clusters for cut in exploration.cuts]
@@ -58,8 +67,30 @@ def draw_tree(path: Path, exploration: Exploration) -> list[Path]:
     right.set_xlabel("number of clusters")
     if counts[-1] > 8 * counts[0] and counts[-1] > NUMBERED_LEAVES:
         right.set_xscale("log")
-    right.legend()
+    right.legend(frameon=False, fontsize=8)
     return save_figure(figure, path)
+
+
+def show_examples(axes: Axes, x_of_C: np.ndarray, groups_C: np.ndarray, examples: Mapping[int, Image.Image]) -> None:
+    """Put the image of each cluster under the middle of its leaves, in rows that leave room for each of them."""
+    middles = {cluster: float(x_of_C[groups_C == cluster].mean()) for cluster in examples}
+    n_rows = -(-len(examples) // IMAGES_IN_A_ROW)
+    for place, cluster in enumerate(sorted(middles, key=lambda one: middles[one])):
+        pixels = np.asarray(examples[cluster])
+        picture = OffsetImage(pixels, zoom=IMAGE_POINTS / max(pixels.shape[:2]), cmap="gray")
+        below = -(30 + (IMAGE_POINTS + 2) * (place % n_rows))
+        box = AnnotationBbox(
+            picture,
+            (middles[cluster], 0),
+            (0, below),
+            xycoords=axes.get_xaxis_transform(),
+            boxcoords="offset points",
+            frameon=False,
+            pad=0,
+            annotation_clip=False,
+        )
+        axes.add_artist(box)
+    axes.set_xlabel("")
 
 
 def places_of(tree: ClusterTree) -> tuple[np.ndarray, np.ndarray]:

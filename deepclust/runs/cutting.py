@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from deepclust.clustering import Clustering
 from deepclust.cuts.confidence import disagreement
 from deepclust.cuts.constraints import Constraints, read_constraints
 from deepclust.cuts.exploration import Exploration, bounds_of, head_tree
@@ -21,11 +24,15 @@ from deepclust.cuts.tree import ClusterTree
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.mining import MiningSettings
-from deepclust.report.tree_figure import draw_tree
+from deepclust.report.contact_sheet import image_thumbnail
+from deepclust.report.neighbor_rows import images_of
+from deepclust.report.tree_figure import NUMBERED_LEAVES, draw_tree
 from deepclust.runs.folder import RunFolder
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json, write_json
 from deepclust.training.trained import TrainedHeads
+
+EXAMPLE_PIXELS = 56
 
 
 def answers_about(path: str | Path | None, features: FeatureSet) -> Constraints | None:
@@ -36,9 +43,19 @@ def answers_about(path: str | Path | None, features: FeatureSet) -> Constraints 
     return read_constraints(path, len(features), None if names is None else [os.fspath(name) for name in names])
 
 
-def keep_exploration(folder: RunFolder, method: str, exploration: Exploration) -> None:
-    """Write what was found of a method, and draw its tree."""
-    draw_tree(folder.exploration(method).with_suffix(""), exploration)
+def keep_exploration(
+    folder: RunFolder, method: str, exploration: Exploration, train: FeatureSet, clustering: Clustering
+) -> None:
+    """Write what was found of a method, and draw its tree, with the most confident image of each cluster if there are
+    images."""
+    images = images_of(train)
+    examples = None
+    if images is not None and clustering.n_found <= NUMBERED_LEAVES:
+        assert clustering.top_probs is not None
+        order = np.argsort(clustering.top_probs[:, 0], kind="stable")
+        row_of = dict(zip(clustering.labels[order].tolist(), order.tolist()))  # the last, which is the surest, stays
+        examples = {cluster: image_thumbnail(images[row], EXAMPLE_PIXELS) for cluster, row in row_of.items()}
+    draw_tree(folder.exploration(method).with_suffix(""), exploration, examples)
     write_json(folder.exploration(method), exploration.as_dict())
 
 
@@ -111,7 +128,7 @@ class Recut:
         bounds = min(bounds[0], most), min(bounds[1], most)
         exploration = settle(trained, self.train, neighbors, bounds, self.constraints)
         assert exploration is not None
-        keep_exploration(self.out, method, exploration)
+        keep_exploration(self.out, method, exploration, self.train, trained.assign(self.train))
         return [exploration.note]
 
     def tree(self, trained: TrainedHeads, method: str, neighbors: Neighbors) -> ClusterTree:

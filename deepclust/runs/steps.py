@@ -154,7 +154,7 @@ class Steps:
         method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
         exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train))
         if exploration is not None:
-            keep_exploration(self.folder, method, exploration)
+            keep_exploration(self.folder, method, exploration, train, trained.assign(train))
             notes.append(f"{display_name(method)}: {exploration.note}")
         trained.save_settled(self.folder.checkpoint(method), self.digest(method))
         for split, features in reversed(self.data.splits().items()):

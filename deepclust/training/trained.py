@@ -284,7 +284,9 @@ class TrainedHeads:
         if beside.is_file():
             found = read_json(beside, "remove it, and resume its run")
             if found.get("identity") != identity:
-                raise InputError(f"{beside} is of another run than {path}: put this run's own file back, or remove it")
+                raise InputError(
+                    f"{path} is of another run than {beside.name} beside it: put back its own, or remove both"
+                )
             trained.settle(found)
         return trained
 

@@ -359,7 +359,7 @@ def test_summarize_refuses_what_it_cannot_show(command, workplace):
 def test_a_checkpoint_of_another_run_is_refused(run, command, other):
     settings = (*OWN, *TINY, *other, "baselines=none", "run_dir=other")
     assert command("train.py", *settings).code == 0
-    (foreign,) = Path("other/checkpoints").iterdir()
+    (foreign,) = Path("other/checkpoints").glob("*.ckpt")
     foreign.replace(run / "checkpoints" / "temi.ckpt")
     outcome = command("evaluate.py", f"run={run}")
     assert outcome.code == 2

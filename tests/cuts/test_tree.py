@@ -49,6 +49,8 @@ def test_cuts_are_nested_and_complete_also_with_empty_clusters():
     assert set(tree.groups(7)[:7]) == set(range(7))
     with pytest.raises(InputError, match="a tree of 9 clusters is cut into 1 to 9"):
         tree.groups(10)
+    with pytest.raises(InputError, match=r"n_clusters is 2\.5"):
+        tree.groups(2.5)
     again = ClusterTree.from_dict(tree.as_dict())
     np.testing.assert_array_equal(again.groups(4), tree.groups(4))
 

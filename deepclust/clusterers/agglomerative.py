@@ -133,7 +133,10 @@ class AgglomerativeClusterer(Clusterer):
             ("centroids", digest_of_rows(features_ND), self._n_cells(n_drawn), self.normalize, self.seed),
             lambda: self._tree_of_cells(features_ND, self._n_cells(n_drawn)),
         )
-        cells, self.dendrogram = found
+        cells, tree = found
+        if len(cells.sizes_M) < (self.n_clusters or 1):  # fewer distinct samples than clusters: these cannot be parted
+            return super()._fit_subsample(features_ND, n_drawn)
+        self.dendrogram = tree
         labels_M, notes = self._cut(self.dendrogram)
         labels_N = labels_M[cells.of_N]
         self._keep_centroids(features_ND, labels_N)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
 from deepclust.neighbors.search import ExactSearch, nearest_of_all
 from deepclust.runtime.files import read_npz, written_whole
@@ -108,9 +109,10 @@ def group_rows(rows: Rows, *, seed: int = 0, ranks: Ranks = ALONE) -> Lists:
 def _list_centers(rows: Rows, n_lists: int, seed: int) -> np.ndarray:
     n_sampled = min(len(rows), n_lists * TRAINING_ROWS_PER_LIST)
     sampled = np.sort(np.random.default_rng(seed).choice(len(rows), n_sampled, replace=False))
-    return spherical_kmeans(
-        rows[sampled], n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed
-    ).centroids_CD
+    sample_SD = np.asarray(rows[sampled], dtype=np.float32)
+    check_rows(sample_SD, sampled, zeros=False)
+    run = spherical_kmeans(sample_SD, n_lists, n_init=1, max_iter=ITERATIONS, init="random", seed=seed)
+    return run.centroids_CD
 
 
 def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Lists:

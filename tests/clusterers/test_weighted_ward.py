@@ -74,3 +74,10 @@ def test_centroids_are_for_ward_and_within_the_memory(monkeypatch):
     AgglomerativeClusterer(5, max_samples=100).check(1_000_000)
     with pytest.raises(InputError, match="ward linkage over centroids of 4096 samples needs"):
         AgglomerativeClusterer(5, max_samples=10_000).check(1_000_000)
+
+
+def test_fewer_distinct_samples_than_clusters_are_no_obstacle():
+    rows_ND = np.eye(6)[np.arange(600) % 6]
+    found = AgglomerativeClusterer(9, max_samples=100).fit(rows_ND)
+    assert found.n_found == 9
+    assert "drawn at random" in found.notes[0]

@@ -644,3 +644,10 @@ def test_the_memory_decides_how_the_lists_are_kept_and_changes_nothing(crowd, mo
     for found in (halves, on_disk):
         assert share_of_same(found.ids, whole.ids) > 0.9999
         np.testing.assert_allclose(found.similarities, whole.similarities, atol=1e-6)
+
+
+def test_a_bad_row_is_named_by_its_own_number(crowd):
+    broken = crowd.copy()
+    broken[1234] = 0
+    with pytest.raises(InputError, match=r"first: row 1234\)"):
+        mine_neighbors(broken, 5, method="ivf")

@@ -118,7 +118,7 @@ def write_split(
         "class_names": list(class_names) if class_names is not None else None,
         "has_labels": labels is not None,
         "has_paths": paths is not None,
-        "columns": None if columns is None else columns.facts(),
+        **({} if columns is None else {"columns": columns.facts()}),
         "checksums": {name: file_sha256(folder / name) for name, there in beside.items() if there},
     }
     manifest = plain_json(manifest)

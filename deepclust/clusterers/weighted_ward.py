@@ -21,6 +21,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from deepclust.clusterers.dendrogram import Dendrogram
 from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
+from deepclust.neighbors.ward import ward_merges
 from deepclust.runtime.memory import check_memory
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
@@ -99,7 +100,7 @@ def check_cells(n_cells: int) -> None:
 
 
 def weighted_ward(means_MD: np.ndarray, weights_M: np.ndarray) -> Dendrogram:
-    """Ward's tree of points that stand for several samples each, by chains of nearest neighbors (Murtagh 1983).
+    """Ward's tree of points that stand for several samples each.
 
     Args:
         means_MD: the points, at least 2.
@@ -113,45 +114,8 @@ def weighted_ward(means_MD: np.ndarray, weights_M: np.ndarray) -> Dendrogram:
         >>> weighted_ward(np.array([[0.0], [1.0], [10.0]]), np.array([1, 1, 4])).cut(2).tolist()
         [0, 0, 1]
     """
-    n_points = len(means_MD)
-    points_MD = np.asarray(means_MD, dtype=np.float64) - np.average(means_MD, axis=0, weights=weights_M)
-    weights = np.asarray(weights_M, dtype=np.float64).copy()
-    squares_M = np.einsum("md,md->m", points_MD, points_MD)
-    squared_MM = points_MD @ points_MD.T
-    squared_MM *= -2
-    squared_MM += squares_M[:, None]
-    squared_MM += squares_M
-    np.maximum(squared_MM, 0, out=squared_MM)
-    for row_M, weight in zip(squared_MM, weights):  # scipy's squared height of a merge
-        row_M *= 2 * weight * weights / (weight + weights)
-    np.fill_diagonal(squared_MM, np.inf)
-    merged = np.empty((n_points - 1, 3))
-    alive = np.ones(n_points, bool)
-    chain: list[int] = []
-    for step in range(n_points - 1):
-        if not chain:
-            chain.append(int(alive.argmax()))
-        while True:
-            last = chain[-1]
-            near = int(squared_MM[last].argmin())
-            # The one before in the chain wins ties, so that the chain ends.
-            if len(chain) > 1 and squared_MM[last, chain[-2]] <= squared_MM[last, near]:
-                near = chain[-2]
-                break
-            chain.append(near)
-        del chain[-2:]
-        height = squared_MM[last, near]
-        merged[step] = last, near, height
-        # Lance & Williams' update for Ward: `near` becomes the union, `last` is gone.
-        joint = (weights[last] + weights) * squared_MM[last] + (weights[near] + weights) * squared_MM[near]
-        joint = np.maximum(joint - weights * height, 0) / (weights[last] + weights[near] + weights)
-        alive[last] = False
-        joint[~alive] = np.inf
-        joint[near] = np.inf
-        squared_MM[near] = squared_MM[:, near] = joint
-        squared_MM[last] = squared_MM[:, last] = np.inf
-        weights[near] += weights[last]
-    return Dendrogram(_in_order(merged, n_points), "ward", "euclidean")
+    merges = ward_merges(means_MD, weights_M)
+    return Dendrogram(_in_order(merges, len(means_MD)), "ward", "euclidean")
 
 
 def _in_order(merged: np.ndarray, n_points: int) -> np.ndarray:

@@ -32,7 +32,7 @@ WALK_STEPS = 32
 # Of many clusters the diffused signals hold all directions, where 32 steps would leave a few.
 DIFFUSION_STEPS = 8
 # Ward's method takes time with the square of C: from so many clusters on only k-means makes partitions.
-MOST_WARD_CLUSTERS = 2000
+MOST_WARD_CLUSTERS = 1000
 # An edge over which no partition agrees keeps so much of its weight: it holds the graph together.
 FLOOR = 0.05
 # Of the partitions that are asked for, the best of at least so many runs of k-means comes first.

@@ -46,41 +46,64 @@ def ward_labels(rows_NM: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.nd
 def merged(points_FM: np.ndarray, sizes_F: np.ndarray, n_clusters: int) -> np.ndarray:
     """(F,) int32 clusters of Ward's method, where point f stands for so many samples at one place.
 
-    Chains of nearest neighbors find the merges (Murtagh 1983): O(F) memory beside the points, O(F² M) time.
-
     Args:
         points_FM: the places.
         sizes_F: how many samples are at each, above 0.
         n_clusters: C, at most F.
     """
-    points_FM = points_FM.astype(np.float64)
-    sizes_F = sizes_F.astype(np.float64)
-    norms_F = np.einsum("fm,fm->f", points_FM, points_FM)
-    heights, firsts, seconds = (np.empty(max(len(points_FM) - 1, 0)) for _ in range(3))
-    alive_F = np.ones(len(points_FM), bool)
+    n_points = len(points_FM)
+    merges = ward_merges(points_FM, sizes_F)
+    lowest = np.argsort(merges[:, 2], kind="stable")[: n_points - n_clusters]
+    ends = merges[lowest, :2].astype(int)
+    edges = sparse.csr_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n_points, n_points))
+    return connected_components(edges, directed=False)[1]
+
+
+def ward_merges(points_FM: np.ndarray, sizes_F: np.ndarray) -> np.ndarray:
+    """(F - 1, 3) Ward's merges by chains of nearest neighbors (Murtagh 1983), not in order of height.
+
+    Each is a point of either cluster and scipy's squared height. They take 8 F² bytes of memory.
+
+    Args:
+        points_FM: the places.
+        sizes_F: how many samples are at each, above 0.
+    """
+    n_points = len(points_FM)
+    centered_FM = np.asarray(points_FM, dtype=np.float64) - np.average(points_FM, axis=0, weights=sizes_F)
+    weights = np.asarray(sizes_F, dtype=np.float64).copy()
+    squares_F = np.einsum("md,md->m", centered_FM, centered_FM)
+    squared_FF = centered_FM @ centered_FM.T
+    squared_FF *= -2
+    squared_FF += squares_F[:, None]
+    squared_FF += squares_F
+    np.maximum(squared_FF, 0, out=squared_FF)
+    for row_F, weight in zip(squared_FF, weights):  # scipy's squared height of a merge
+        row_F *= 2 * weight * weights / (weight + weights)
+    np.fill_diagonal(squared_FF, np.inf)
+    merges = np.empty((n_points - 1, 3))
+    alive = np.ones(n_points, bool)
     chain: list[int] = []
-    for step in range(len(heights)):
+    for step in range(n_points - 1):
         if not chain:
-            chain.append(int(np.argmax(alive_F)))
+            chain.append(int(alive.argmax()))
         while True:
             last = chain[-1]
-            # What merging with the last of the chain would add to the sum of squares.
-            rise_F = norms_F + norms_F[last] - 2 * (points_FM @ points_FM[last])
-            rise_F *= sizes_F * sizes_F[last] / (sizes_F + sizes_F[last])
-            rise_F[~alive_F] = np.inf
-            rise_F[last] = np.inf
-            nearest = int(np.argmin(rise_F))
-            if len(chain) > 1 and rise_F[chain[-2]] <= rise_F[nearest]:
+            near = int(squared_FF[last].argmin())
+            # The one before in the chain wins ties, so that the chain ends.
+            if len(chain) > 1 and squared_FF[last, chain[-2]] <= squared_FF[last, near]:
+                near = chain[-2]
                 break
-            chain.append(nearest)
-        chain.pop()
-        kept = chain.pop()
-        heights[step], firsts[step], seconds[step] = rise_F[kept], last, kept
-        both = sizes_F[last] + sizes_F[kept]
-        points_FM[kept] = (sizes_F[last] * points_FM[last] + sizes_F[kept] * points_FM[kept]) / both
-        norms_F[kept] = points_FM[kept] @ points_FM[kept]
-        sizes_F[kept] = both
-        alive_F[last] = False
-    lowest = np.argsort(heights, kind="stable")[: len(points_FM) - n_clusters]
-    edges = (np.ones(len(lowest)), (firsts[lowest].astype(int), seconds[lowest].astype(int)))
-    return connected_components(sparse.csr_matrix(edges, shape=(len(points_FM),) * 2), directed=False)[1]
+            chain.append(near)
+        del chain[-2:]
+        height = squared_FF[last, near]
+        merges[step] = last, near, height
+        # Lance & Williams' update for Ward: `near` becomes the union, `last` is gone.
+        joint = (weights[last] + weights) * squared_FF[last] + (weights[near] + weights) * squared_FF[near]
+        joint = np.maximum(joint - weights * height, 0) / (weights[last] + weights[near] + weights)
+        alive[last] = False
+        joint[~alive] = np.inf
+        joint[near] = np.inf
+        squared_FF[near] = squared_FF[:, near] = joint
+        squared_FF[last] = squared_FF[:, last] = np.inf
+        weights[near] += weights[last]
+    return merges

@@ -43,7 +43,7 @@ class Task:
         seed: of the method.
         kept: folder for what several methods of one set and seed share.
         set_name: names the set in that folder.
-        shared_seconds: time that an earlier method took to make what this one found there.
+        shared_seconds: of CPU time that an earlier method took to make what this one found there.
     """
 
     rows_ND: np.ndarray
@@ -169,7 +169,7 @@ def _umap(task: Task) -> np.ndarray:
             return kept["embedding"]
     from umap import UMAP
 
-    started = time.perf_counter()
+    started = time.process_time()
     embedding = UMAP(
         n_neighbors=min(UMAP_NEIGHBORS, len(task.rows_ND) - 1),
         n_components=UMAP_DIMENSIONS,
@@ -178,7 +178,7 @@ def _umap(task: Task) -> np.ndarray:
         random_state=task.seed,
         n_jobs=1,
     ).fit_transform(task.rows_ND)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     with written_whole(path) as temporary:
         np.savez(temporary, embedding=embedding, seconds=np.array(seconds), settings=np.array(settings))
     return embedding

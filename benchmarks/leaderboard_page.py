@@ -174,7 +174,7 @@ def summary_cells(board: Board, titles: Mapping[str, str], unseen: Sequence[str]
     board = board.whole()
     header = [
         "Method", "AMI", "ACC", "ARI", "rank by AMI", "rank by ACC", "AMI, unseen sets", "rank, unseen sets",
-        "ACC over seeds ±", "worst ±", "s", "MB", "p", "sets",
+        "ACC over seeds ±", "worst ±", "CPU s", "MB", "p", "sets",
     ]  # fmt: skip
     ranked = board.ranked()
     lines = []
@@ -196,7 +196,7 @@ def summary_cells(board: Board, titles: Mapping[str, str], unseen: Sequence[str]
 def _summary_line(
     board: Board, method: str, titles: Mapping[str, str], unseen: Sequence[str], ranks: Sequence[str], p: float | None
 ) -> list[str]:
-    means = {measure: board.scores(measure, [method])[0] for measure in ("AMI", "ACC", "ARI", "seconds", "peak_MB")}
+    means = {measure: board.scores(measure, [method])[0] for measure in ("AMI", "ACC", "ARI", "cpu_seconds", "peak_MB")}
     part = np.isin(board.sets, unseen) & ~np.isnan(means["AMI"])
     spread = board.spread(method, "ACC")
     return [
@@ -206,7 +206,7 @@ def _summary_line(
         f"{means['AMI'][part].mean():.3f}" if part.any() else ABSENT,
         ranks[2],
         *((f"{np.mean(spread):.3f}", f"{max(spread):.3f}") if spread else (ABSENT, ABSENT)),
-        *(_median(means[measure]) for measure in ("seconds", "peak_MB")),
+        *(_median(means[measure]) for measure in ("cpu_seconds", "peak_MB")),
         ABSENT if p is None else f"{p:.2g}",
         str(int((~np.isnan(means["AMI"])).sum())),
     ]
@@ -403,7 +403,7 @@ def print_summary(cells: Sequence[Cell], titles: Mapping[str, str]) -> None:
         board = Board.of(cells, factor)
         if board.methods:
             header, lines = summary_cells(board, titles, ())
-            keep = [header.index(part) for part in (*header[:6], "worst ±", "s", "sets")]
+            keep = [header.index(part) for part in (*header[:6], "worst ±", "CPU s", "sets")]
             cut = [[line[column] for column in keep] for line in lines]
             console.print(plain_table([header[column] for column in keep], cut, title=name))
 

@@ -34,7 +34,7 @@ def cell(method: str, name: str, seed: int, **found: object) -> dict:
 
 def scored(method: str, name: str, *scores: float) -> list[dict]:
     return [
-        cell(method, name, seed, AMI=score, ACC=score, ARI=score, seconds=1.0, peak_MB=5.0, found=2, noise=0.0)
+        cell(method, name, seed, AMI=score, ACC=score, ARI=score, cpu_seconds=1.0, peak_MB=5.0, found=2, noise=0.0)
         for seed, score in enumerate(scores)
     ]
 

@@ -223,7 +223,6 @@ METHODS: Mapping[str, Method] = {
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),
     "tsp": _of_deepclust("TSP", "estimator's defaults", _estimator("TSP")),
     "temi_consensus": _of_deepclust("TEMI, consensus", "init=consensus", _estimator("TEMI", init="consensus")),
-    "tsp_consensus": _of_deepclust("TSP, consensus", "init=consensus", _estimator("TSP", init="consensus")),
     "consensus": _of_deepclust("consensus", "the start of heads under init=consensus, untrained", _consensus),
     "spherical_kmeans": _of_deepclust("spherical k-means", "deepclust's, best of 5", _estimator("SphericalKMeans")),
     # Other packages, told C.

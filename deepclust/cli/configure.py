@@ -7,6 +7,7 @@ and are written into each of them here.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import textwrap
@@ -74,6 +75,7 @@ OPEN_ENCODERS = {
 }
 
 
+@functools.cache
 def register_choices() -> None:
     """Tell Hydra the choices that tables of the code hold: losses, data sets, encoders, benchmarks, baselines."""
     from deepclust.clusterers import CLUSTERERS
@@ -88,7 +90,11 @@ def register_choices() -> None:
 
     OmegaConf.register_new_resolver("choices", _listing, replace=True)
     OmegaConf.register_new_resolver("settings", _settings, replace=True)
-    store = ConfigStore.instance().store
+    choices = ConfigStore.instance()
+    # Hydra copies all choices whenever it looks for one, which takes a help text many seconds. It changes none of them:
+    # what it loads is copied once more.
+    choices.__deepcopy__ = lambda _: choices  # type: ignore[attr-defined]
+    store = choices.store
     for loss in LOSSES:
         store(group="recipe", name=loss, node=default_settings(loss))
     for name, facts in DATASETS.items():

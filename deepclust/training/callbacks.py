@@ -74,6 +74,12 @@ class TrainingProgress(pl.Callback):
             self._last, self._samples = time.monotonic(), 0.0
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._end()  # Lightning calls no teardown then, and the stage would go on telling
+
+    def _end(self) -> None:
         if self._stage is not None:
             self._stage.__exit__(*sys.exc_info())
             self._stage = None

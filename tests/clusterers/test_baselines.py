@@ -157,7 +157,7 @@ def test_names_are_listed_without_the_libraries_that_do_the_work():
 def test_every_name_has_a_class_of_that_name():
     assert [clusterer_class(name).name for name in CLUSTERERS] == list(CLUSTERERS)
     assert [name for name in CLUSTERERS if clusterer_class(name).needs_n_clusters] == [
-        "kmeans", "kmeans_l2", "kmeans_paper", "agglomerative", "spectral",
+        "kmeans", "kmeans_l2", "kmeans_paper", "agglomerative", "spectral", "consensus",
     ]  # fmt: skip
     with pytest.raises(InputError, match="no baseline is called 'dbscan': choose from kmeans, "):
         clusterer_class("dbscan")

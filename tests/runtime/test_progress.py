@@ -9,9 +9,13 @@ import time
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 
 import deepclust.runtime.progress as progress
 from deepclust.runtime.progress import Stage, begin_run, tracked
+from deepclust.training.fit import fit_heads
+from deepclust.training.recipe import Recipe
+from deepclust.training.trainer import TrainerSettings
 
 
 @pytest.fixture
@@ -82,6 +86,18 @@ def test_what_fails_is_not_done(hasty, capsys):
     with Stage("reading again"):  # the failed one is no longer under way
         time.sleep(0.3)
     assert "reading again: for 0 s so far" in capsys.readouterr().out
+
+
+def test_training_that_fails_goes_on_telling_nothing(planted):
+    class Failing(pl.Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("on purpose")
+
+    recipe = Recipe.of("tsp", n_clusters=5, init="random", max_epochs=1)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit_heads(planted, recipe, TrainerSettings("cpu"), callbacks=[Failing()], progress=True)
+    with Stage("what comes after", total=1) as stage:
+        assert stage.enabled  # it is not taken for a part of the training
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(hasty, monkeypatch):

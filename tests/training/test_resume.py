@@ -117,7 +117,7 @@ def test_a_killed_run_resumes_to_the_labels_of_an_uninterrupted_one(
 
 
 SHARED = (
-    *("loss=temi", "baselines=none", "init=kmeans", "n_heads=3", "n_neighbors=10", "max_epochs=12", "seed=2"),
+    *("loss=temi", "baselines=none", "init=kmeans", "n_heads=3", "n_neighbors=10", "max_epochs=8", "seed=2"),
     *("data.batch_size=128", "loss.temi.hidden_dim=128", "loss.temi.gradient_clip=1"),
     *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.checkpoint_seconds=0"),
 )
@@ -136,7 +136,7 @@ def test_ranks_that_share_the_heads_resume_to_the_heads_of_a_process_that_nobody
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = torch.load(tmp_path / "both" / checkpoint, weights_only=True)
-    assert before["epoch"] < 11, "killed too late to have been in training"
+    assert before["epoch"] < 7, "killed too late to have been in training"
     assert {state["exp_avg"].shape[0] for state in before["optimizer_states"][0]["state"].values()} == {3}
     resumed = in_process_of_its_own("train.py", *SHARED, *ranks, "resume=both")
     assert resumed.code == 0, resumed.err

@@ -71,6 +71,8 @@ def read_exploration(folder: RunFolder, method: str) -> Exploration | None:
     remedy = "remove it: it is made again"
     try:
         return Exploration.from_dict(read_json(place, remedy))
+    except InputError:  # which names the place and the remedy already
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{place} holds no exploration ({str(error).splitlines()[0][:80]}): {remedy}") from None
 

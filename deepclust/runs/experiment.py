@@ -27,7 +27,7 @@ from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import check_heads_fit
-from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes, trains_on_a_cpu
+from deepclust.training.trainer_settings import TrainerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,9 @@ class Experiment:
                 dimensions, options that no baseline has, more samples than a baseline's memory reaches, a reduction
                 that the features do not allow, or a device, strategy or precision that this machine does not have.
         """
+        # Imported here: Lightning takes seconds, and `--help` and a mistyped setting answer without it.
+        from deepclust.training.trainer import check_launch, joined_ranks, n_processes, trains_on_a_cpu
+
         check_settings(self)
         train = self.dataset.train
         trainer = self.trainer
@@ -160,6 +163,8 @@ class Experiment:
             return self._run(folder, identity, resume, progress)
 
     def _run(self, folder: RunFolder, identity: Identity | None, resume: bool, progress: bool) -> Results | None:
+        from deepclust.training.trainer import joined_ranks
+
         ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
         identity = ranks.gather_objects(identity)[0]
         if ranks.rank == 0:

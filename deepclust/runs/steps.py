@@ -33,8 +33,6 @@ from deepclust.runs.identity import Identity
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
-from deepclust.training.checkpoint import keep_heads
-from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
@@ -115,6 +113,10 @@ class Steps:
         method, run = recipe.loss.name, self.experiment
         if self.is_finished(method):
             return
+        # Imported here: Lightning takes seconds, and `--help` and a mistyped setting answer without it.
+        from deepclust.training.checkpoint import keep_heads
+        from deepclust.training.fit import fit_heads
+
         result = fit_heads(
             self.data.train,
             recipe,

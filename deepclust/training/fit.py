@@ -35,13 +35,8 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import check_heads_fit, training_bytes
 from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import (
-    DEFAULT_TRAINER,
-    TrainerSettings,
-    join_processes,
-    make_trainer,
-    quiet_lightning,
-)
+from deepclust.training.trainer import join_processes, make_trainer, quiet_lightning
+from deepclust.training.trainer_settings import DEFAULT_TRAINER, TrainerSettings
 
 # Freed memory is kept for the next step while no tensor of a step is larger.
 KEPT_BYTES = 256 << 20

@@ -33,7 +33,7 @@ from deepclust.training.initialization import (
     warm_start,
 )
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 H, C = 3, 5
 HERE = TrainerSettings(accelerator="cpu", precision="32")

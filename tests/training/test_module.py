@@ -26,7 +26,7 @@ from deepclust.training.heads import head_groups, make_heads
 from deepclust.training.module import schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 # These differ from temi and tsp in numbers alone.
 VARIANTS = ("pmi", "wmi", "scan_original")

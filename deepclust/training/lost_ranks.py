@@ -7,6 +7,7 @@ be silent, as some libraries hold Python's lock for an hour; there a rank that d
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -19,11 +20,12 @@ from contextlib import contextmanager
 
 from torch import distributed as dist
 
+from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch
 
 BEAT_SECONDS = 1.0
 # A rank in training that says nothing for so long is frozen: a batch releases Python's lock many times a second.
-SILENT_SECONDS = float(os.environ.get("DEEPCLUST_SILENT_SECONDS", 300))
+SILENT_SECONDS, SILENT_VARIABLE = 300.0, "DEEPCLUST_SILENT_SECONDS"
 # The processes that this one has started, by rank from 1 on.
 CHILDREN: list[subprocess.Popen] = []
 # What gloo and NCCL say of a process that is gone.
@@ -37,6 +39,9 @@ class Heartbeats(threading.Thread):
         store: of the process group.
         rank, world_size: of this process.
 
+    Raises:
+        InputError: if `DEEPCLUST_SILENT_SECONDS` is no time.
+
     Attributes:
         watching: whether a silent rank ends this process; while heads are trained.
     """
@@ -45,6 +50,7 @@ class Heartbeats(threading.Thread):
         super().__init__(name=type(self).__name__, daemon=True)
         self.store, self.rank, self.world_size = store, rank, world_size
         self.watching = False
+        self.patience = silent_seconds()
         self.left = threading.Event()
         self.heard: dict[int, tuple[bytes, float]] = {}
 
@@ -59,7 +65,7 @@ class Heartbeats(threading.Thread):
                 if self.watching:
                     self._end([0])
                 return
-            if self.watching and (silent := self.silent(SILENT_SECONDS)):
+            if self.watching and (silent := self.silent(self.patience)):
                 self._end(silent)
 
     def silent(self, seconds: float) -> list[int]:
@@ -97,6 +103,18 @@ class Heartbeats(threading.Thread):
         for process in CHILDREN:  # a frozen one would stay
             process.kill()
         os._exit(1)  # the main thread waits in a collective, which no exception reaches
+
+
+def silent_seconds() -> float:
+    """How long a rank may be silent, as the environment says; 300 seconds where it says nothing."""
+    said = os.environ.get(SILENT_VARIABLE, str(SILENT_SECONDS))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InputError(f"{SILENT_VARIABLE}={said} is no number of seconds above 0: correct or unset it")
+    return seconds
 
 
 def described(lost: Sequence[int], heard: dict[int, tuple[bytes, float]]) -> str:

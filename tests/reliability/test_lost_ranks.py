@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from torch import distributed as dist
 
+from deepclust.runtime.errors import InputError
 from deepclust.training import lost_ranks
 from deepclust.training.lost_ranks import LOST, Heartbeats, described
 
@@ -46,6 +47,13 @@ def test_a_rank_that_dies_or_freezes_ends_the_run_in_one_line(how, start_process
         r"error: rank 1 (\(on .*\) )?has died or hangs, so this run ends: what it said stands above; resume the run",
         told[0],
     )
+
+
+@pytest.mark.parametrize("said", ["soon", "0", "nan"])
+def test_a_time_that_is_none_is_refused(said, monkeypatch):
+    monkeypatch.setenv("DEEPCLUST_SILENT_SECONDS", said)
+    with pytest.raises(InputError, match=f"DEEPCLUST_SILENT_SECONDS={said} is no number of seconds above 0"):
+        Heartbeats(dist.HashStore(), 0, 2)
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import distributed as dist
 
 from deepclust.runtime.errors import InputError
@@ -26,6 +27,8 @@ from deepclust.runtime.ranks import Launch
 BEAT_SECONDS = 1.0
 # A rank in training that says nothing for so long is frozen: a batch releases Python's lock many times a second.
 SILENT_SECONDS, SILENT_VARIABLE = 300.0, "DEEPCLUST_SILENT_SECONDS"
+# The main thread has so long to end by itself, with a better reason, when a process that it started ends with an error.
+ENDED_SECONDS = 5.0
 # The processes that this one has started, by rank from 1 on.
 CHILDREN: list[subprocess.Popen] = []
 # What gloo and NCCL say of a process that is gone.
@@ -55,9 +58,13 @@ class Heartbeats(threading.Thread):
         self.heard: dict[int, tuple[bytes, float]] = {}
 
     def run(self) -> None:
-        count = 0
+        count, all_well = 0, time.monotonic()
         while not self.left.wait(BEAT_SECONDS):
             count += 1
+            if not (ended := ended_children()):
+                all_well = time.monotonic()
+            elif time.monotonic() - all_well > ENDED_SECONDS:
+                self._end(ended)
             try:
                 self.store.set(self._key(self.rank), f"{count} {socket.gethostname()}")
                 self._listen()
@@ -143,6 +150,16 @@ def start_heartbeats() -> None:
     if heartbeats() is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         store = dist.distributed_c10d._get_default_store()
         Heartbeats(store, dist.get_rank(), dist.get_world_size()).start()
+
+
+def replace_lightnings_watch() -> None:
+    """Lightning kills this process without a word up to five seconds after one that it has started ends with an error.
+
+    That may be before the line that says which. The heartbeats watch those processes instead.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # it ends when it next finds that none is left
 
 
 def stop_heartbeats() -> None:

@@ -23,7 +23,7 @@ from torch import distributed as dist
 from deepclust.runtime.devices import native_bfloat16
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch, Ranks
-from deepclust.training.lost_ranks import CHILDREN, start_heartbeats, stop_heartbeats
+from deepclust.training.lost_ranks import CHILDREN, replace_lightnings_watch, start_heartbeats, stop_heartbeats
 from deepclust.training.trainer_settings import OURS, TrainerSettings
 
 # k-means, mining and evaluation on rank 0 may take hours at ImageNet-21K's size; the default limit is 30 minutes.
@@ -126,6 +126,7 @@ def join_processes(trainer: pl.Trainer) -> Ranks:
     end_with_parent()
     trainer.strategy.setup_environment()
     start_heartbeats()
+    replace_lightnings_watch()
     return Ranks.of_run()
 
 

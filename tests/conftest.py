@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from deepclust.cli.main import main
 from deepclust.features.feature_set import FeatureSet
+from tests.machines import Machine, two_machines
 from tests.processes import ForkServer, Started
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,9 +141,11 @@ def start_process(tmp_path: Path, fork_server: ForkServer) -> Any:
     """Starts `python <script> …` or `deepclust <command> …` in a process of its own, in an empty folder."""
     started: list[Started] = []
 
-    def start(script: str, *arguments: Any, **environment: str) -> Started:
+    def start(script: str, *arguments: Any, machine: Machine | None = None, **environment: str) -> Started:
         words = [str(ROOT / script) if (ROOT / script).is_file() else script, *map(str, arguments)]
-        process = fork_server.start(*words, folder=tmp_path, environment={**process_environment(), **environment})
+        told = {**process_environment(), **environment, **({} if machine is None else machine.environment)}
+        namespace = None if machine is None else machine.namespace
+        process = fork_server.start(*words, folder=tmp_path, environment=told, namespace=namespace)
         started.append(process)
         return process
 
@@ -151,6 +154,12 @@ def start_process(tmp_path: Path, fork_server: ForkServer) -> Any:
         with suppress(ProcessLookupError):  # all that it has started, a frozen rank too
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with two_machines() as both:
+        yield both
 
 
 @pytest.fixture

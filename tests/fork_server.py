@@ -2,11 +2,12 @@
 
 Importing takes seconds, a copy milliseconds. A job comes as a JSON object over a socket, with three file descriptors:
 stdout, stderr, and a pipe on which the copy's pid is told at once and its exit code at its end. A job may say at which
-change of a file the copy is to be killed, or to meet a full disk.
+change of a file the copy is to be killed, or to meet a full disk, and in which network namespace it is.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import json
@@ -38,6 +39,7 @@ PRELOADED = (
 # What Python tells of before it happens: everything that changes files.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
 N_STREAMS = 3
+NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 def at_operation(number: int, folder: str, of: set[str], act: Any) -> None:
@@ -124,6 +126,10 @@ def copy(job: dict[str, Any], out: int, err: int) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
+    if job.get("namespace") is not None:
+        with open(job["namespace"]) as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), NETWORK):
+                raise OSError(ctypes.get_errno(), f"cannot enter {job['namespace']}")
     disturb(job)
     code = run(job)
     sys.stdout.flush()

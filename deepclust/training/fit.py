@@ -152,7 +152,7 @@ def fit_heads(
         neighbors = cached_neighbors(
             features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
-    start = HeadStart(recipe, neighbors, partitions, progress=progress)
+    start = HeadStart(recipe, features, neighbors, partitions, progress=progress)
     batch_ranks = ALONE if share.shared else ranks
     pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, batch_ranks, read_by=ranks)
     if saved is None:

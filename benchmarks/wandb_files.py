@@ -1,7 +1,7 @@
 """What a W&B run holds, read from its own file without a server: `wandb/offline-run-…/run-<id>.wandb`.
 
-W&B's newest versions have no Python reader of it. The file is a LevelDB log of W&B's own protobuf messages: blocks of 32 KiB,
-in each records of a checksum, a length, a kind (whole, or the first, a middle or the last part) and the bytes.
+W&B's newest versions have no Python reader of it. The file is a LevelDB log of W&B's own protobuf messages: blocks of
+32 KiB, in each records of a checksum, a length, a kind (whole, or the first, a middle or the last part) and the bytes.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from deepclust.cuts.confidence import matched_clusters
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.runtime.devices import native_bfloat16
-from deepclust.training.initialization import PAIR_NEIGHBORS, pair_information
+from deepclust.training.initialization import PAIR_NEIGHBORS
 from deepclust.training.trained import TrainedHeads
 
 # Of more samples than this, or than this many per cluster, a drawn part is looked at.
@@ -65,7 +65,11 @@ class HeadWatch:
             return {}
         if len(self.features) <= self.most:
             labels_HA = quick_labels(trained, self.features)[heads]
-            information_H = [pair_information(labels_A, neighbors, self.n_clusters) for labels_A in labels_HA]
+            ids_NK = neighbors.ids[:, :PAIR_NEIGHBORS]
+            information_H = [
+                information_of(np.repeat(labels_A, ids_NK.shape[1]), labels_A[ids_NK].ravel(), self.n_clusters)
+                for labels_A in labels_HA
+            ]
         else:
             rows, anchors_A, others_A = self.drawn_pairs(neighbors)
             labels_HR = quick_labels(trained, rows)[heads]

@@ -147,7 +147,7 @@ class LogEpoch(pl.Callback):
         }
         device = trainer.strategy.root_device
         if device.type == "cuda":  # the most so far, of this rank
-            metrics["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+            metrics["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         named = {f"{pl_module.log_prefix}{name}": value for name, value in metrics.items()}
         trainer.logger.log_metrics({**named, "epoch": trainer.current_epoch}, step=trainer.global_step)
 

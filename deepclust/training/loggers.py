@@ -212,14 +212,25 @@ def _wandb_logger(run_dir: Path, options: dict[str, Any]) -> Any:
     try:
         # Not by Lightning: it would leave the mode of an offline run to the next runs of this process.
         run = wandb.init(name=run_dir.name, dir=str(run_dir), resume="allow", **options)
-    except wandb.Error as error:
-        said = str(error).splitlines()[0].rstrip(".: ")
-        raise InputError(f"logger=wandb: {said}: run `wandb login`, or set logger.mode=offline") from None
+    except (wandb.Error, ValueError) as error:
+        raise InputError(f"logger=wandb: {_told_by_wandb(error)}") from None
     id_file.write_text(run.id + "\n")
     # As Lightning would: curves are drawn over training steps. Those of a second loss begin at 0 again.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run, prefix=prefix)
+
+
+def _told_by_wandb(error: Exception) -> str:
+    """Why W&B started no run, and what to do where it is not this run's settings."""
+    import wandb
+
+    lines = str(error).splitlines()
+    # Of a setting that is out of its range the reason stands in the third line.
+    said = next((line for line in lines if "Value error, " in line), lines[0])
+    said = said.split("Value error, ")[-1].split(" [type=")[0].rstrip(".: ")
+    unreached = isinstance(error, (wandb.errors.CommError, wandb.errors.AuthenticationError)) or "API key" in said
+    return f"{said}: run `wandb login`, or set logger.mode=offline" if unreached else said
 
 
 def in_wandb_sweep() -> bool:

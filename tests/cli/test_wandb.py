@@ -121,7 +121,7 @@ def test_every_epoch_tells_its_speed_and_the_learning_rate_after_it(logged):
     assert len(rates) == 2
     assert rates[-1] < rates[0]  # a cosine's end
     assert all(speed > 0 for speed in logged.column("train/samples_per_second"))
-    assert logged.column("train/gpu_memory_gb") == []  # of a CPU there is none
+    assert logged.column("train/gpu_memory_gib") == []  # of a CPU there is none
 
 
 def test_the_settings_are_flat_and_named_without_dots(logged):
@@ -209,13 +209,13 @@ def line_of_the_agent(name: str, values: dict[str, Any], run_id: str, monkeypatc
 
 @pytest.mark.usefixtures("quiet_wandb")
 def test_a_job_of_a_sweep_that_failed_is_continued_as_the_same_run(command, monkeypatch, tmp_path):
-    values = {"loss": "tsp", "n_clusters": 10, "seed": 1}
+    values = {"loss": "tsp", "n_clusters": 10, "n_neighbors": 8}
     line = line_of_the_agent("grid", values, "job1", monkeypatch, tmp_path)
     assert line[:5] == ["/usr/bin/env", "python", "-m", "deepclust", "train"]
-    assert line[-3:] == ["loss=tsp", "n_clusters=10", "seed=1"]
+    assert line[-3:] == ["loss=tsp", "n_clusters=10", "n_neighbors=8"]
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(HeadWatch, "__call__", lambda *_: 1 / 0)
-    short = ("max_epochs=2", "n_neighbors=8", "init=kmeans", "trainer.accelerator=cpu", "logger.pictures=false")
+    short = ("max_epochs=2", "init=kmeans", "trainer.accelerator=cpu", "logger.pictures=false")
     with pytest.raises(ZeroDivisionError):
         command("train", *line[5:], *short)
     wandb.teardown()  # the agent starts every job in a process of its own
@@ -248,6 +248,19 @@ def test_without_an_account_a_run_online_is_refused_in_one_line(tmp_path, monkey
     with pytest.raises(InputError, match=r"logger=wandb: .*run `wandb login`, or set logger.mode=offline"):
         make_logger("wandb", tmp_path, mode="online")
     assert not (tmp_path / "wandb_id.txt").exists()
+
+
+@pytest.mark.usefixtures("quiet_wandb")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"project": "a/b"}, "Invalid project name 'a/b'.*found '/'"),
+        ({"tags": ["t" * 65]}, "Tag .* 1 and 64 characters"),
+    ],
+)
+def test_what_wandb_refuses_is_told_in_its_words(option, said, tmp_path):
+    with pytest.raises(InputError, match=rf"^logger=wandb: {said}$"):
+        make_logger("wandb", tmp_path, mode="offline", **option)
 
 
 def test_what_a_dashboard_shows_is_asked_of_those_that_can():

@@ -170,26 +170,17 @@ class Experiment:
     ) -> Results | None:
         ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
         identity = ranks.gather_objects(identity)[0]
-        if ranks.rank == 0:
-            if identity is not None:
-                identity.write(folder.identity)
-            if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
-                folder.write_config(self.config)
-        shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
-        with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
-            data = reduced_dataset(
-                self.reduction,
-                self.dataset,
-                mining=self.mining,
-                cache_dir=self.reductions_dir,
-                neighbors_dir=self.neighbors_dir,
-                record=folder.reduction if ranks.rank == 0 else None,
-            )
         train = self.dataset.train
         facts = {"n_samples": len(train), "n_dimensions": train.dim}
         if self.n_clusters is not None:
             facts["n_clusters"] = self.n_clusters
         with logging_to(self.logger, folder.path, self.config, facts, ranks) as logger:
+            if ranks.rank == 0:
+                if identity is not None:
+                    identity.write(folder.identity)
+                if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
+                    folder.write_config(self.config)
+            data = self.reduced(folder, ranks, progress)
             steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
             for recipe in steps.by_neighbors(self.recipes):
                 steps.train(recipe)
@@ -201,6 +192,19 @@ class Experiment:
                     if ranks.rank == 0:
                         show(logger, self.logger, folder)
             return results
+
+    def reduced(self, folder: RunFolder, ranks: Ranks, progress: bool) -> Dataset:
+        """The data set in the space that is clustered."""
+        shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
+        with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
+            return reduced_dataset(
+                self.reduction,
+                self.dataset,
+                mining=self.mining,
+                cache_dir=self.reductions_dir,
+                neighbors_dir=self.neighbors_dir,
+                record=folder.reduction if ranks.rank == 0 else None,
+            )
 
     def identity(self, folder: RunFolder, *, resume: bool) -> Identity | None:
         """What this run is, with the methods that the folder of a resumed run holds beside its own.

@@ -249,7 +249,16 @@ def log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:
         for key, value in row.items():
             if key not in ("method", "split", "seed") and value is not None:
                 metrics[f"{prefix}{row['split']}/{key}"] = float(value)
-    logger.log_metrics(metrics)
+    if _is_tensorboard(logger):
+        logger.log_hyperparams(logger.hparams, metrics)  # together, as its table of runs wants them
+    else:
+        logger.log_metrics(metrics)
     if hasattr(logger, "log_table") and rows:
         logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
     logger.save()
+
+
+def _is_tensorboard(logger: Any) -> bool:
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return isinstance(logger, TensorBoardLogger)

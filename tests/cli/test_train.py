@@ -344,7 +344,9 @@ def test_tensorboard_shows_the_measures_of_every_epoch_the_results_and_pictures(
     assert set(shown.Tags()["images"]) == {"map", "confusion/tsp"}
     assert len(shown.Scalars("train/pair_information")) == 2
     assert "hp_metric" not in shown.Tags()["scalars"]
+    assert b"n_clusters" in shown.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     (row,) = rows_of(workplace / "run")
+    assert shown.Scalars("train/acc")[-1].value == pytest.approx(row["acc"])
     (results,) = shown.Tensors("results/text_summary")
     assert f"{100 * row['acc']:.1f}" in results.tensor_proto.string_val[0].decode()
 

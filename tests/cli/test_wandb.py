@@ -242,12 +242,14 @@ def test_the_search_of_a_learning_rate_is_a_command_line(command, monkeypatch, t
 
 
 @pytest.mark.usefixtures("quiet_wandb")
-def test_without_an_account_a_run_online_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_without_an_account_a_run_online_is_refused_in_one_line_and_its_folder_is_free(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(InputError, match=r"logger=wandb: .*run `wandb login`, or set logger.mode=offline"):
-        make_logger("wandb", tmp_path, mode="online")
-    assert not (tmp_path / "wandb_id.txt").exists()
+    outcome = command("train", "loss=tsp", "logger=wandb", "run_dir=run")
+    assert outcome.code == 2
+    assert outcome.error_line.startswith("error: logger=wandb: ")
+    assert outcome.error_line.endswith("run `wandb login`, or set logger.mode=offline")
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.usefixtures("quiet_wandb")

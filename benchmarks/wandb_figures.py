@@ -43,6 +43,7 @@ def draw_run(run: LoggedRun, out: Path) -> None:
         for head in sorted(range(n_heads), key=lambda one: one == kept):
             style = {"color": PALETTE[0], "linewidth": 1.6} if head == kept else {"color": GRAY, "linewidth": 0.8}
             draw_curve(panel, run.column(f"{name}_{head:02d}"), title, **style)
+    axes[list(BY_HEAD).index("heads/clusters_in_use")].set_ylim(0, 1.1 * int(run.config["n_clusters"]))
     for panel, (name, title) in zip(axes[len(BY_HEAD) :], OF_THE_RUN.items()):
         draw_curve(panel, run.column(name), title, color=PALETTE[0])
     written = save_figure(figure, out)
@@ -73,6 +74,7 @@ def draw_search(runs: Sequence[LoggedRun], by: str, out: Path) -> None:
                 label=f"{by} {setting:g}",
             )
         panel.set(xlabel=title, ylabel="ACC, %")
+        panel.locator_params(axis="x", nbins=6)
         found, best = spearmanr(values, accuracy).statistic, accuracy[int(np.argmax(values))]
         print(
             f"{measure}: Spearman's ρ with ACC {found:.2f} over {len(runs)} runs; its highest has ACC {best:.1f} "

@@ -19,6 +19,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.report.cluster_names import names_of
 from deepclust.report.health import duplicate_groups, findings, outlier_scores
+from deepclust.report.map_layout import map_layout
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.page import Page, Shown, write_page
 from deepclust.report.tables import read_rows
@@ -117,6 +118,13 @@ def write_report(
     Raises:
         InputError: if the run has no such method, or there is not one text per sample.
     """
+    return write_page(out or run.folder.path / "report.html", page_of(run, method, texts, map_kind))
+
+
+def page_of(
+    run: FinishedRun, method: str | None = None, texts: Sequence[str] | None = None, map_kind: str = "auto"
+) -> Page:
+    """What the page of a run tells, its map laid out; arguments and what is raised as for `write_report`."""
     features = run.dataset.train
     texts = features.texts if texts is None else texts
     if texts is not None and len(texts) != len(features):
@@ -140,7 +148,7 @@ def write_report(
         images = None if images is None else [images[row] for row in rows]  # type: ignore[misc]
     order = [first, *(name for name in run.clusterings if name != first)]
     shown = [shown_clustering(name, run, results[name], n_duplicates, rows, texts) for name in order]
-    page = Page(
+    return Page(
         title=title_of(run, images is not None, texts is not None),
         facts=facts_of(run, rows),
         why=f"The clusters are those of {shown[0].title}. {why}",
@@ -153,9 +161,8 @@ def write_report(
         duplicates=duplicates,
         outlier_N=None if neighbors is None else outlier_scores(neighbors),
         rows=rows,
+        layout=map_layout(part, map_kind, run.config.get("seed", 0)),
     )
-    seed = run.config.get("seed", 0)
-    return write_page(out or run.folder.path / "report.html", page, map_kind=map_kind, seed=seed)
 
 
 def results_of(run: FinishedRun) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,7 @@ from deepclust.runs.choosing import Selection, selected_of
 from deepclust.runs.cutting import answers_about, keep_exploration
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
+from deepclust.runs.watching import HeadWatch
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
@@ -130,6 +131,7 @@ class Steps:
             logger=self.logger,
             log_prefix=f"{method}/" if len(run.recipes) > 1 else "",
             validate=validation(self.data.test or self.data.train, silhouette=run.silhouette),
+            watch=HeadWatch(self.data.train, recipe.n_clusters),
             progress=self.progress,
             in_memory=run.in_memory,
             identity=self.digest(method),

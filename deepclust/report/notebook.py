@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas
 
 THUMBNAIL = 96
+QUALITY = 85
 LONGEST_TEXT = 100
 
 
@@ -57,12 +58,12 @@ class Members:
     def __repr__(self) -> str:
         return "\n".join([self.title, *(f"  {one}" for one in self.told)])
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_jpeg_(self) -> bytes | None:
         """Notebooks show the thumbnails; without any they show the lines."""
         if self.sheet is None:
             return None
         stream = io.BytesIO()
-        self.sheet.quantize(256).save(stream, "PNG", optimize=True)
+        self.sheet.save(stream, "JPEG", quality=QUALITY)
         return stream.getvalue()
 
 
@@ -113,8 +114,7 @@ def typical_members(
     title = f"{number}{name} · {len(members):,} {noun} · the {len(rows)} most typical"
     sheet = None
     if images is not None:
-        # Small images, such as digits of 8 × 8, are drawn larger, whole pixels each.
-        sheet = contact_sheet([_enlarged(image_thumbnail(images[row], THUMBNAIL)) for row in rows], title=title)
+        sheet = contact_sheet([image_thumbnail(images[row], THUMBNAIL) for row in rows], title=title)
     return Members(title, rows, _told(features, texts, rows), sheet)
 
 
@@ -187,8 +187,3 @@ def _images(images: Images | None, features: FeatureSet) -> Images | None:
             f"images are {images.dtype} {images.shape}: give uint8 of shape (N, H, W) or (N, H, W, 3), or N paths"
         )
     return images
-
-
-def _enlarged(image: Image.Image) -> Image.Image:
-    times = max(1, THUMBNAIL // 2 // max(image.size))
-    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)

@@ -40,7 +40,7 @@ def test_the_members_shown_are_those_nearest_to_the_center(planted, texts):
     assert shown.told == [texts[row] for row in shown.rows]
     assert shown.title == f"cluster 2: cloud, number · {(labels_N == 2).sum()} texts · the 5 most typical"
     assert repr(shown).splitlines() == [shown.title, *(f"  {text}" for text in shown.told)]
-    assert shown._repr_png_() is None
+    assert shown._repr_jpeg_() is None
 
 
 def test_images_are_shown_as_thumbnails(planted, tmp_path):
@@ -48,7 +48,7 @@ def test_images_are_shown_as_thumbnails(planted, tmp_path):
     clustering = Clustering(np.where(planted.labels == 4, -1, planted.labels).astype(np.int32), "hdbscan")
     shown = clustering.show(-1, planted.features, images=images, n=4)
     assert shown.title.startswith("in no cluster · 60 images")
-    assert Image.open(io.BytesIO(shown._repr_png_())).size == shown.sheet.size
+    assert Image.open(io.BytesIO(shown._repr_jpeg_())).size == shown.sheet.size
     paths = []
     for row, image in enumerate(images):
         paths.append(tmp_path / f"{row}.png")

@@ -156,7 +156,8 @@ def embedding_figure(
     """
     places_N2 = within_square(without_gaps(places_N2))
     if labels_N is None:
-        figure, (axes,) = new_figure(ONE_COLUMN + 0.6, 3.0)
+        # Names of several words need more room than numbers.
+        figure, (axes,) = new_figure(*((TWO_COLUMNS * 0.9, 4.5) if cluster_names else (ONE_COLUMN + 0.6, 3.0)))
         _scatter(axes, places_N2, clustering.labels, cluster_names)
         axes.set_title(f"{display_name(clustering.method)}: clusters")
         return figure

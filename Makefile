@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs notebooks bench clean
 
 demo: $(READY)
 	$(BIN)/deepclust train
@@ -24,6 +24,10 @@ $(READY): pyproject.toml
 	@# PaCMAP asks for faiss-cpu, which would overwrite faiss-gpu; the faiss that is there serves it.
 	$(BIN)/python -m pip install --quiet --no-deps "pacmap>=0.8"
 	@touch $@
+
+# Runs the notebooks and stores what they show; they want Debian's dataset-fashion-mnist and wordnet-base.
+notebooks: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace examples/*.ipynb
 
 # Every benchmark at a size that ends within 20 minutes on two cores; docs/benchmarks.md has the full sizes.
 # The rows go to benchmarks/latest/; `make bench RECORD=1` writes them where git tracks them.

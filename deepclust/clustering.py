@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from deepclust.features.feature_set import FeatureSet
+from deepclust.notebook_methods import NotebookMethods
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_npz, written_whole
 
@@ -55,8 +57,10 @@ DISPLAY_NAMES = {
 
 
 @dataclass
-class Clustering:
+class Clustering(NotebookMethods):
     """N cluster ids with what made them.
+
+    In notebooks `show`, `plot_map`, `to_frame` and `report` take the N samples and show what is in the clusters.
 
     Attributes:
         labels: (N,) int32 cluster ids, -1 for noise.
@@ -98,6 +102,22 @@ class Clustering:
     def runs(self) -> list[np.ndarray]:
         """The cluster ids of every run of the method: `labels`, then `repeats`."""
         return [self.labels, *(() if self.repeats is None else self.repeats)]
+
+    def of_samples(self, X: Any) -> tuple[Clustering, FeatureSet]:
+        """Itself, and the samples that were clustered as a FeatureSet.
+
+        Raises:
+            InputError: if X is not N × D, or has rows with NaN, infinite or only zero values.
+        """
+        features = X
+        if not isinstance(X, FeatureSet):
+            from deepclust.features.for_estimators import rows_of_frame  # imports scikit-learn
+
+            rows = rows_of_frame(X) if hasattr(X, "__arrow_c_stream__") else X
+            features = FeatureSet.from_arrays(rows, name="X").check("X")
+        if len(features) != len(self):
+            raise InputError(f"X has {len(features)} rows for {len(self)} labels: give the samples that were clustered")
+        return self, features
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write a `.npz` with `labels`, `meta` (JSON), and those of the other arrays that there are."""

@@ -20,12 +20,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils.validation import check_is_fitted
 
 from deepclust.clustering import Clustering
+from deepclust.cuts.confidence import disagreement
 from deepclust.cuts.constraints import read_constraints
 from deepclust.cuts.exploration import Exploration, bounds_of, check_can_choose, cut_labels
 from deepclust.cuts.settling import settle
 from deepclust.cuts.tree import ClusterTree
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
+from deepclust.notebook_methods import NotebookMethods
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import plain_json, written_whole
 from deepclust.training.fit import fit_heads
@@ -88,7 +90,7 @@ def documented(about: str, loss: str) -> str:
     return "\n".join([*lines, ATTRIBUTES])
 
 
-class HeadsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """What the three estimators share: everything but the loss and its defaults."""
 
     _loss: ClassVar[str]
@@ -150,6 +152,15 @@ class HeadsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """(N, C) float32 logits of the best head, before the temperature, for all clusters that were trained."""
         check_is_fitted(self)
         return self.trained_.logits(self._features(X))
+
+    def of_samples(self, X: Any) -> tuple[Clustering, FeatureSet]:
+        """The clusters of X by the best head, with their probabilities and the share of the other heads that disagree,
+        and X as a FeatureSet; X may be other samples than those of `fit`."""
+        check_is_fitted(self)
+        features = self._features(X)
+        clustering = self.trained_.assign(features)
+        clustering.disagreement = disagreement(self.trained_, features, clustering.labels)
+        return clustering, features
 
     def recipe(self, n_samples: int | None = None) -> Recipe:
         """What `fit` trains: the recipe that the command line would make of the same settings.

@@ -14,6 +14,7 @@ ROAD = (
     "runtime",
     "features",
     "extraction",
+    "notebook_methods",
     "clustering",
     "spherical_kmeans",
     "neighbors",
@@ -31,6 +32,8 @@ ROAD = (
     "runs",
     "cli",
 )
+# The one file that looks to its right: its methods import the report when one of them is called.
+LOOKS_RIGHT = "deepclust.notebook_methods"
 # Right of the features, these alone look at images or at encoders: training encoders, data by name, contact sheets,
 # neighbor rows.
 SEE_IMAGES = {"finetuning", "runs", "cli", "zero_shot", "report"}
@@ -72,6 +75,8 @@ def room_of(module: str) -> str:
 
 KNOWN = modules()
 IMPORTS = {module: sorted(set(imported(path, KNOWN)) - {module}) for module, path in KNOWN.items()}
+SEEN_BY_NOTEBOOKS = IMPORTS.pop(LOOKS_RIGHT)
+IMPORTS[LOOKS_RIGHT] = []
 
 
 def test_every_room_stands_on_the_road():
@@ -88,6 +93,10 @@ def test_no_room_imports_a_room_to_its_right(room):
         if room_of(other) and ROAD.index(room_of(other)) > ROAD.index(room)
     ]
     assert to_the_right == []
+
+
+def test_notebooks_look_at_one_file_of_the_report_alone():
+    assert SEEN_BY_NOTEBOOKS == ["deepclust.report.notebook"]
 
 
 def test_only_the_ends_of_the_road_see_images_and_encoders():

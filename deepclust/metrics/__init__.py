@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepclust.clustering import Clustering
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
 from deepclust.metrics.agreement import ami, ari, cluster_accuracy, hungarian_map, nmi, one_sided_ami
 from deepclust.metrics.intrinsic import Metric, Silhouette, silhouette, silhouette_samples
@@ -77,12 +78,18 @@ def score(
     return row
 
 
+def distance_of(features: FeatureSet) -> Metric:
+    """The silhouette's: by direction for features as they came, Euclidean for reduced ones."""
+    return "cosine" if features.reduction is None else "euclidean"
+
+
 __all__ = [
     "ROW_KEYS",
     "Silhouette",
     "ami",
     "ari",
     "cluster_accuracy",
+    "distance_of",
     "hungarian_map",
     "nmi",
     "one_sided_ami",

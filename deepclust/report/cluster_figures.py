@@ -8,6 +8,7 @@ Shape suffixes: N samples, D feature dimensions, K classes, M mapped classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib import patheffects, rc_context
@@ -32,6 +33,8 @@ NAMED_CLASSES = 30
 LETTER_WIDTH, LINE_HEIGHT = 0.022, 0.045
 UMAP_SAMPLES = 5000
 _GRAY = "#b0b0b0"
+# Of classes in the order of their ids, or of clusters by id.
+Names = Sequence[str] | Mapping[int, str] | None
 
 
 def consistency_curve(
@@ -144,15 +147,18 @@ def embedding_figure(
     clustering: Clustering,
     labels_N: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
+    cluster_names: Mapping[int, str] = MappingProxyType({}),
 ) -> Figure:
     """The embedding by class beside the embedding by cluster; clusters have the color of the class they are mapped to.
 
-    Clusters without a class, and noise, are gray. Without labels there is the second panel alone.
+    Clusters without a class, and noise, are gray. Without labels there is the second panel alone, where clusters are
+    called by their names, those without one by number.
     """
     places_N2 = within_square(without_gaps(places_N2))
     if labels_N is None:
-        figure, (axes,) = new_figure(ONE_COLUMN + 0.6, 3.0)
-        _scatter(axes, places_N2, clustering.labels, None)
+        # Names of several words need more room than numbers.
+        figure, (axes,) = new_figure(*((TWO_COLUMNS * 0.9, 4.5) if cluster_names else (ONE_COLUMN + 0.6, 3.0)))
+        _scatter(axes, places_N2, clustering.labels, cluster_names)
         axes.set_title(f"{display_name(clustering.method)}: clusters")
         return figure
     figure, (left, right) = new_figure(TWO_COLUMNS, 3.3, n_columns=2)
@@ -164,7 +170,7 @@ def embedding_figure(
     return figure
 
 
-def _scatter(axes: Axes, places_N2: np.ndarray, groups_N: np.ndarray, class_names: Sequence[str] | None) -> None:
+def _scatter(axes: Axes, places_N2: np.ndarray, groups_N: np.ndarray, known: Names) -> None:
     groups = np.unique(groups_N)
     for group in groups:
         rows = groups_N == group
@@ -179,7 +185,7 @@ def _scatter(axes: Axes, places_N2: np.ndarray, groups_N: np.ndarray, class_name
         )
     # Colors alone do not tell ten classes apart: each has its name where most of it lies.
     named = groups if len(groups) <= NAMED_CLASSES else groups[:0]
-    names = [_name(group, class_names) for group in named]
+    names = [_name(group, known) for group in named]
     middles_K2 = np.array([np.median(places_N2[groups_N == group], axis=0) for group in named]).reshape(-1, 2)
     for (x, y), text in zip(labels_apart(middles_K2, [len(name) for name in names]), names):
         name = axes.text(x, y, text, ha="center", va="center", fontsize=7.5)
@@ -224,7 +230,9 @@ def _color(group: int) -> tuple[float, ...]:
     return tuple(color.tolist())
 
 
-def _name(label: int, class_names: Sequence[str] | None) -> str:
+def _name(label: int, known: Names) -> str:
     if label == UNMAPPED:
         return "none"
-    return class_names[label] if class_names is not None and label < len(class_names) else str(label)
+    if isinstance(known, Mapping):
+        return known.get(int(label), str(label))
+    return known[label] if known is not None and label < len(known) else str(label)

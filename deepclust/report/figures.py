@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ METHODS = (*FIRST, *(method for method in DISPLAY_NAMES if method not in FIRST))
 # Column widths of a two-column paper, in inches.
 ONE_COLUMN = 3.4
 TWO_COLUMNS = 7.0
+NOTEBOOK_DPI = 110
 
 STYLE: Any = {
     "font.size": 8,
@@ -65,12 +67,22 @@ def method_style(method: str) -> dict[str, Any]:
     return line_style(METHODS.index(method) if method in METHODS else len(METHODS))
 
 
+class ShownFigure(Figure):
+    """A figure that notebooks show, whether somebody imported pyplot or not."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        with rc_context(STYLE):
+            self.savefig(stream, format="png", dpi=NOTEBOOK_DPI)
+        return stream.getvalue()
+
+
 def new_figure(
     width: float = TWO_COLUMNS, height: float = 2.6, *, n_rows: int = 1, n_columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
     """A figure in the house style and its axes in reading order; sizes in inches. No global state is touched."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = ShownFigure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(n_rows, n_columns, squeeze=False)
     return figure, list(axes.flat)

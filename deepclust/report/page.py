@@ -63,7 +63,7 @@ class Page:
         why: by which method, and why it is the first.
         features: the N samples.
         shown: clusterings, the one that is shown first coming first.
-        run: where the run lies, for the command that takes edits.
+        run: where the run lies, for the command that takes edits; None of a page that is of no run.
         noun: what a sample is called, in the plural: `images`, `texts`, `rows`.
         images: of the samples, or None.
         texts: of the samples, or None.
@@ -78,7 +78,7 @@ class Page:
     why: str
     features: FeatureSet
     shown: Sequence[Shown]
-    run: str
+    run: str | None
     noun: str = "rows"
     images: Images | None = None
     texts: Sequence[str] | None = None

@@ -60,12 +60,7 @@ def write_samples(
     Returns:
         The Parquet and the CSV file.
     """
-    known = dict(_known(features, neighbors))
-    taken = [*known, *(f"{method}_{column}" for method in clusterings for column in COLUMNS)]
-    if features.columns is not None:
-        rest = [name for name in features.columns.names if name not in features.columns.roles.values()]
-        beside = features.columns.read(rest)
-        known |= {_free(name, taken): beside.column(name) for name in rest}
+    known = _known(features, clusterings, neighbors)
     groups = (
         _rows_of(slice(start, min(start + ROWS_PER_GROUP, len(features))), known, clusterings, names)
         for start in range(0, len(features), ROWS_PER_GROUP)
@@ -76,12 +71,30 @@ def write_samples(
 COLUMNS = ("cluster", "name", "confidence", "top5", "top5_probs")
 
 
+def samples_table(
+    features: FeatureSet, clusterings: Mapping[str, Clustering], names: Mapping[str, Mapping[int, str]]
+) -> pa.Table:
+    """The rows that `write_samples` writes without neighbors, in memory; arguments as there."""
+    return _rows_of(slice(0, len(features)), _known(features, clusterings, None), clusterings, names)
+
+
 def _free(name: str, taken: Sequence[str]) -> str:
     return f"own_{name}" if name in taken else name
 
 
-def _known(features: FeatureSet, neighbors: Neighbors | None) -> Iterator[tuple[str, Any]]:
-    """Columns of what is known of the samples, whatever clustered them."""
+def _known(features: FeatureSet, clusterings: Mapping[str, Clustering], neighbors: Neighbors | None) -> dict[str, Any]:
+    """Columns of what is known of the samples, whatever clustered them; then those that a table held beside."""
+    known = dict(_told(features, neighbors))
+    taken = [*known, *(f"{method}_{column}" for method in clusterings for column in COLUMNS)]
+    if features.columns is not None:
+        rest = [name for name in features.columns.names if name not in features.columns.roles.values()]
+        beside = features.columns.read(rest)
+        known |= {_free(name, taken): beside.column(name) for name in rest}
+    return known
+
+
+def _told(features: FeatureSet, neighbors: Neighbors | None) -> Iterator[tuple[str, Any]]:
+    """Columns with names of ours."""
     import pyarrow as pa
 
     yield "row", pa.array(np.arange(len(features)))

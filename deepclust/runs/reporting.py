@@ -6,7 +6,7 @@ Shape suffixes: N samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from deepclust.cuts.confidence import disagreement
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, cached_neighbors
-from deepclust.report.cluster_names import names_of
-from deepclust.report.health import duplicate_groups, findings, outlier_scores
 from deepclust.report.map_layout import map_layout
 from deepclust.report.neighbor_rows import images_of
-from deepclust.report.page import Page, Shown, write_page
+from deepclust.report.page import Page, write_page
+from deepclust.report.page_parts import MOST_ROWS, NEIGHBORS, Found, assembled_page, noun_of
 from deepclust.report.tables import read_rows
 from deepclust.runs.choosing import selected_of
 from deepclust.runs.config import cache_folders, reduced_as_trained
@@ -33,9 +32,6 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json
 from deepclust.training.trained import TrainedHeads
 
-# Rows that a page holds at most: a sample of them above.
-MOST_ROWS = 200_000
-NEIGHBORS = 10
 # More clusterings than this make the page large and its menus long.
 MOST_METHODS = 8
 
@@ -135,34 +131,21 @@ def page_of(
     first, why = first_shown(run, results) if method is None else (method, "You chose it.")
     if first.startswith("edited:"):
         why = "It holds the changes that you made."
-    rows = None
-    if len(features) > MOST_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(len(features), MOST_ROWS, replace=False))
-    neighbors = neighbors_of(features, run.config) if rows is None else None
-    duplicates = [] if neighbors is None else duplicate_groups(neighbors)
-    n_duplicates = None if neighbors is None else sum(map(len, duplicates))
-    part = features if rows is None else features.select(rows)
     images = images_of(features)
-    if rows is not None:
-        texts = None if texts is None else [texts[row] for row in rows]
-        images = None if images is None else [images[row] for row in rows]  # type: ignore[misc]
     order = [first, *(name for name in run.clusterings if name != first)]
-    shown = [shown_clustering(name, run, results[name], n_duplicates, rows, texts) for name in order]
-    return Page(
+    found = [found_clustering(name, run, results[name]) for name in order]
+    page = assembled_page(
+        features,
+        found,
         title=title_of(run, images is not None, texts is not None),
-        facts=facts_of(run, rows),
-        why=f"The clusters are those of {shown[0].title}. {why}",
-        features=part,
-        shown=shown,
+        facts=facts_of(run),
+        why=f"The clusters are those of {found[0].title}. {why}",
         run=str(run.folder.path.resolve()),
-        noun=noun_of(images is not None, texts is not None),
         images=images,
         texts=texts,
-        duplicates=duplicates,
-        outlier_N=None if neighbors is None else outlier_scores(neighbors),
-        rows=rows,
-        layout=map_layout(part, map_kind, run.config.get("seed", 0)),
+        neighbors=neighbors_of(features, run.config) if len(features) <= MOST_ROWS else None,
     )
+    return replace(page, layout=map_layout(page.features, map_kind, run.config.get("seed", 0)))
 
 
 def results_of(run: FinishedRun) -> dict[str, dict[str, Any]]:
@@ -202,39 +185,17 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
     return best, f"{others.strip()} The others are in the menu “Clusters by”."
 
 
-def shown_clustering(
-    name: str,
-    run: FinishedRun,
-    row: dict[str, Any],
-    n_duplicates: int | None,
-    rows: np.ndarray | None,
-    texts: Sequence[str] | None,
-) -> Shown:
-    """A clustering with its names and what is to be said of it; of some rows alone where there are too many."""
-    whole, features = run.clusterings[name], run.dataset.train
-    agreement_N, n_heads = None, 0
+def found_clustering(name: str, run: FinishedRun, row: dict[str, Any]) -> Found:
+    """A clustering with its title, its row of results, and on which samples its heads agree."""
+    clustering, agreement_N, n_heads = run.clusterings[name], None, 0
     if name in run.folder.trained_methods():
         agreement_N, n_heads = head_agreement(run, name)
-    told = findings(whole, row, agreement_N=agreement_N, n_heads=n_heads, n_duplicates=n_duplicates)
-    clustering = whole if rows is None else rows_of_clustering(whole, rows)
-    if rows is not None and agreement_N is not None:
-        agreement_N = agreement_N[rows]
-    names = names_of(features.labels, features.class_names, None, whole.labels)
-    if features.labels is None:
-        names = names_of(None, None, texts, clustering.labels)
-    given = {int(cluster): str(given) for cluster, given in whole.settings.get("names", {}).items()}
-    title = display_name(whole.method)
+    title = display_name(clustering.method)
     if name.startswith("edited:"):
         title += ", edited"
     elif name not in run.folder.saved_methods():
         title += ", chosen"
-    return Shown(clustering, title, told, {**names, **given}, agreement_N)
-
-
-def rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:
-    """The clustering of some of its samples."""
-    probs = None if clustering.top_probs is None else clustering.top_probs[rows]
-    return Clustering(clustering.labels[rows], clustering.method, clustering.n_clusters, top_probs=probs)
+    return Found(clustering, title, row, agreement_N, n_heads)
 
 
 def head_agreement(run: FinishedRun, method: str) -> tuple[np.ndarray, int]:
@@ -256,10 +217,6 @@ def neighbors_of(features: FeatureSet, config: dict[str, Any]) -> Neighbors | No
     return cached_neighbors(features, NEIGHBORS, cache_dir=cache_folders(config)[0])
 
 
-def noun_of(has_images: bool, has_texts: bool) -> str:
-    return "texts" if has_texts else "images" if has_images else "samples"
-
-
 def title_of(run: FinishedRun, has_images: bool, has_texts: bool) -> str:
     """`756 images from photos`."""
     source = run.config["data"]
@@ -268,7 +225,7 @@ def title_of(run: FinishedRun, has_images: bool, has_texts: bool) -> str:
     return f"{len(run.dataset.train):,} {noun_of(has_images, has_texts)} from {name}"
 
 
-def facts_of(run: FinishedRun, rows: np.ndarray | None) -> list[str]:
+def facts_of(run: FinishedRun) -> list[str]:
     """What was clustered."""
     features = run.dataset.train
     encoder = features.manifest.get("encoder", {})
@@ -276,9 +233,4 @@ def facts_of(run: FinishedRun, rows: np.ndarray | None) -> list[str]:
     facts = [f"Every sample is {features.dim} numbers{seen}; clusters are samples that are alike in them."]
     if run.reduced.train.reduction is not None:
         facts.append(run.reduced.train.reduction["note"])
-    if rows is not None:
-        facts.append(
-            f"This page holds {len(rows):,} of the {len(features):,} samples, drawn at random; counts are of these. "
-            "Renamed and merged clusters change all samples."
-        )
     return facts

@@ -16,8 +16,7 @@ from deepclust.cuts.confidence import disagreement
 from deepclust.cuts.settling import settle
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
-from deepclust.metrics import cluster_accuracy, score
-from deepclust.metrics.intrinsic import Metric
+from deepclust.metrics import cluster_accuracy, distance_of, score
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.spectral import Partitions
 from deepclust.report.cluster_names import names_of
@@ -295,11 +294,6 @@ def scored(
             f"{len(clustering)} samples were found, and it compares at least 2 with members."
         )
     return row
-
-
-def distance_of(features: FeatureSet) -> Metric:
-    """The silhouette's: by direction for features as they came, Euclidean for reduced ones."""
-    return "cosine" if features.reduction is None else "euclidean"
 
 
 def validation(features: FeatureSet, *, silhouette: bool = True) -> Callable[[TrainedHeads], dict[str, float]]:

@@ -123,7 +123,7 @@ const app = {
     document.querySelectorAll(".download").forEach((button) => { button.disabled = !steps.length; });
     document.querySelector("#bar .download").hidden = !steps.length;
     document.querySelector(".n-steps").textContent = changes;
-    byId("command").textContent = `deepclust edit run=${quoted(DATA.run)}${steps.length ? " edits=$HOME/Downloads/edits.json" : ""}`;
+    if (DATA.run) byId("command").textContent = `deepclust edit run=${quoted(DATA.run)}${steps.length ? " edits=$HOME/Downloads/edits.json" : ""}`;
   },
 
   // Changes outlive the page, where the browser lets a file keep something.
@@ -295,7 +295,7 @@ byId("undo").onclick = () => app.undo();
 byId("merge").onclick = () => cards.merge();
 byId("search").oninput = (event) => app.search(event.target.value);
 document.querySelectorAll(".download").forEach((button) => { button.onclick = () => app.download(); });
-byId("copy").onclick = () => {
+if (DATA.run) byId("copy").onclick = () => {
   getSelection().selectAllChildren(byId("command"));
   document.execCommand("copy");
   byId("copy").textContent = "Copied";

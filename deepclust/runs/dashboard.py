@@ -98,11 +98,12 @@ def contact_sheets(folder: RunFolder, clusterings: Mapping[str, Clustering]) -> 
         ids, sizes = np.unique(clustering.labels, return_counts=True)
         sheets: list[tuple[Image.Image, str]] = []
         for place in np.argsort(-sizes, kind="stable"):
-            name = "noise" if ids[place] == NOISE else f"cluster-{ids[place]:05d}"
-            file = folder.path / "contact_sheets" / method / f"{name}.jpg"
-            if file.is_file() and len(sheets) < MOST_SHEETS:
-                with Image.open(file) as sheet:
-                    sheets.append((sheet.convert("RGB"), f"{name.replace('-', ' ')}, {sizes[place]:,} images"))
+            name = "noise" if ids[place] == NOISE else f"cluster {ids[place]}"
+            file = "noise.jpg" if ids[place] == NOISE else f"cluster-{ids[place]:05d}.jpg"
+            path = folder.path / "contact_sheets" / method / file
+            if path.is_file() and len(sheets) < MOST_SHEETS:
+                with Image.open(path) as sheet:
+                    sheets.append((sheet.convert("RGB"), f"{name}, {sizes[place]:,} images"))
         if sheets:
             pictures[f"contact_sheets/{method}"] = sheets
     return pictures
@@ -125,7 +126,7 @@ def show_in_tensorboard(logger: Any, pictures: Pictures, rows: Sequence[Mapping[
     board = logger.experiment
     for panel, shown in pictures.items():
         for image, caption in shown:
-            tag = panel if len(shown) == 1 else f"{panel}/{caption}"
+            tag = panel if len(shown) == 1 else f"{panel}/{caption.split(',')[0]}"
             board.add_image(tag, np.asarray(image), dataformats="HWC")
     board.add_text("results", results_markdown(rows))
     logger.save()

@@ -21,8 +21,7 @@ from deepclust.report.page import Page, write_page
 from deepclust.report.tables import read_rows, results_markdown
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.reporting import FinishedRun, page_of
-from deepclust.runtime.errors import InputError
-from deepclust.training.loggers import LoggerSettings
+from deepclust.training.loggers import LoggerSettings, told_where_it_fails
 
 # A confusion matrix of more classes is a gray square; a dashboard with more sheets is not looked through.
 MOST_CLASSES, MOST_SHEETS = 300, 24
@@ -42,8 +41,8 @@ def show_run(logger: Any, settings: LoggerSettings, folder: RunFolder) -> None:
         settings: of the logger, which say what is wanted.
         folder: of the run, whose results are written.
     """
-    try:
-        if settings.shows("pictures"):
+    if settings.shows("pictures"):
+        with told_where_it_fails("pictures"):
             run = FinishedRun.read(str(folder.path))
             page = page_of(run)
             pictures = {"map": [map_picture(page)], **confusions(run), **contact_sheets(folder, run.clusterings)}
@@ -52,10 +51,9 @@ def show_run(logger: Any, settings: LoggerSettings, folder: RunFolder) -> None:
                 log_files(logger, "report", [write_page(folder.path / "report.html", page)], folder)
             else:
                 show_in_tensorboard(logger, pictures, read_rows(folder.results))
-        if settings.shows("heads") and folder.trained_methods():
+    if settings.shows("heads") and folder.trained_methods():
+        with told_where_it_fails("the heads"):
             log_files(logger, "heads", files_of_heads(folder), folder)
-    except InputError as error:
-        print(f"the dashboard lacks pictures or files: {error}", flush=True)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

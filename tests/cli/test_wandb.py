@@ -32,7 +32,7 @@ from deepclust.neighbors import cached_neighbors
 from deepclust.runs.watching import HeadWatch
 from deepclust.runtime.errors import InputError
 from deepclust.training.initialization import pair_information
-from deepclust.training.loggers import LoggerSettings, make_logger
+from deepclust.training.loggers import LoggerSettings, log_final, make_logger
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -240,7 +240,18 @@ def test_the_search_of_a_learning_rate_is_a_command_line(command, monkeypatch, t
     assert (asked["learning_rate"], asked["loss"]["temi"]["beta"], asked["logger"]["name"]) == (0.00034, 0.71, "wandb")
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what fails, and what is refused ----------------------------------------------------------------------------------
+
+
+def test_a_dashboard_that_fails_at_the_end_does_not_undo_the_run(capsys):
+    def fail(*_, **__):
+        raise wandb.Error("no answer\nfrom the server")
+
+    told = []
+    logger = SimpleNamespace(log_metrics=told.append, log_table=fail)
+    log_final([{"method": "temi", "split": "train", "acc": 0.5}], logger, several=False)
+    assert told == [{"train/acc": 0.5}]
+    assert capsys.readouterr().out == "the dashboard lacks the results: Error: no answer\n"
 
 
 @pytest.mark.usefixtures("quiet_wandb")

@@ -1,8 +1,9 @@
 """The notebooks in examples/ run from top to bottom, and what is stored of them is what such a run showed.
 
-`make test` executes one of them, on digits and without its cells tagged `slow`, in about 20 seconds of one core; of all it
-checks that code compiles, that cells were executed in order and that no output is an error.
-`DEEPCLUST_NOTEBOOKS=all` executes all of them with all cells, a minute each; `make notebooks` stores their outputs anew.
+`make test` executes one of them, on digits and without its cells tagged `slow`, in about 20 seconds of one core; of all
+it checks that code compiles, that cells were executed in order and that no output is an error.
+`DEEPCLUST_NOTEBOOKS=all` executes all of them with all cells, half a minute to a minute each; `make notebooks` stores
+their outputs anew.
 """
 
 from __future__ import annotations

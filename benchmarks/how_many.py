@@ -29,7 +29,7 @@ from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 MOST = 50
 

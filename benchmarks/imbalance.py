@@ -21,7 +21,7 @@ from deepclust.spherical_kmeans import spherical_kmeans
 from deepclust.training.fit import fit_heads
 from deepclust.training.initialization import COMPONENTS_PER_CLUSTER, GRAPH_NEIGHBORS, pair_information
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 Data = tuple[np.ndarray, np.ndarray, int]
 SPREAD = 1.5

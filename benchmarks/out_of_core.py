@@ -39,7 +39,7 @@ from deepclust.features.shards import write_shard, write_split
 from deepclust.neighbors import Neighbors
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 N_CLUSTERS, N_HEADS, BATCH, N_NEIGHBORS = 100, 8, 512, 20
 WARM_UP_STEPS = 10

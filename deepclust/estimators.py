@@ -33,7 +33,7 @@ from deepclust.runtime.files import plain_json, written_whole
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe, RecipeSetting, plain, recipe_settings
 from deepclust.training.trained import TrainedHeads, read_saved
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 # Where and how to train, not what: kept out of the recipe.
 RUN_OPTIONS = {

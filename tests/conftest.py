@@ -7,7 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from sklearn.datasets import load_digits
 
 from deepclust.cli.main import main
 from deepclust.features.feature_set import FeatureSet
+from tests.machines import Machine, two_machines
+from tests.processes import ForkServer, Started
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -127,25 +129,23 @@ def process_environment() -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture
-def start_process(tmp_path: Path) -> Any:
-    """Starts `python <script> …` or `deepclust <command> …` in a process of its own, in an empty folder."""
-    started: list[subprocess.Popen[str]] = []
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer(process_environment())
+    yield server
+    server.close()
 
-    def start(script: str, *arguments: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                *([str(ROOT / script)] if (ROOT / script).is_file() else ["-m", "deepclust", script]),
-                *map(str, arguments),
-            ],
-            cwd=tmp_path,
-            env=process_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+
+@pytest.fixture
+def start_process(tmp_path: Path, fork_server: ForkServer) -> Any:
+    """Starts `python <script> …` or `deepclust <command> …` in a process of its own, in an empty folder."""
+    started: list[Started] = []
+
+    def start(script: str, *arguments: Any, machine: Machine | None = None, **environment: str) -> Started:
+        words = [str(ROOT / script) if (ROOT / script).is_file() else script, *map(str, arguments)]
+        told = {**process_environment(), **environment, **({} if machine is None else machine.environment)}
+        namespace = None if machine is None else machine.namespace
+        process = fork_server.start(*words, folder=tmp_path, environment=told, namespace=namespace)
         started.append(process)
         return process
 
@@ -153,7 +153,13 @@ def start_process(tmp_path: Path) -> Any:
     for process in started:
         with suppress(ProcessLookupError):  # all that it has started, a frozen rank too
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with two_machines() as both:
+        yield both
 
 
 @pytest.fixture

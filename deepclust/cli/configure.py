@@ -34,6 +34,8 @@ from deepclust.runtime.settings import nearest
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel conf/ lies inside the package, in a clone beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+# Sweeps of W&B's, which are no choices of Hydra's.
+WANDB_SWEEPS = "wandb"
 # Of the command `zero-shot`, and no recipe of a loss.
 ZERO_SHOT = "zero_shot_paper"
 
@@ -279,7 +281,8 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
 
 def groups() -> set[str]:
     """Settings that are chosen by name."""
-    return {path.name for path in CONF.iterdir() if path.is_dir()} | set(ConfigStore.instance().repo)
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {WANDB_SWEEPS}
+    return folders | set(ConfigStore.instance().repo)
 
 
 def names_of_jobs(command: str, overrides: Iterable[Override]) -> list[str]:

@@ -21,7 +21,7 @@ def finetune(config: dict[str, Any]) -> None:
     from deepclust.finetuning.finetune_settings import FinetuneSettings
     from deepclust.finetuning.run_finetuning import ENCODER, FinetuneRun
     from deepclust.training.termination import ended_by_sigterm
-    from deepclust.training.trainer import TrainerSettings
+    from deepclust.training.trainer_settings import TrainerSettings
 
     data = config["data"]
     refuse_features(data)

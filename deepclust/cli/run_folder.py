@@ -15,6 +15,7 @@ from deepclust.runs.folder import RunFolder
 from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch
+from deepclust.training.loggers import in_wandb_sweep
 
 # The first process names the run folder; the ranks that it starts inherit the name.
 RUN_DIR_VARIABLE = "DEEPCLUST_RUN_DIR"
@@ -27,7 +28,8 @@ def run_folder(config: dict[str, Any]) -> tuple[RunFolder, bool]:
 
     The folder is the same on every rank: the first process names it, its children inherit the name. Where torchrun or
     srun starts every rank, none inherits: the name is given, or is that of the SLURM job. A job of a sweep whose folder
-    exists is continued, so that a killed sweep is resumed by the same command.
+    exists is continued, so that a killed sweep is resumed by the same command. A job of a W&B sweep is named after its
+    W&B run: agents side by side never choose one name, and a run that the sweep starts again is continued.
 
     Raises:
         InputError: if the folder holds a run already, there is none to resume, or ranks could not agree on a name.
@@ -40,14 +42,17 @@ def run_folder(config: dict[str, Any]) -> tuple[RunFolder, bool]:
     launch = Launch.from_environment()
     rank = launch.rank if launch.started_by in ("torchrun", "slurm") else None
     moment = time.strftime("%Y-%m-%d_%H-%M-%S")
-    if rank is not None and config["run_dir"] is None:
+    wandb_run = os.environ.get("WANDB_RUN_ID") if in_wandb_sweep() else None
+    if wandb_run is not None:
+        moment = f"wandb-{wandb_run}"
+    elif rank is not None and config["run_dir"] is None:
         if "SLURM_JOB_ID" not in os.environ:
             raise InputError("ranks that torchrun starts cannot agree on a name for the run folder: set run_dir=")
         moment = f"slurm-{os.environ['SLURM_JOB_ID']}"
     methods = "-".join([*config["loss"], *([] if config["loss"] else config["baselines"])])
     folder = RunFolder(new_folder(config["run_dir"], f"{moment}_{DataSource.of(config).name}_{methods}"))
     if folder.config.exists() and not rank:  # rank 0 of this very run may have written it already
-        if sweep:
+        if sweep or (wandb_run is not None and config["run_dir"] is None):
             return folder, True
         folder.check_free()
     os.environ[RUN_DIR_VARIABLE] = str(folder.path.resolve())

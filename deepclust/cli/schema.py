@@ -34,7 +34,7 @@ from deepclust.subsets.hierarchy import LINKS
 from deepclust.subsets.select import RULES
 from deepclust.training.loggers import logger_group
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import PRECISIONS, TrainerSettings
+from deepclust.training.trainer_settings import PRECISIONS, TrainerSettings
 from deepclust.zero_shot.data import DataSpec
 from deepclust.zero_shot.protocol import Candidates
 

@@ -17,6 +17,7 @@ def train(config: dict[str, Any]) -> None:
     from deepclust.cli.run_folder import in_a_sweep, run_folder
     from deepclust.report.tables import candidates_table, report_console, results_table
     from deepclust.runs.config import read_experiment
+    from deepclust.runs.dashboard import show_run
     from deepclust.training.lost_ranks import told_of_lost_ranks
     from deepclust.training.termination import ended_by_sigterm
     from deepclust.training.trainer import leave_processes
@@ -38,7 +39,7 @@ def train(config: dict[str, Any]) -> None:
             print(f"{folder.path} is finished already: {folder.results}")
             return
         with told_of_lost_ranks(), ended_by_sigterm(continued_by):
-            results = experiment.run(folder, resume=resume, progress=True)
+            results = experiment.run(folder, resume=resume, progress=True, show=show_run)
     finally:
         leave_processes()
     if results is not None:

@@ -23,7 +23,7 @@ from sklearn.cluster import SpectralClustering
 from deepclust.clusterers.base import Clusterer
 from deepclust.features.rows import Rows
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.consensus import consensus_partitions
+from deepclust.neighbors.consensus import consensus_of_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import setting
@@ -50,7 +50,11 @@ class _GraphClusterer(Clusterer):
         return min(self.usual_neighbors, at_most) if self.n_neighbors is None else self.n_neighbors
 
     def _neighbors(self, rows_ND: np.ndarray, n_neighbors: int) -> Neighbors:
-        return mine_neighbors(rows_ND, n_neighbors, metric="cosine" if self.normalize == "l2" else "euclidean")
+        return mine_neighbors(rows_ND, n_neighbors, metric=self._metric)
+
+    @property
+    def _metric(self) -> str:
+        return "cosine" if self.normalize == "l2" else "euclidean"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -130,8 +134,8 @@ class ConsensusClusterer(_GraphClusterer):
         if self.n_clusters == 1:
             labels_N = np.zeros(len(rows_ND), np.int32)
         else:
-            neighbors = self._neighbors(rows_ND, self._k(len(rows_ND) - 1))
-            labels_N = consensus_partitions(neighbors, self.n_clusters, seed=self.seed)[0]
+            k, metric = self._k(len(rows_ND) - 1), self._metric
+            labels_N = consensus_of_rows(rows_ND, self.n_clusters, k=k, metric=metric, seed=self.seed)[0]
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, ()
 

@@ -35,7 +35,7 @@ def other_heads(trained: TrainedHeads) -> np.ndarray:
 
 
 def matched_clusters(shown_N: np.ndarray, labels_HN: np.ndarray, n_clusters: int) -> np.ndarray:
-    """(H, C) int64 for each cluster of each head, the shown cluster that most of its members are in.
+    """(H, C) int64 for each cluster of each head, the shown cluster of most of its members, of equals the first.
 
     Several may be matched with one, so that heads of C clusters can be held against a cut into fewer.
     """
@@ -43,7 +43,7 @@ def matched_clusters(shown_N: np.ndarray, labels_HN: np.ndarray, n_clusters: int
     n_shown = int(shown_N.max()) + 1
     for matched_C, labels_N in zip(matched_HC, labels_HN):  # one table each, C × G
         pairs, counts = np.unique(labels_N.astype(np.int64) * n_shown + shown_N, return_counts=True)
-        order = np.argsort(counts, kind="stable")  # the last that is written is the most frequent
+        order = np.lexsort((-(pairs % n_shown), counts))  # the last that is written is the most frequent
         matched_C[:] = -1  # without members: agrees with none
         matched_C[pairs[order] // n_shown] = pairs[order] % n_shown
     return matched_HC

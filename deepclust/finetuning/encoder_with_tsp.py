@@ -127,7 +127,7 @@ def _start(recipe: Recipe, features: FeatureSet, neighbors: Neighbors) -> Traine
     transform = FeatureTransform.fitted_to(features, recipe.preprocess)
     bank = FeatureBank(features, transform, torch.device("cpu"))
     heads = recipe.new_heads(features.dim)
-    HeadStart(recipe, neighbors).set(heads, bank)
+    HeadStart(recipe, features, neighbors).set(heads, bank)
     return TrainedHeads(recipe, transform, heads, np.zeros(1))
 
 

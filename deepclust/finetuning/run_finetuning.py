@@ -41,7 +41,8 @@ from deepclust.runtime.locks import claimed
 from deepclust.training.callbacks import NewestCheckpoint
 from deepclust.training.checkpoint import CheckpointFile
 from deepclust.training.trained import read_saved
-from deepclust.training.trainer import DEFAULT_TRAINER, TrainerSettings, make_trainer, quiet_lightning
+from deepclust.training.trainer import make_trainer, quiet_lightning
+from deepclust.training.trainer_settings import DEFAULT_TRAINER, TrainerSettings
 
 ENCODER, REPORT, IDENTITY, STATE = "weights.pth", "finetuned.json", "identity.json", "training.ckpt"
 LOCK = "run.lock"

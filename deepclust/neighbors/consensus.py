@@ -18,7 +18,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from scipy import sparse
 
+from deepclust.features.distinct_rows import distinct_rows
+from deepclust.features.rows import Rows, RowView
 from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
+from deepclust.neighbors.mining import mine_neighbors
 from deepclust.neighbors.neighbor_graph import Symmetric, Weights, neighbor_graph
 from deepclust.neighbors.neighbors import Neighbors
 from deepclust.neighbors.spectral import leading_eigenvectors, spectral_labels, with_lonely
@@ -63,6 +66,40 @@ def consensus_partitions(
     ]
     runs.sort(key=lambda labels_N: -tightness(rows_NM, labels_N))
     return np.stack(runs[:n_partitions])
+
+
+def consensus_of_rows(
+    rows: Rows,
+    n_clusters: int,
+    n_partitions: int = 1,
+    *,
+    k: int = GRAPH_NEIGHBORS[-1],
+    metric: str = "cosine",
+    neighbors: Neighbors | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> np.ndarray:
+    """(H, N) int32 `consensus_partitions` in which equal rows share a cluster.
+
+    Clusters are sought among distinct rows, each of which counts once. Neighbors of a row that has as many copies as
+    there are neighbors would be its copies alone: they would make a cluster of their own.
+
+    Args:
+        rows: N × D.
+        n_clusters: C; where there are fewer distinct rows, each of them is a cluster.
+        n_partitions: H.
+        k: neighbors that are mined, or all there are.
+        metric: by which.
+        neighbors: of these rows, mined already; they serve where no two rows are equal.
+        seed: of Lanczos and k-means.
+        progress: show how far it is.
+    """
+    first_G, place_N = distinct_rows(rows)
+    if len(first_G) <= n_clusters:
+        return np.tile(place_N.astype(np.int32), (n_partitions, 1))
+    if neighbors is None or len(first_G) < len(rows):
+        neighbors = mine_neighbors(RowView(rows, first_G), min(k, len(first_G) - 1), metric=metric, progress=progress)
+    return consensus_partitions(neighbors, n_clusters, n_partitions, seed=seed, progress=progress)[:, place_N]
 
 
 def tightness(rows_NM: np.ndarray, labels_N: np.ndarray) -> float:

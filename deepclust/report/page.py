@@ -70,6 +70,7 @@ class Page:
         duplicates: groups of row numbers.
         outlier_N: how unlike all others each sample is, or None.
         rows: row numbers of the samples in the run, where the page holds a sample of them; None: all.
+        layout: of `map_layout`, where it is known already.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Page:
     duplicates: Sequence[np.ndarray] = ()
     outlier_N: np.ndarray | None = None
     rows: np.ndarray | None = None
+    layout: tuple[np.ndarray, str] | None = None
 
 
 def write_page(path: str | os.PathLike, page: Page, *, map_kind: str = "auto", seed: int = 0) -> Path:
@@ -92,10 +94,10 @@ def write_page(path: str | os.PathLike, page: Page, *, map_kind: str = "auto", s
     Args:
         path: of the `.html`.
         page: what it tells.
-        map_kind, seed: of `map_layout`.
+        map_kind, seed: of `map_layout`, for a page without a layout.
     """
     path = Path(path)
-    places_N2, map_name = map_layout(page.features, map_kind, seed)
+    places_N2, map_name = page.layout or map_layout(page.features, map_kind, seed)
     scores = [member_scores(page.features, shown.clustering.labels) for shown in page.shown]
     sprites = None if page.images is None else make_sprites(page.images, pictured(page, scores))
     content = page_content(page, scores, places_N2, map_name, sprites)

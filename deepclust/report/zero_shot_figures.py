@@ -25,7 +25,9 @@ Names = Mapping[str, str]
 
 
 def rank_figure(rows: Sequence[Row], of: str, titles: Names) -> Figure | None:
-    """Bars of the average rank ± 1 standard deviation, the best on top (Lowe et al. 2023, figures 1 and 2).
+    """Dots at the average ranks, ± 1 standard deviation, the best on top (Lowe et al. 2023, figures 1 and 2).
+
+    A clusterer has the color that its method has in every other figure.
 
     Args:
         rows: the cells.
@@ -40,11 +42,13 @@ def rank_figure(rows: Sequence[Row], of: str, titles: Names) -> Figure | None:
         return None
     figure, (axes,) = new_figure(ONE_COLUMN, 0.75 + 0.26 * len(ranks))
     places = np.arange(len(ranks))
-    axes.barh(places, [rank.mean for rank in ranks], color=PALETTE[0], height=0.62)
-    axes.errorbar(
-        [rank.mean for rank in ranks], places, xerr=[rank.std or 0 for rank in ranks],
-        fmt="none", ecolor=PALETTE[-1], elinewidth=1, capsize=2.5,
-    )  # fmt: skip
+    for place, rank in zip(places, ranks):
+        index = place_of(rank.name) if of == "clusterer" else 0
+        color = PALETTE[index % len(PALETTE)]
+        axes.errorbar(
+            rank.mean, place, xerr=rank.std or 0, color=color, elinewidth=1.2,
+            marker=MARKERS[index % len(MARKERS)], markersize=5, markerfacecolor=_face(color, index),
+        )  # fmt: skip
     axes.set_yticks(places, [titles.get(rank.name, rank.name) for rank in ranks])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

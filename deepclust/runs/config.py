@@ -22,7 +22,7 @@ from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
 from deepclust.training.loggers import LoggerSettings
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 Settings = Mapping[str, Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,9 @@ from deepclust.runtime.settings import check_settings, seed_setting, setting
 from deepclust.training.loggers import LoggerSettings, logging_to
 from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import check_heads_fit
-from deepclust.training.trainer import TrainerSettings, check_launch, joined_ranks, n_processes, trains_on_a_cpu
+from deepclust.training.trainer_settings import TrainerSettings
+
+Show = Callable[[Any, LoggerSettings, RunFolder], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,9 @@ class Experiment:
                 dimensions, options that no baseline has, more samples than a baseline's memory reaches, a reduction
                 that the features do not allow, or a device, strategy or precision that this machine does not have.
         """
+        # Imported here: Lightning takes seconds, and `--help` and a mistyped setting answer without it.
+        from deepclust.training.trainer import check_launch, joined_ranks, n_processes, trains_on_a_cpu
+
         check_settings(self)
         train = self.dataset.train
         trainer = self.trainer
@@ -136,13 +141,17 @@ class Experiment:
                     "make both with the same encoder"
                 )
 
-    def run(self, folder: RunFolder, *, resume: bool = False, progress: bool = False) -> Results | None:
+    def run(
+        self, folder: RunFolder, *, resume: bool = False, progress: bool = False, show: Show | None = None
+    ) -> Results | None:
         """Reduce, train, cluster, score and save; finished methods of a resumed run are read back, not run again.
 
         Args:
             folder: the run folder.
             resume: continue a killed run.
             progress: show how far it is: bars where stdout is a terminal, else lines now and then.
+            show: called on rank 0 with the logger, its settings and the folder once all is written, where there is a
+                logger: what it shows beside the numbers.
 
         Returns:
             The results on rank 0, None on the other ranks of a distributed run, which only take part in training.
@@ -157,19 +166,43 @@ class Experiment:
             with Ranks.of_run().all_or_none():  # features of a bare file are read for it: once is enough
                 if is_first_process():
                     identity = self.identity(folder, resume=resume)
-            return self._run(folder, identity, resume, progress)
+            return self._run(folder, identity, resume, progress, show)
 
-    def _run(self, folder: RunFolder, identity: Identity | None, resume: bool, progress: bool) -> Results | None:
+    def _run(
+        self, folder: RunFolder, identity: Identity | None, resume: bool, progress: bool, show: Show | None
+    ) -> Results | None:
+        from deepclust.training.trainer import joined_ranks
+
         ranks = joined_ranks(self.trainer, trains=bool(self.recipes))
         identity = ranks.gather_objects(identity)[0]
-        if ranks.rank == 0:
-            if identity is not None:
-                identity.write(folder.identity)
-            if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
-                folder.write_config(self.config)
+        train = self.dataset.train
+        facts = {"n_samples": len(train), "n_dimensions": train.dim}
+        if self.n_clusters is not None:
+            facts["n_clusters"] = self.n_clusters
+        with logging_to(self.logger, folder.path, self.config, facts, ranks) as logger:
+            if ranks.rank == 0:
+                if identity is not None:
+                    identity.write(folder.identity)
+                if self.config and not folder.config.exists():  # last, as it makes the folder one that can be resumed
+                    folder.write_config(self.config)
+            data = self.reduced(folder, ranks, progress)
+            steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
+            for recipe in steps.by_neighbors(self.recipes):
+                steps.train(recipe)
+            for name, options in self.baselines.items():
+                steps.cluster(name, options)
+            results = steps.score()
+            if logger and show is not None:
+                with ranks.all_or_none(), steps.stage("pictures for the dashboard"):
+                    if ranks.rank == 0:
+                        show(logger, self.logger, folder)
+            return results
+
+    def reduced(self, folder: RunFolder, ranks: Ranks, progress: bool) -> Dataset:
+        """The data set in the space that is clustered."""
         shown = progress and ranks.rank == 0 and self.reduction.kind != "none"
         with Stage(f"reducing by {self.reduction.kind}", enabled=shown):
-            data = reduced_dataset(
+            return reduced_dataset(
                 self.reduction,
                 self.dataset,
                 mining=self.mining,
@@ -177,13 +210,6 @@ class Experiment:
                 neighbors_dir=self.neighbors_dir,
                 record=folder.reduction if ranks.rank == 0 else None,
             )
-        with logging_to(self.logger, folder.path, self.config) as logger:
-            steps = Steps(self, data, folder, ranks, logger=logger, resume=resume, progress=progress, identity=identity)
-            for recipe in steps.by_neighbors(self.recipes):
-                steps.train(recipe)
-            for name, options in self.baselines.items():
-                steps.cluster(name, options)
-            return steps.score()
 
     def identity(self, folder: RunFolder, *, resume: bool) -> Identity | None:
         """What this run is, with the methods that the folder of a resumed run holds beside its own.

@@ -32,7 +32,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 from deepclust.subsets.hierarchy import Hierarchy
 from deepclust.subsets.selectors import Classes
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 Settings = dict[str, Any]
 

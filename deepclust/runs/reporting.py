@@ -6,7 +6,7 @@ Shape suffixes: N samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from deepclust.cuts.confidence import disagreement
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, cached_neighbors
+from deepclust.report.map_layout import map_layout
 from deepclust.report.neighbor_rows import images_of
-from deepclust.report.page import write_page
+from deepclust.report.page import Page, write_page
 from deepclust.report.page_parts import MOST_ROWS, NEIGHBORS, Found, assembled_page, noun_of
 from deepclust.report.tables import read_rows
 from deepclust.runs.choosing import selected_of
@@ -113,6 +114,13 @@ def write_report(
     Raises:
         InputError: if the run has no such method, or there is not one text per sample.
     """
+    return write_page(out or run.folder.path / "report.html", page_of(run, method, texts, map_kind))
+
+
+def page_of(
+    run: FinishedRun, method: str | None = None, texts: Sequence[str] | None = None, map_kind: str = "auto"
+) -> Page:
+    """What the page of a run tells, its map laid out; arguments and what is raised as for `write_report`."""
     features = run.dataset.train
     texts = features.texts if texts is None else texts
     if texts is not None and len(texts) != len(features):
@@ -137,8 +145,7 @@ def write_report(
         texts=texts,
         neighbors=neighbors_of(features, run.config) if len(features) <= MOST_ROWS else None,
     )
-    seed = run.config.get("seed", 0)
-    return write_page(out or run.folder.path / "report.html", page, map_kind=map_kind, seed=seed)
+    return replace(page, layout=map_layout(page.features, map_kind, run.config.get("seed", 0)))
 
 
 def results_of(run: FinishedRun) -> dict[str, dict[str, Any]]:

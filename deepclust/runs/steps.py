@@ -29,11 +29,10 @@ from deepclust.runs.choosing import Selection, selected_of
 from deepclust.runs.cutting import answers_about, keep_exploration
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.identity import Identity
+from deepclust.runs.watching import HeadWatch
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
-from deepclust.training.checkpoint import keep_heads
-from deepclust.training.fit import fit_heads
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
@@ -114,6 +113,10 @@ class Steps:
         method, run = recipe.loss.name, self.experiment
         if self.is_finished(method):
             return
+        # Imported here: Lightning takes seconds, and `--help` and a mistyped setting answer without it.
+        from deepclust.training.checkpoint import keep_heads
+        from deepclust.training.fit import fit_heads
+
         result = fit_heads(
             self.data.train,
             recipe,
@@ -127,6 +130,7 @@ class Steps:
             logger=self.logger,
             log_prefix=f"{method}/" if len(run.recipes) > 1 else "",
             validate=validation(self.data.test or self.data.train, silhouette=run.silhouette),
+            watch=HeadWatch(self.data.train, recipe.n_clusters),
             progress=self.progress,
             in_memory=run.in_memory,
             identity=self.digest(method),

@@ -1,4 +1,4 @@
-"""Callbacks: how far training is, the newest checkpoint, and metrics along the way."""
+"""Callbacks: how far training is, the newest checkpoint, and what is logged along the way."""
 
 from __future__ import annotations
 
@@ -113,6 +113,43 @@ class NewestCheckpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
+
+
+class LogEpoch(pl.Callback):
+    """Logs of every epoch the learning rate, samples/s, the GPU's memory, and what `watch` says of the heads.
+
+    An epoch's time ends before anything is looked at, so that samples/s are training's own.
+
+    Args:
+        watch: from the heads to numbers by name.
+    """
+
+    def __init__(self, watch: Callable[[TrainedHeads], Mapping[str, float]]) -> None:
+        self.watch = watch
+        self._began, self._samples = 0.0, 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began, self._samples = time.perf_counter(), 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._samples += batch.global_size
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = time.perf_counter() - self._began  # the module has read the losses, so the device is done
+        assert isinstance(pl_module, ClusteringModule)
+        trained = pl_module.trained()  # on every rank, as each may have some of the heads
+        if not trainer.is_global_zero or trainer.logger is None:
+            return
+        metrics = {
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/samples_per_second": self._samples / seconds,
+            **self.watch(trained),
+        }
+        device = trainer.strategy.root_device
+        if device.type == "cuda":  # the most so far, of this rank
+            metrics["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        named = {f"{pl_module.log_prefix}{name}": value for name, value in metrics.items()}
+        trainer.logger.log_metrics({**named, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
 class LogValidation(pl.Callback):

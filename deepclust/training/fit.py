@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.devices import freed_memory_kept
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import ALONE, Ranks
-from deepclust.training.callbacks import LogValidation, NewestCheckpoint, TrainingProgress
+from deepclust.training.callbacks import LogEpoch, LogValidation, NewestCheckpoint, TrainingProgress
 from deepclust.training.checkpoint import CheckpointFile, in_memory_of, is_finished, read_checkpoint, transform_of
 from deepclust.training.head_share import HeadShare
 from deepclust.training.initialization import HeadStart
@@ -35,13 +36,8 @@ from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import check_heads_fit, training_bytes
 from deepclust.training.termination import EndTogether
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import (
-    DEFAULT_TRAINER,
-    TrainerSettings,
-    join_processes,
-    make_trainer,
-    quiet_lightning,
-)
+from deepclust.training.trainer import join_processes, make_trainer, quiet_lightning
+from deepclust.training.trainer_settings import DEFAULT_TRAINER, TrainerSettings
 
 # Freed memory is kept for the next step while no tensor of a step is larger.
 KEPT_BYTES = 256 << 20
@@ -74,6 +70,7 @@ def fit_heads(
     logger: Any = False,
     log_prefix: str = "",
     validate: Callable[[TrainedHeads], Mapping[str, float]] | None = None,
+    watch: Callable[[Neighbors, TrainedHeads], Mapping[str, float]] | None = None,
     progress: bool = False,
     in_memory: bool | None = None,
     identity: str | None = None,
@@ -95,6 +92,8 @@ def fit_heads(
         log_prefix: put before the name of every logged metric.
         validate: called on rank 0 with the heads so far every `trainer.val_every_n_epochs` where there is a logger;
             what it returns is logged as `val/…`. Training never looks at it.
+        watch: called on rank 0 with the mined neighbors and the heads so far after every epoch where there is a logger;
+            what it returns is logged under its own names, beside the learning rate, samples/s and the GPU's memory.
         progress: show how far it is: bars where stdout is a terminal, else lines now and then.
         in_memory: hold the heads' inputs in memory (on the GPU where there is one), or leave the features in their file
             and stage the rows of coming batches; None holds them if they and what training needs fit into the free
@@ -157,7 +156,9 @@ def fit_heads(
         neighbors = cached_neighbors(
             features, wanted, cache_dir=cache_dir, **asdict(mining), progress=progress, ranks=ranks
         )
-    start = HeadStart(recipe, neighbors, partitions, progress=progress)
+    if watch is not None and logger:
+        runner.callbacks.insert(0, LogEpoch(partial(watch, neighbors)))  # type: ignore[attr-defined]
+    start = HeadStart(recipe, features, neighbors, partitions, progress=progress)
     batch_ranks = ALONE if share.shared else ranks
     pairs = pair_batches(features, neighbors, recipe, lambda: runner.current_epoch, batch_ranks, read_by=ranks)
     if saved is None:

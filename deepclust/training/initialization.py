@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepclust.features.bank import BankRows, FeatureBank
+from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
-from deepclust.neighbors.consensus import consensus_partitions
+from deepclust.neighbors.consensus import consensus_of_rows
 from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
@@ -78,15 +80,23 @@ class HeadStart:
 
     Args:
         recipe: its `init`, seed and what `init` needs.
+        features: that the neighbors were mined of.
         neighbors: mined neighbors.
         partitions: where the losses of a run share what they start from; None shares nothing.
         progress: show how far it is.
     """
 
     def __init__(
-        self, recipe: Recipe, neighbors: Neighbors, partitions: Partitions | None = None, *, progress: bool = False
+        self,
+        recipe: Recipe,
+        features: FeatureSet,
+        neighbors: Neighbors,
+        partitions: Partitions | None = None,
+        *,
+        progress: bool = False,
     ) -> None:
         self.recipe = recipe
+        self.features = features
         self.neighbors = neighbors
         self.partitions = partitions
         self.progress = progress
@@ -138,8 +148,13 @@ class HeadStart:
         shared = Partitions() if self.partitions is None else self.partitions
 
         def make() -> np.ndarray:
-            make_partitions = consensus_partitions if recipe.init == "consensus" else spectral_partitions
-            return make_partitions(self.neighbors, recipe.n_clusters, n_heads, seed=recipe.seed, progress=self.progress)
+            asked: dict[str, Any] = {"seed": recipe.seed, "progress": self.progress}
+            if recipe.init == "spectral":
+                return spectral_partitions(self.neighbors, recipe.n_clusters, n_heads, **asked)
+            rows = self.features.features
+            return consensus_of_rows(
+                rows, recipe.n_clusters, n_heads, k=self.neighbors.k, neighbors=self.neighbors, **asked
+            )
 
         return shared.get((recipe.init, recipe.n_clusters, recipe.seed), n_heads, make)
 

@@ -7,6 +7,7 @@ be silent, as some libraries hold Python's lock for an hour; there a rank that d
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -17,13 +18,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import distributed as dist
 
+from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Launch
 
 BEAT_SECONDS = 1.0
 # A rank in training that says nothing for so long is frozen: a batch releases Python's lock many times a second.
-SILENT_SECONDS = float(os.environ.get("DEEPCLUST_SILENT_SECONDS", 300))
+SILENT_SECONDS, SILENT_VARIABLE = 300.0, "DEEPCLUST_SILENT_SECONDS"
+# The main thread has so long to end by itself, with a better reason, when a process that it started ends with an error.
+ENDED_SECONDS = 5.0
 # The processes that this one has started, by rank from 1 on.
 CHILDREN: list[subprocess.Popen] = []
 # What gloo and NCCL say of a process that is gone.
@@ -37,6 +42,9 @@ class Heartbeats(threading.Thread):
         store: of the process group.
         rank, world_size: of this process.
 
+    Raises:
+        InputError: if `DEEPCLUST_SILENT_SECONDS` is no time.
+
     Attributes:
         watching: whether a silent rank ends this process; while heads are trained.
     """
@@ -45,13 +53,18 @@ class Heartbeats(threading.Thread):
         super().__init__(name=type(self).__name__, daemon=True)
         self.store, self.rank, self.world_size = store, rank, world_size
         self.watching = False
+        self.patience = silent_seconds()
         self.left = threading.Event()
         self.heard: dict[int, tuple[bytes, float]] = {}
 
     def run(self) -> None:
-        count = 0
+        count, all_well = 0, time.monotonic()
         while not self.left.wait(BEAT_SECONDS):
             count += 1
+            if not (ended := ended_children()):
+                all_well = time.monotonic()
+            elif time.monotonic() - all_well > ENDED_SECONDS:
+                self._end(ended)
             try:
                 self.store.set(self._key(self.rank), f"{count} {socket.gethostname()}")
                 self._listen()
@@ -59,7 +72,7 @@ class Heartbeats(threading.Thread):
                 if self.watching:
                     self._end([0])
                 return
-            if self.watching and (silent := self.silent(SILENT_SECONDS)):
+            if self.watching and (silent := self.silent(self.patience)):
                 self._end(silent)
 
     def silent(self, seconds: float) -> list[int]:
@@ -99,6 +112,18 @@ class Heartbeats(threading.Thread):
         os._exit(1)  # the main thread waits in a collective, which no exception reaches
 
 
+def silent_seconds() -> float:
+    """How long a rank may be silent, as the environment says; 300 seconds where it says nothing."""
+    said = os.environ.get(SILENT_VARIABLE, str(SILENT_SECONDS))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InputError(f"{SILENT_VARIABLE}={said} is no number of seconds above 0: correct or unset it")
+    return seconds
+
+
 def described(lost: Sequence[int], heard: dict[int, tuple[bytes, float]]) -> str:
     """Which ranks are gone, where they ran, and where to read what they said."""
     if lost:
@@ -125,6 +150,16 @@ def start_heartbeats() -> None:
     if heartbeats() is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         store = dist.distributed_c10d._get_default_store()
         Heartbeats(store, dist.get_rank(), dist.get_world_size()).start()
+
+
+def replace_lightnings_watch() -> None:
+    """Lightning kills this process without a word up to five seconds after one that it has started ends with an error.
+
+    That may be before the line that says which. The heartbeats watch those processes instead.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # it ends when it next finds that none is left
 
 
 def stop_heartbeats() -> None:

@@ -17,7 +17,8 @@ from torch import distributed as dist
 
 from deepclust.features.bank import FeatureBank
 from deepclust.losses import BatchLook, LogProbs, Loss, Probs
-from deepclust.training.heads import Heads, head_groups
+from deepclust.training.cosine import head_groups
+from deepclust.training.heads import Heads
 from deepclust.training.pairs import PairBatch
 
 # In the buffer of all gradients each begins at a multiple of so many elements: kernels load 16 bytes at a time.

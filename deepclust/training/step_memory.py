@@ -8,7 +8,7 @@ import torch
 
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.errors import InputError
-from deepclust.training.heads import head_groups
+from deepclust.training.cosine import head_groups
 from deepclust.training.recipe import Recipe
 
 # float32 tensors of a loss at once, each as large as the logits of a group of heads: log-probabilities of student and

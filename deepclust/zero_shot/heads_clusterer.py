@@ -14,7 +14,6 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
 from deepclust.losses import LOSSES
 from deepclust.runtime.settings import setting
-from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
 
 
@@ -37,6 +36,9 @@ class HeadsClusterer(Clusterer):
     loss: str = setting("temi", "which heads", choices=LOSSES)
 
     def _fit(self, features_ND: Rows) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+        # Imported here: Lightning takes seconds, and `--help` and a mistyped setting answer without it.
+        from deepclust.training.fit import fit_heads
+
         features = FeatureSet.from_arrays(self._compared_rows(features_ND))
         recipe = Recipe.of(self.loss, n_clusters=self.n_clusters, seed=self.seed)
         trained = fit_heads(features, recipe).trained

@@ -37,6 +37,8 @@ def test_clusters_are_matched_with_the_shown_one_of_most_of_their_members():
     shown = np.array([0, 0, 1, 1, 1, 2])
     labels = np.array([[3, 3, 3, 1, 1, 0]])
     assert matched_clusters(shown, labels, 5).tolist() == [[2, 1, -1, 0, -1]]
+    assert matched_clusters(shown, np.zeros((1, 6), int), 1).tolist() == [[1]]
+    assert matched_clusters(shown, np.array([[0, 1, 0, 1, 2, 2]]), 3).tolist() == [[0, 0, 1]]  # of equals the first
 
 
 def test_disagreement_and_expected_accuracy_count_the_other_heads(model, blurred):

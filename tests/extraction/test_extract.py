@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch.distributed import run as torchrun
 
 import deepclust.extraction.extract as extract_module
 from deepclust.extraction.encoder_catalog import encoder_spec
@@ -138,19 +137,21 @@ def test_a_shard_damaged_between_runs_is_made_again(tmp_path: Path, tiny_encoder
 
 
 @pytest.mark.slow
-def test_two_ranks_of_torchrun_write_the_bytes_of_one(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+def test_two_ranks_of_torchrun_write_the_bytes_of_one(
+    start_process: Any, tmp_path: Path, photos: Path, tiny_weights: Path
+) -> None:
     (photos / "cats" / "broken.jpg").write_text("no image")
     arguments = [
-        "-m", "deepclust", "extract",
-        "data=folder", f"data.path={photos}", "data.labels=folders", "encoder=timm", "encoder.name=tiny",
+        "extract", "data=folder", f"data.path={photos}", "data.labels=folders", "encoder=timm", "encoder.name=tiny",
         "encoder.model=test_resnet", f"encoder.checkpoint={tiny_weights}", "encoder.image_size=32",
         "images_per_shard=3", "device=cpu", "batch_size=4",
     ]  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    one = subprocess.Popen([sys.executable, *arguments, f"out={tmp_path / 'one'}"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    two = subprocess.run([*launch, *arguments, f"out={tmp_path / 'two'}"], cwd=ROOT, capture_output=True, text=True)
-    assert one.wait() == 0
-    assert two.returncode == 0, two.stderr
+    launch = (torchrun.__file__, "--standalone", "--nproc-per-node=2", "-m", "deepclust")
+    one = start_process(*arguments, "out=one")
+    two = start_process(*launch, *arguments, "out=two")
+    for process in (one, two):
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
     assert len(contents(tmp_path / "one" / "train")) == 8
     assert contents(tmp_path / "one" / "train") == contents(tmp_path / "two" / "train")
 
@@ -163,25 +164,14 @@ def slurm(rank: int) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_tasks_of_srun_see_each_other_and_write_the_bytes_of_one(
-    tmp_path: Path, photos: Path, tiny_weights: Path, tiny_encoder: Encoder
+    start_process: Any, tmp_path: Path, photos: Path, tiny_weights: Path, tiny_encoder: Encoder
 ) -> None:
     arguments = [
-        "-m", "deepclust", "extract",
-        "data=folder", f"data.path={photos}", "encoder=timm", "encoder.name=tiny", "encoder.model=test_resnet",
-        f"encoder.checkpoint={tiny_weights}", "encoder.image_size=32", "images_per_shard=3", "device=cpu",
-        f"out={tmp_path / 'two'}",
+        "extract", "data=folder", f"data.path={photos}", "encoder=timm", "encoder.name=tiny",
+        "encoder.model=test_resnet",
+        f"encoder.checkpoint={tiny_weights}", "encoder.image_size=32", "images_per_shard=3", "device=cpu", "out=two",
     ]  # fmt: skip
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **slurm(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
+    tasks = [start_process(*arguments, **slurm(rank)) for rank in (0, 1)]
     said = [task.communicate(timeout=120) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert [out.count("12 × ") for out, _ in said] == [1, 0]  # the first speaks

@@ -27,7 +27,7 @@ from deepclust.training.pairs import PairBatches, shuffled
 from deepclust.training.recipe import Recipe
 from deepclust.training.step_memory import training_bytes
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 HERE = TrainerSettings(accelerator="cpu", precision="32")
 

@@ -22,7 +22,7 @@ from deepclust.finetuning.run_finetuning import ENCODER, REPORT, STATE, Finetune
 from deepclust.finetuning.training_images import TrainingImages
 from deepclust.losses import tsp_loss
 from deepclust.runtime.errors import InputError
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 # No augmentation: sixty images are to be learned by heart.
 PLAIN = {"augment": None, "random_erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "drop_path": 0.0}

@@ -7,10 +7,14 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 
+from deepclust.clusterers import make_clusterer
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.consensus import agreed_graph, consensus_partitions, views, walk_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.ward import merged, ward_labels
+from deepclust.training.initialization import HeadStart
+from deepclust.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,28 @@ def test_few_samples_are_clustered_too(n_samples, n_clusters):
     rows = np.random.default_rng(0).standard_normal((n_samples, 3)).astype(np.float32)
     found = consensus_partitions(mine_neighbors(rows, min(30, n_samples - 1)), n_clusters)
     assert set(found.ravel()) <= set(range(n_clusters))
+
+
+def test_equal_rows_share_a_cluster_and_three_distinct_rows_are_three():
+    rows = np.eye(3, dtype=np.float32).repeat(100, axis=0)[np.random.default_rng(0).permutation(300)]
+    found = make_clusterer("consensus", n_clusters=5).fit(rows)
+    assert (found.n_found, found.n_clusters) == (3, 5)
+    np.testing.assert_array_equal(rows[found.labels == found.labels[0]], np.tile(rows[0], (100, 1)))
+
+
+@pytest.mark.parametrize("normalize", ["l2", "none"])
+def test_copies_beyond_the_neighbors_do_not_part_a_cluster(normalize, planted):
+    copied = np.concatenate([planted.features, np.repeat(planted.features[:2], 80, axis=0)])
+    expected = np.concatenate([planted.labels, np.repeat(planted.labels[:2], 80)])
+    found = make_clusterer("consensus", n_clusters=5, normalize=normalize).fit(copied)
+    assert adjusted_rand_score(expected, found.labels) == 1
+
+
+def test_heads_start_from_clusters_that_copies_share(planted):
+    copied = FeatureSet.from_arrays(np.concatenate([planted.features, np.repeat(planted.features[:2], 80, axis=0)]))
+    recipe = Recipe.of("temi", n_clusters=5, n_heads=2, init="consensus")
+    heads = recipe.new_heads(copied.dim)
+    labels_HN = HeadStart(recipe, copied, mine_neighbors(copied, 30)).graph_labels(heads)
+    for labels_N in labels_HN:
+        assert adjusted_rand_score(planted.labels, labels_N[: len(planted)]) == 1
+        np.testing.assert_array_equal(labels_N[len(planted) :], labels_N[:2].repeat(80))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +11,29 @@ import numpy as np
 import pytest
 
 from tests.conftest import Outcome, process_environment
+from tests.processes import ForkServer
 
 Ended = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
+def ended(fork_server: ForkServer) -> Ended:
     """`ended(folder, *words)` runs `deepclust <words>` in a folder to its end.
 
     With `kill_at=n` it gets a `signal` (9) right before its n-th change of a file there, with `refuse_at=n` the file
     system refuses that one and all after it (`reason="ENOSPC"`), with `signal_after=seconds` it gets the signal then.
     """
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path_factory.mktemp("server"),
-        env=process_environment(),
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stdout.readline() == "ready\n"
 
-    def run(folder: Path, *words: Any, **moments: Any) -> Outcome:
-        job = {"kill_at": None, "refuse_at": None, "reason": "ENOSPC", "signal_after": None, "signal": 9, **moments}
-        job |= {"folder": str(folder), "words": list(map(str, words))}
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        return Outcome(**json.loads(server.stdout.readline()))
+    def run(folder: Path, *words: Any, signal_after: float | None = None, **moments: Any) -> Outcome:
+        places = {"folder": folder, "environment": process_environment()}
+        process = fork_server.start(*map(str, words), **places, **moments)
+        if signal_after is not None:
+            time.sleep(signal_after)
+            process.kill()
+        out, err = process.communicate(timeout=60)
+        return Outcome(process.wait(), out, err)
 
-    yield run
-    server.kill()
-    server.communicate()
+    return run
 
 
 def save_data(folder: Path, n: int = 90, dim: int = 6) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import distributed as dist
 
+from deepclust.runtime.errors import InputError
 from deepclust.training import lost_ranks
 from deepclust.training.lost_ranks import LOST, Heartbeats, described
 
@@ -46,6 +49,36 @@ def test_a_rank_that_dies_or_freezes_ends_the_run_in_one_line(how, start_process
         r"error: rank 1 (\(on .*\) )?has died or hangs, so this run ends: what it said stands above; resume the run",
         told[0],
     )
+
+
+def test_lightning_does_not_kill_the_first_process_before_it_has_said_why():
+    first, ended = subprocess.Popen(["sleep", "60"]), subprocess.Popen(["false"])
+    observer = _ChildProcessObserver(main_pid=first.pid, child_processes=[ended], sleep_period=1)
+    observer.start()
+    lost_ranks.replace_lightnings_watch()
+    observer.join(timeout=30)
+    assert not observer.is_alive()
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+
+
+def test_a_process_that_ended_with_an_error_ends_the_one_that_started_it(monkeypatch):
+    monkeypatch.setattr(lost_ranks, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lost_ranks, "ENDED_SECONDS", 0.1)
+    monkeypatch.setattr(lost_ranks, "CHILDREN", [subprocess.Popen(["true"]), subprocess.Popen(["false"])])
+    beats, said = Heartbeats(dist.HashStore(), 0, 3), []
+    monkeypatch.setattr(beats, "_end", lambda lost: (said.append(lost), beats.left.set()))
+    beats.start()
+    beats.join(timeout=30)
+    assert said == [[2]]
+
+
+@pytest.mark.parametrize("said", ["soon", "0", "nan"])
+def test_a_time_that_is_none_is_refused(said, monkeypatch):
+    monkeypatch.setenv("DEEPCLUST_SILENT_SECONDS", said)
+    with pytest.raises(InputError, match=f"DEEPCLUST_SILENT_SECONDS={said} is no number of seconds above 0"):
+        Heartbeats(dist.HashStore(), 0, 2)
 
 
 def until(true: Callable[[], bool]) -> None:

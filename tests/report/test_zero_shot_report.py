@@ -202,11 +202,11 @@ def test_levels_are_drawn_only_where_there_are_several():
     assert list(lines[0].get_ydata()) == pytest.approx([90, 60])
 
 
-def test_bars_stand_in_order_of_rank():
+def test_dots_stand_in_order_of_rank():
     figure = rank_figure(ROWS, "encoder", ENCODERS)
     assert figure is not None
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Lite", "Raw_pixels"]
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [1, 2]
+    assert [container[0].get_xdata().tolist() for container in figure.axes[0].containers] == [[1], [2]]
 
 
 def test_every_clusterer_has_a_look_of_its_own_and_the_legend_stays_inside():

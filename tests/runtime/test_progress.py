@@ -15,7 +15,7 @@ import deepclust.runtime.progress as progress
 from deepclust.runtime.progress import Stage, begin_run, tracked
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 
 @pytest.fixture

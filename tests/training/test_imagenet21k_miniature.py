@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
+from torch.distributed import run as torchrun
 
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.subsets.counts import imagenet21k_synsets
-from tests.conftest import process_environment
 from tests.training.test_resume import wait_for
 
 N_CLASSES, DIM = 100, 24
@@ -28,6 +26,7 @@ SMALL = (
 # One head: of two that are equally good, either may be the best.
 LONG = ("n_heads=1", "max_epochs=40", "trainer.checkpoint_seconds=0")
 TWO = ("trainer=ddp", "trainer.devices=2")
+TORCHRUN = (torchrun.__file__, "--standalone", "--nproc-per-node=2", "-m", "deepclust")
 
 
 @pytest.fixture
@@ -62,38 +61,30 @@ def test_two_processes_run_it_to_the_results_of_one(command, in_process_of_its_o
 
 
 @pytest.mark.slow
-def test_processes_of_torchrun_that_are_killed_and_resumed_come_to_the_labels_of_one(command, miniature):
+def test_processes_of_torchrun_that_are_killed_and_resumed_come_to_the_labels_of_one(command, start_process, miniature):
     words = ("train", "loss=tsp", "init=spectral", "baselines=none", *SMALL, *LONG)
     alone = command(*words, "run_dir=alone")
     assert (alone.code, alone.err) == (0, "")
-    with torchrun(miniature, *words, *TWO, "run_dir=both") as started:
-        checkpoint = miniature / "both" / "checkpoints" / "tsp.ckpt"
-        wait_for(checkpoint, started)
-        for worker in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split():
-            os.kill(int(worker), signal.SIGKILL)
-        started.communicate(timeout=60)
+    started = start_process(*TORCHRUN, *words, *TWO, "run_dir=both")
+    wait_for(miniature / "both" / "checkpoints" / "tsp.ckpt", started)
+    for worker in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split():
+        os.kill(int(worker), signal.SIGKILL)
+    started.communicate(timeout=60)
     assert not (miniature / "both" / "results.json").exists(), "killed too late to have been in training"
-    with torchrun(miniature, *words, *TWO, "resume=both") as resumed:
-        _, err = resumed.communicate(timeout=300)
+    resumed = start_process(*TORCHRUN, *words, *TWO, "resume=both")
+    _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
     first, second = (Clustering.load(miniature / run / "clusterings" / "tsp.npz") for run in ("alone", "both"))
     # The hundred first eigenvalues are almost equal, so that rounding decides which partition has which number.
     assert adjusted_rand_score(first.labels, second.labels) >= 0.995
 
 
-def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A command in two processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "deepclust"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*launch, *words], cwd=folder, env=process_environment(), **pipes)
-
-
 @pytest.mark.slow
-def test_without_a_loss_the_processes_of_torchrun_make_one_set_of_results(miniature):
+def test_without_a_loss_the_processes_of_torchrun_make_one_set_of_results(start_process, miniature):
     # The trainer's settings do not matter where nothing is trained.
     words = ("train", "loss=none", "baselines=[kmeans,agglomerative]", *SMALL, "run_dir=run")
-    with torchrun(miniature, *words) as started:
-        out, err = started.communicate(timeout=300)
+    started = start_process(*TORCHRUN, *words)
+    out, err = started.communicate(timeout=300)
     assert started.returncode == 0, err
     assert out.count("run folder: ") == 1
     methods = {row["method"] for row in json.loads((miniature / "run" / "results.json").read_text())}

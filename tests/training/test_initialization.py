@@ -33,7 +33,7 @@ from deepclust.training.initialization import (
     warm_start,
 )
 from deepclust.training.recipe import Recipe
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 H, C = 3, 5
 HERE = TrainerSettings(accelerator="cpu", precision="32")
@@ -58,7 +58,7 @@ def started(features: FeatureSet, kind: str, init: str, n_clusters: int = C, see
     heads, drawn = (
         make_heads(kind, features.dim, n_clusters, H, hidden_dim=32, embedding_dim=16, seed=seed) for _ in range(2)
     )
-    HeadStart(recipe, mine_neighbors(features, recipe.mined_neighbors(len(features)))).set(heads, bank)
+    HeadStart(recipe, features, mine_neighbors(features, recipe.mined_neighbors(len(features)))).set(heads, bank)
     return heads, drawn, bank
 
 
@@ -213,13 +213,13 @@ def test_the_warm_start_trains_each_head_as_if_it_were_alone(kind, planted):
 def test_partitions_of_one_graph_are_made_once_for_each_way_to_make_them(init, planted, monkeypatch):
     recipe = Recipe.of("temi", n_clusters=C, n_heads=2, hidden_dim=32, embedding_dim=16, init=init, seed=3)
     heads, neighbors, shared = recipe.new_heads(planted.dim), mine_neighbors(planted, 20), Partitions()
-    first = HeadStart(recipe, neighbors, shared).graph_labels(heads)
-    fresh = HeadStart(recipe, neighbors).graph_labels(heads)
+    first = HeadStart(recipe, planted, neighbors, shared).graph_labels(heads)
+    fresh = HeadStart(recipe, planted, neighbors).graph_labels(heads)
     other = replace(recipe, init={"spectral": "consensus", "consensus": "spectral"}[init])
-    HeadStart(other, neighbors, shared).graph_labels(heads)
-    for made_by in ("spectral_partitions", "consensus_partitions"):
+    HeadStart(other, planted, neighbors, shared).graph_labels(heads)
+    for made_by in ("spectral_partitions", "consensus_of_rows"):
         monkeypatch.setattr(initialization, made_by, None)  # a second computation would fail
-    again = HeadStart(recipe, neighbors, shared).graph_labels(heads)
+    again = HeadStart(recipe, planted, neighbors, shared).graph_labels(heads)
     np.testing.assert_array_equal(again, first)
     np.testing.assert_array_equal(fresh, first)
 

@@ -21,12 +21,13 @@ from sklearn.metrics import adjusted_rand_score
 from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import LOSSES
 from deepclust.runtime.errors import InputError
+from deepclust.training.cosine import head_groups
 from deepclust.training.fit import fit_heads
-from deepclust.training.heads import head_groups, make_heads
+from deepclust.training.heads import make_heads
 from deepclust.training.module import schedule_factor
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
-from deepclust.training.trainer import TrainerSettings
+from deepclust.training.trainer_settings import TrainerSettings
 
 # These differ from temi and tsp in numbers alone.
 VARIANTS = ("pmi", "wmi", "scan_original")

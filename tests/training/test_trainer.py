@@ -21,12 +21,12 @@ from deepclust.training.initialization import HeadStart
 from deepclust.training.recipe import Recipe
 from deepclust.training.trainer import (
     COLLECTIVE_TIMEOUT,
-    TrainerSettings,
     check_launch,
     join_processes,
     make_trainer,
     n_processes,
 )
+from deepclust.training.trainer_settings import TrainerSettings
 
 
 def test_a_flat_mapping_is_split_into_fields_and_further_options():

@@ -24,7 +24,7 @@ from deepclust.report.cluster_figures import embedding_figure
 from deepclust.report.cluster_names import names_of
 from deepclust.report.contact_sheet import Images, contact_sheet, image_thumbnail
 from deepclust.report.map_layout import MAPS, map_layout
-from deepclust.report.member_scores import member_scores
+from deepclust.report.member_scores import most_typical
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.page import write_page
 from deepclust.report.page_parts import MOST_ROWS, NEIGHBORS, Found, assembled_page, noun_of
@@ -102,18 +102,17 @@ def typical_members(
 ) -> Members:
     """The members of a cluster that are nearest to its center."""
     images, texts = _images(images, features), _texts(texts, features)
-    members = np.flatnonzero(clustering.labels == cluster)
-    if len(members) == 0:
+    n_members = int((clustering.labels == cluster).sum())
+    if n_members == 0:
         found = np.unique(clustering.labels)
         raise InputError(f"cluster {cluster} has no members: choose one of {', '.join(map(str, found[:20]))}")
     if n < 1:
         raise InputError(f"n is {n}: show 1 member or more")
-    typical_N = member_scores(features, clustering.labels).typical_N
-    rows = members[np.argsort(-typical_N[members], kind="stable")[:n]]
+    rows = most_typical(features, clustering.labels, cluster)[:n]
     name = name_of(_names(clustering, features, texts), cluster)
     number = "" if cluster == NOISE or name == f"cluster {cluster}" else f"cluster {cluster}: "
     noun = noun_of(images is not None, texts is not None)
-    title = f"{number}{name} · {len(members):,} {noun} · the {len(rows)} most typical"
+    title = f"{number}{name} · {n_members:,} {noun} · the {len(rows)} most typical"
     sheet = None
     if images is not None:
         sheet = contact_sheet([image_thumbnail(images[row], THUMBNAIL) for row in rows], title=title)

@@ -25,6 +25,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps "pacmap>=0.8"
 	@touch $@
 
+# The documentation site, in site/; a link that leads nowhere is an error.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+
 # Runs the notebooks and stores what they show; they want Debian's dataset-fashion-mnist and wordnet-base.
 notebooks: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace examples/*.ipynb
@@ -37,4 +41,4 @@ bench: $(READY)
 		$(BIN)/python benchmarks/$$script.py --quick $(if $(RECORD),--record); done
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -2,4 +2,5 @@
 
 from deepclust.cli.main import main
 
-main()
+if __name__ == "__main__":  # what lists all modules imports this one, too
+    main()

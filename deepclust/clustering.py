@@ -89,6 +89,9 @@ class Clustering(NotebookMethods):
     repeats: np.ndarray | None = None
     disagreement: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        self.labels = np.asarray(self.labels)
+
     def __len__(self) -> int:
         return len(self.labels)
 

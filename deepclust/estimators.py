@@ -195,7 +195,7 @@ class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, Transform
         Raises:
             InputError: if there is no such cut, or `n_clusters` was a number when it was fitted.
 
-        Example:
+        Examples:
             >>> from sklearn.datasets import load_digits
             >>> model = TEMI("auto", max_epochs=5, n_heads=2).fit(load_digits().data)
             >>> model.cut(17).predict_proba(load_digits().data).shape
@@ -306,7 +306,7 @@ def explore(X: Any, n_clusters: Any = "auto", **settings: Any) -> TEMI:
     Raises:
         InputError: (a ValueError) as `TEMI.fit`.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_digits
         >>> explore(load_digits().data, (2, 12), max_epochs=5, n_heads=2).exploration_.cuts[0].n_clusters
         2

@@ -39,11 +39,13 @@ class NotebookMethods:
         Raises:
             InputError: if pandas is not installed, X does not fit, or there is not one text per sample.
 
-        Example:
+        Examples:
             >>> from sklearn.datasets import load_digits
             >>> from deepclust import TSP
             >>> X = load_digits().data
-            >>> TSP(10, random_state=0).fit(X).to_frame(X).groupby("tsp_name").size()  # doctest: +SKIP
+            >>> model = TSP(10, max_epochs=2, random_state=0).fit(X)
+            >>> model.to_frame(X).columns.tolist()
+            ['row', 'tsp_cluster', 'tsp_name', 'tsp_confidence', 'tsp_top5', 'tsp_top5_probs']
         """
         from deepclust.report.notebook import samples_frame
 
@@ -64,8 +66,12 @@ class NotebookMethods:
         Raises:
             InputError: if X or the texts do not fit, or umap-learn is asked for and missing.
 
-        Example:
-            >>> temi.plot_map(X)  # doctest: +SKIP
+        Examples:
+            >>> from sklearn.datasets import load_digits
+            >>> from deepclust import TSP
+            >>> X = load_digits().data
+            >>> model = TSP(10, max_epochs=2, random_state=0).fit(X)
+            >>> model.plot_map(X, kind="pca").savefig("map.png")
         """
         from deepclust.report.notebook import map_figure
 
@@ -97,11 +103,13 @@ class NotebookMethods:
         Raises:
             InputError: if the cluster has no members, or X, images or texts do not fit.
 
-        Example:
+        Examples:
             >>> from sklearn.datasets import load_digits
             >>> from deepclust import TSP
-            >>> digits = load_digits()
-            >>> TSP(10, random_state=0).fit(digits.data).show(0, digits.data, n=3)  # doctest: +SKIP
+            >>> X = load_digits().data
+            >>> model = TSP(10, max_epochs=2, random_state=0).fit(X)
+            >>> model.show(0, X, n=3).told == [f"row {row}" for row in model.show(0, X, n=3).rows]
+            True
         """
         from deepclust.report.notebook import typical_members
 
@@ -130,8 +138,13 @@ class NotebookMethods:
         Raises:
             InputError: if X, images or texts do not fit.
 
-        Example:
-            >>> temi.report("clusters.html", X, texts=texts)  # doctest: +SKIP
+        Examples:
+            >>> from sklearn.datasets import load_digits
+            >>> from deepclust import TSP
+            >>> X = load_digits().data
+            >>> model = TSP(10, max_epochs=2, random_state=0).fit(X)
+            >>> model.report("clusters.html", X, kind="pca").name
+            'clusters.html'
         """
         from deepclust.report.notebook import write_notebook_page
 

@@ -73,6 +73,28 @@ def member_scores(features: FeatureSet, labels_N: np.ndarray) -> MemberScores:
     return MemberScores(ids_C, typical_N, margin_N, second_N, ids_C[_nearest_others(centers_CD)])
 
 
+def most_typical(features: FeatureSet, labels_N: np.ndarray, cluster: int) -> np.ndarray:
+    """Rows of the members of one cluster, the most typical first, as `member_scores` has them.
+
+    Args:
+        features: N × D.
+        labels_N: cluster ids, -1 for noise.
+        cluster: an id; of noise those come first that are nearest to any center.
+
+    Example:
+        >>> rows = FeatureSet.from_arrays(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.0]]))
+        >>> most_typical(rows, np.array([0, 0, 1, 0]), 0).tolist()
+        [0, 1, 3]
+    """
+    members = np.flatnonzero(labels_N == cluster)
+    if cluster == NOISE:
+        typical = member_scores(features, labels_N).typical_N[members]
+    else:  # its own rows are enough
+        unit_SD = _unit(np.asarray(features.features[members], np.float32) - _mean(features).astype(np.float32))
+        typical = unit_SD @ _unit(unit_SD.sum(axis=0, dtype=np.float64)[None])[0].astype(np.float32)
+    return members[np.argsort(-typical, kind="stable")]
+
+
 def nearest_clusters(features: FeatureSet, labels_N: np.ndarray, others: FeatureSet) -> np.ndarray:
     """The cluster with the center that is nearest to each of other rows, by direction from the mean of all clustered.
 
@@ -101,13 +123,17 @@ def nearest_clusters(features: FeatureSet, labels_N: np.ndarray, others: Feature
 
 def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(D,) mean of all rows, and the (C, D) float32 direction of each cluster's members from it."""
-    mean_D = sum(block.sum(axis=0, dtype=np.float64) for _, block in features.blocks()) / len(labels_N)
+    mean_D = _mean(features)
     place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
     sums_CD = np.zeros((len(ids_C), features.dim))
     for start, unit_BD in _unit_blocks(features, mean_D):
         members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
         np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
     return mean_D, _unit(sums_CD).astype(np.float32)
+
+
+def _mean(features: FeatureSet) -> np.ndarray:
+    return sum(block.sum(axis=0, dtype=np.float64) for _, block in features.blocks()) / len(features)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

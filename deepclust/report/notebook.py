@@ -23,8 +23,8 @@ from deepclust.neighbors import cached_neighbors
 from deepclust.report.cluster_figures import embedding_figure
 from deepclust.report.cluster_names import names_of
 from deepclust.report.contact_sheet import Images, contact_sheet, image_thumbnail
-from deepclust.report.map_layout import map_layout
-from deepclust.report.member_scores import member_scores
+from deepclust.report.map_layout import MAPS, map_layout
+from deepclust.report.member_scores import most_typical
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.page import write_page
 from deepclust.report.page_parts import MOST_ROWS, NEIGHBORS, Found, assembled_page, noun_of
@@ -69,10 +69,11 @@ class Members:
 
 def samples_frame(clustering: Clustering, features: FeatureSet, texts: Sequence[str] | None) -> pandas.DataFrame:
     """A row per sample."""
-    names = _names(clustering, features, _one_each(texts, features, "texts"))
+    told = _texts(texts, features)
+    names = _names(clustering, features, told)
     table = samples_table(features, {clustering.method: clustering}, {clustering.method: names})
-    if texts is not None and "text" not in table.column_names:
-        table = table.add_column(1, "text", [list(map(str, texts))])
+    if told is not None and "text" not in table.column_names:
+        table = table.add_column(1, "text", [told])
     try:
         return table.to_pandas()
     except ImportError:
@@ -83,7 +84,8 @@ def map_figure(
     clustering: Clustering, features: FeatureSet, texts: Sequence[str] | None, kind: str, seed: int
 ) -> Figure:
     """The samples in the plane, by cluster and by label."""
-    names = _names(clustering, features, _one_each(texts, features, "texts"))
+    _check_map(kind)
+    names = _names(clustering, features, _texts(texts, features))
     places_N2, map_name = map_layout(features, kind, seed)
     figure = embedding_figure(places_N2, clustering, features.labels, features.class_names, names)
     figure.supxlabel(f"{len(features):,} samples by {map_name}", fontsize=7)
@@ -99,19 +101,18 @@ def typical_members(
     n: int,
 ) -> Members:
     """The members of a cluster that are nearest to its center."""
-    images, texts = _images(images, features), _one_each(texts, features, "texts")
-    members = np.flatnonzero(clustering.labels == cluster)
-    if len(members) == 0:
+    images, texts = _images(images, features), _texts(texts, features)
+    n_members = int((clustering.labels == cluster).sum())
+    if n_members == 0:
         found = np.unique(clustering.labels)
         raise InputError(f"cluster {cluster} has no members: choose one of {', '.join(map(str, found[:20]))}")
     if n < 1:
         raise InputError(f"n is {n}: show 1 member or more")
-    typical_N = member_scores(features, clustering.labels).typical_N
-    rows = members[np.argsort(-typical_N[members], kind="stable")[:n]]
+    rows = most_typical(features, clustering.labels, cluster)[:n]
     name = name_of(_names(clustering, features, texts), cluster)
     number = "" if cluster == NOISE or name == f"cluster {cluster}" else f"cluster {cluster}: "
     noun = noun_of(images is not None, texts is not None)
-    title = f"{number}{name} · {len(members):,} {noun} · the {len(rows)} most typical"
+    title = f"{number}{name} · {n_members:,} {noun} · the {len(rows)} most typical"
     sheet = None
     if images is not None:
         sheet = contact_sheet([image_thumbnail(images[row], THUMBNAIL) for row in rows], title=title)
@@ -128,7 +129,8 @@ def write_notebook_page(
     seed: int,
 ) -> Path:
     """The page of one clustering."""
-    images, texts = _images(images, features), _one_each(texts, features, "texts")
+    _check_map(kind)
+    images, texts = _images(images, features), _texts(texts, features)
     title = display_name(clustering.method)
     row = score(clustering, features.features, features.labels, silhouette_metric=distance_of(features))
     agreement_N, n_heads = None, 0
@@ -165,25 +167,48 @@ def _told(features: FeatureSet, texts: Sequence[str] | None, rows: np.ndarray) -
     return [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
 
 
-def _one_each(texts: Sequence[str] | None, features: FeatureSet, what: str) -> Sequence[str] | None:
-    """The texts that were given, else those of the features; one per sample."""
+def _texts(texts: Sequence[str] | None, features: FeatureSet) -> Sequence[str] | None:
+    """The texts that were given, else those of the features; one per sample, a missing one is empty."""
     if texts is None:
         return features.texts
-    if isinstance(texts, str) or len(texts) != len(features):
-        raise InputError(f"{len(texts)} {what} for {len(features)} samples: give one per sample")
-    return list(texts)
+    if isinstance(texts, str):
+        raise InputError("texts is a single text: give a list, one per sample")
+    told = ["" if text is None or text != text else str(text) for text in texts]  # NaN differs from itself
+    _check_one_each(len(told), features, "texts")
+    return told
 
 
 def _images(images: Images | None, features: FeatureSet) -> Images | None:
     """The images that were given, else those of the features; one per sample."""
     if images is None:
         return images_of(features)
-    if len(images) != len(features):
-        raise InputError(f"{len(images)} images for {len(features)} samples: give one per sample")
-    if not isinstance(images, np.ndarray) or images.dtype.kind in "OU":
-        return list(images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
-        raise InputError(
-            f"images are {images.dtype} {images.shape}: give uint8 of shape (N, H, W) or (N, H, W, 3), or N paths"
-        )
-    return images
+    _check_one_each(len(images), features, "images")
+    if isinstance(images, np.ndarray) and images.dtype != object and images.dtype.kind != "U":
+        _check_pixels(images, images.shape[1:])
+        return images
+    each = list(images)
+    for one in each:
+        if isinstance(one, np.ndarray):
+            _check_pixels(one, one.shape)
+        elif not isinstance(one, str | os.PathLike):
+            raise InputError(f"images hold values of type {type(one).__name__}: give paths, or uint8 arrays")
+    missing = [one for one in each if not isinstance(one, np.ndarray) and not Path(one).is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(each)} images are no files, the first of them {missing[0]}")
+    return each
+
+
+def _check_one_each(n: int, features: FeatureSet, what: str) -> None:
+    if n != len(features):
+        raise InputError(f"{n} {what} for {len(features)} samples: give one per sample")
+
+
+def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Of an image, or of all of them."""
+    if pixels.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        raise InputError(f"images of {pixels.dtype} and shape {shape}: give uint8 and (H, W) or (H, W, 3), or paths")
+
+
+def _check_map(kind: str) -> None:
+    if kind not in MAPS:
+        raise InputError(f"kind is '{kind}': choose one of {', '.join(MAPS)}")

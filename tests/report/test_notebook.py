@@ -36,7 +36,7 @@ def test_the_members_shown_are_those_nearest_to_the_center(planted, texts):
     rows_ND = np.asarray(planted.features)
     shown = Clustering(labels_N, "kmeans").show(2, rows_ND, texts=texts, n=5)
     typical_N = np.where(labels_N == 2, member_scores(planted, labels_N).typical_N, -np.inf)
-    assert shown.rows.tolist() == np.argsort(-typical_N, kind="stable")[:5].tolist()
+    np.testing.assert_allclose(typical_N[shown.rows], np.sort(typical_N)[::-1][:5], atol=1e-6)
     assert shown.told == [texts[row] for row in shown.rows]
     assert shown.title == f"cluster 2: cloud, number · {(labels_N == 2).sum()} texts · the 5 most typical"
     assert repr(shown).splitlines() == [shown.title, *(f"  {text}" for text in shown.told)]
@@ -65,7 +65,12 @@ def test_estimators_show_other_samples_than_those_they_were_fitted_on(fitted, pl
         assert frame["text"].tolist() == texts[part]
         assert all(name.startswith(WORDS[label]) for name, label in zip(frame["tsp_name"], planted.labels[part]))
         np.testing.assert_allclose(frame["tsp_confidence"], fitted.predict_proba(rows_ND[part]).max(axis=1), atol=1e-6)
-    assert fitted.cut  # the methods of before are there
+
+
+def test_missing_texts_are_empty(fitted, planted, texts):
+    texts[0], texts[1] = None, float("nan")
+    told = fitted.to_frame(np.asarray(planted.features), texts=iter(texts))["text"].tolist()
+    assert told == ["", "", *texts[2:]]
 
 
 def test_a_table_brings_its_own_texts_and_ids(tmp_path, planted, texts):
@@ -115,8 +120,17 @@ def test_what_does_not_fit_is_refused(fitted, planted, texts):
         fitted.show(0, rows_ND, texts=texts[:2])
     with pytest.raises(InputError, match="3 images for 300 samples"):
         clustering.report("never.html", rows_ND, images=["a", "b", "c"])
-    with pytest.raises(InputError, match=r"images are float32 \(300, 4, 4\): give uint8"):
-        clustering.show(0, rows_ND, images=np.zeros((300, 4, 4), np.float32))
+    for pixels in (np.zeros((300, 4, 4), np.float32), [np.zeros((4, 4), np.float32)] * 300):
+        with pytest.raises(InputError, match=r"images of float32 and shape \(4, 4\): give uint8"):
+            clustering.show(0, rows_ND, images=pixels)
+    with pytest.raises(InputError, match=r"300 of 300 images are no files, the first of them gone\.png"):
+        clustering.show(0, rows_ND, images=["gone.png"] * 300)
+    with pytest.raises(InputError, match="images hold values of type Image: give paths"):
+        clustering.show(0, rows_ND, images=[Image.new("L", (4, 4))] * 300)
+    with pytest.raises(InputError, match="texts is a single text"):
+        fitted.to_frame(rows_ND, texts="x" * 300)
+    with pytest.raises(InputError, match="kind is 'pacmap': choose one of auto, umap, pca"):
+        clustering.plot_map(rows_ND, kind="pacmap")
     with pytest.raises(InputError, match="n is 0"):
         clustering.show(0, rows_ND, n=0)
     with pytest.raises(InputError, match="NaN"):

@@ -220,15 +220,17 @@ def _of_deepclust(title: str, about: str, fit: Callable[[Task], np.ndarray], **m
 _SKLEARN = "scikit-learn"
 METHODS: Mapping[str, Method] = {
     # deepclust's own. Another estimator is one line here.
-    "deepclust": _of_deepclust("deepclust", f"as `deepclust PATH -k C`: consensus heads to N = {SMALL}, then TEMI", _deepclust),
+    "deepclust": _of_deepclust(
+        "deepclust", f"as `deepclust PATH -k C`: consensus heads to N = {SMALL}, then TEMI", _deepclust
+    ),
     "temi": _of_deepclust("TEMI", "estimator's defaults", _estimator("TEMI")),
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),
     "tsp": _of_deepclust("TSP", "estimator's defaults", _estimator("TSP")),
     "temi_consensus": _of_deepclust("TEMI, consensus", "init=consensus", _estimator("TEMI", init="consensus")),
     "consensus": _of_deepclust(
-        "consensus", "18 views, 8 runs each, chosen by walks of 4 steps; untrained", _consensus
+        "consensus", "18 views, 8 runs each, chosen by walks of 2 steps; untrained", _consensus
     ),
-    "consensus_heads": _of_deepclust("consensus heads", "estimator's defaults", _estimator("ConsensusHeads")),
+    "consensus_heads": _of_deepclust("consensus heads", "its estimator, defaults", _estimator("ConsensusHeads")),
     "spherical_kmeans": _of_deepclust("spherical k-means", "deepclust's, best of 5", _estimator("SphericalKMeans")),
     # Other packages, told C.
     "kmeans": Method(

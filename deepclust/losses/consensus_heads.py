@@ -3,10 +3,10 @@
     L = - ½ Σ_c t_c (log q_s(c|x) + log q_s(c|x')),    t = (q_0(c|x) + q_0(c|x')) / 2
 
 q_0 is the network as training began, which has learned the partition that many views of the neighbor graph agree on
-(`init=consensus`). It stays as it is, so the targets cannot drift. Over the epochs a sample meets all its neighbors: half of
-what it learns is its own cluster, half is the share that each cluster has of its neighbors. So a border is as unsure as
-its neighbors disagree, and a sample that was misplaced goes where they are. No term asks for clusters of equal
-size. The gradient in the student's log-odds is (q_s - t) / 2B.
+(`init=consensus`). It stays as it is, so the targets cannot drift. Over the epochs a sample meets all its neighbors:
+half of what it learns is its own cluster, half is the share that each cluster has of its neighbors. So a border is as
+unsure as its neighbors disagree. No term asks for clusters of equal size. The gradient in the student's log-odds is
+(q_s - t) / 2B.
 
 Shape suffixes: H heads, B pairs, C clusters, V = 1: the student's mean, which is not used.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs, both_ways, check_pairs
@@ -36,6 +35,7 @@ def vote_loss(student_log_probs_HBC: Tensor, votes_HBC: Tensor) -> tuple[Tensor,
         ValueError: if the shapes differ.
 
     Example:
+        >>> import torch
         >>> loss_H, gradient_HBC = vote_loss(torch.full((1, 1, 2), 0.5).log(), torch.tensor([[[1.0, 0.0]]]))
         >>> loss_H, gradient_HBC
         (tensor([0.6931]), tensor([[[-0.5000,  0.5000]]]))
@@ -53,6 +53,7 @@ class ConsensusHeads(Loss):
     loss is not the one of the best partition.
 
     Example:
+        >>> import torch
         >>> student, start = (LogProbs(*torch.randn(2, 1, 8, 4).log_softmax(dim=3)) for _ in range(2))
         >>> loss = ConsensusHeads()
         >>> loss_H, gradients = loss.gradient(student, start, loss.look(student.exp()))

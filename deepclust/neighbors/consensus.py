@@ -7,7 +7,7 @@ that graph is the consensus (after the cluster ensembles of Strehl & Ghosh 2002;
 
 Where several partitions of that graph are about as good, chance would choose again: with other seeds of k-means the
 accuracy varied by up to ten points. So candidates are made in several ways, and the one whose clusters tell most of
-where walks of four steps end is taken (`walk_information`; docs/initialization.md has what else was tried).
+where walks of two steps end is taken (`walk_information`; docs/initialization.md has what else was tried).
 
 Which eigenvectors count is decided by their eigenvalues λ, by λ^32: those that are nearly constant along 32 steps of a
 random walk on the graph. A fixed number of them was worse (docs/initialization.md).
@@ -142,10 +142,10 @@ def ways(graph: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, at_least: 
 
 
 def walk_information(labels_N: np.ndarray, graph: sparse.csr_matrix, *, seed: int = 0) -> float:
-    """Mutual information, in nats, of the clusters at both ends of a random walk of four steps.
+    """Mutual information, in nats, of the clusters at both ends of a random walk of two steps.
 
     A walk begins at any sample and goes along edges in proportion to their weights. Of one step it would be the
-    information that heads learn from pairs; four look past the neighbors that every view was made of. It needs no
+    information that heads learn from pairs; two look past the neighbors that every view was made of. It needs no
     labels.
 
     Args:
@@ -161,16 +161,14 @@ def walk_information(labels_N: np.ndarray, graph: sparse.csr_matrix, *, seed: in
     n_samples, n_clusters = len(labels_N), int(labels_N.max()) + 1
     degree_N = np.asarray(graph.sum(axis=1)).ravel()
     step_NN = (sparse.diags(1 / np.maximum(degree_N, np.finfo(np.float64).tiny)) @ graph).tocsr()
-    back_NN = step_NN.T.tocsr()
     member_NC = sparse.csr_matrix(
         (np.ones(n_samples), labels_N, np.arange(n_samples + 1)), shape=(n_samples, n_clusters)
     )
     middles_S = np.arange(n_samples)
     if n_samples > MIDDLES:
         middles_S = np.sort(np.random.default_rng(seed).choice(n_samples, MIDDLES, replace=False))
-    # Two steps from the beginning meet two from the end, so that no N × N product is made.
-    begun_SC, ended_SC = back_NN[middles_S] @ (back_NN @ member_NC), step_NN[middles_S] @ (step_NN @ member_NC)
-    joint = (begun_SC.T @ ended_SC).tocoo()
+    # The step to the middle and the step from it, so that no N × N product is made.
+    joint = ((step_NN.T.tocsr()[middles_S] @ member_NC).T @ (step_NN[middles_S] @ member_NC)).tocoo()
     share = joint.data / joint.data.sum()
     begin_C, end_C = (np.bincount(side, share, n_clusters) for side in (joint.row, joint.col))
     return float((share * np.log(share / (begin_C[joint.row] * end_C[joint.col]))).sum())

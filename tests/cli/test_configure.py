@@ -246,7 +246,7 @@ def test_configurations_are_few():
         (
             "train",
             "loss=temy",
-            r"loss=temy is unknown \(did you mean temi\?\): choose from consensus_heads, dec, icon, iic, .*temi, tsp, turtle",
+            r"loss=temy is unknown \(did you mean temi\?\): choose from consensus_heads, dec, .*temi, tsp, turtle",
         ),
         ("train", "data=imagnet", r"data=imagnet is unknown \(did you mean imagenet\?\): choose from .*cifar10"),
         ("train", "benchmark=tinny", r"benchmark=tinny is unknown \(did you mean tiny\?\)"),

@@ -1,4 +1,4 @@
-"""Consensus heads: their gradient against finite differences, and the partition that they keep where others leave it."""
+"""Consensus heads: their gradient against finite differences, and the partition that they keep."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import torch
 
 from deepclust.features.rows import Rows
 from deepclust.neighbors.row_lists import Lists, Probes
-from deepclust.neighbors.search import normalized
-from deepclust.runtime.devices import free_bytes
+from deepclust.neighbors.search import SCREENING_MARGIN, normalized
+from deepclust.runtime.devices import free_bytes, native_bfloat16
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.runtime.shared_array import SharedArray
 
@@ -26,10 +26,19 @@ READ_ROWS = 1 << 16
 # Queries and candidates that are compared at a time: their similarities stay below 128 MB.
 QUERIES_AT_ONCE = 1 << 10
 CANDIDATE_ROWS = 1 << 15
+# From so many candidates of a query on, bfloat16 saves more than comparing the best of them again takes.
+SCREENED_CANDIDATES = 1 << 14
+# Products have few shapes: for each new one oneDNN compiles a kernel, which takes as long as the product of a list.
+PADDED_QUERIES, PADDED_CANDIDATES = 1 << 7, 1 << 10
+# Queries whose candidates are gathered at a time: a few MB.
+COMPARED_AGAIN = 64
 
 
 class ListSearch:
     """Compares the rows of a list with the rows of the P lists nearest to it, in float32.
+
+    Where there is much to compare, a CPU with bfloat16 instructions does so in bfloat16 first, and in float32 with the
+    best K and a margin.
 
     The rows are copied in list order: scaled to length 1 in float32 where that takes less than half of the free memory,
     else as they are stored, in memory or in a temporary file. The ranks of a machine have one copy.
@@ -47,6 +56,8 @@ class ListSearch:
         self.n_probe = probes.n_probe
         unit_bytes = len(rows) * rows.shape[1] * 4
         self.unit = not ranks.any(unit_bytes > free_bytes() // 2)
+        screens = probes.share * len(rows) > SCREENED_CANDIDATES and native_bfloat16("cpu")
+        self.dtype = torch.bfloat16 if screens else torch.float32
         self.sorted_ND = self._sorted_copy() if ranks.world_size == 1 else self._shared_copy(ranks)
         self.settings: dict[str, Any] = {
             "index": f"{self.n_lists} lists",
@@ -103,11 +114,25 @@ class ListSearch:
     def _nearest(self, one: int, places_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Of queries of one list: places and similarities of the K most similar rows of the lists nearby."""
         query_QD = self._unit(places_Q)
+        query_PD = torch.empty(_padded(len(query_QD), PADDED_QUERIES), query_QD.shape[1], dtype=self.dtype)
+        query_PD[: len(query_QD)] = query_QD
+        screens = self.dtype != query_QD.dtype
         best: tuple[torch.Tensor, torch.Tensor] | None = None
         for spans in self._spans(one, k):
-            best = self._merged(best, query_QD, spans, k)
+            best = self._merged(best, query_PD, len(query_QD), spans, k + screens * SCREENING_MARGIN)
         assert best is not None
-        return best[0].numpy(), best[1].numpy()
+        places_QK, similarities_QK = self._compared_again(query_QD, best[0], k) if screens else best
+        return places_QK.numpy(), similarities_QK.numpy()
+
+    def _compared_again(self, query_QD: torch.Tensor, places_QM: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+        """The K most similar of each query's candidates, by float32 products."""
+        similarities_QM = torch.empty(places_QM.shape)
+        for low in range(0, len(query_QD), COMPARED_AGAIN):
+            few = slice(low, low + COMPARED_AGAIN)
+            rows_BMD = self._unit(places_QM[few].flatten().numpy()).unflatten(0, places_QM[few].shape)
+            torch.bmm(rows_BMD, query_QD[few, :, None], out=similarities_QM[few, :, None])
+        best = similarities_QM.topk(k, dim=1)
+        return places_QM.gather(1, best.indices), best.values
 
     def _spans(self, one: int, k: int) -> Iterator[list[tuple[int, int]]]:
         """Places of the lists nearby, at most `CANDIDATE_ROWS` at a time; more lists where these hold fewer than K."""
@@ -131,21 +156,27 @@ class ListSearch:
     def _merged(
         self,
         best: tuple[torch.Tensor, torch.Tensor] | None,
-        query_QD: torch.Tensor,
+        query_PD: torch.Tensor,
+        n_queries: int,
         spans: list[tuple[int, int]],
         k: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         places_M = torch.cat([torch.arange(low, high) for low, high in spans])
-        similarities_QM = torch.empty(len(query_QD), len(places_M))
+        rows_MD = torch.empty(_padded(len(places_M), PADDED_CANDIDATES), query_PD.shape[1], dtype=self.dtype)
         done = 0
-        for low, high in spans:  # each list is multiplied where it lies
-            part_QM = similarities_QM[:, done : done + high - low]
-            torch.mm(query_QD, self._unit(slice(low, high)).T, out=part_QM)
+        for low, high in spans:
+            rows_MD[done : done + high - low] = self._unit(slice(low, high))
             done += high - low
-        top = similarities_QM.topk(min(k, len(places_M)), dim=1)
+        similarities_QM = (query_PD @ rows_MD.T)[:n_queries, :done]
+        top = similarities_QM.topk(min(k, done), dim=1)
         places_QK, similarities_QK = places_M[top.indices], top.values
         if best is not None:
             places_QK, similarities_QK = torch.cat([best[0], places_QK], 1), torch.cat([best[1], similarities_QK], 1)
             top = similarities_QK.topk(min(k, similarities_QK.shape[1]), dim=1)
             places_QK, similarities_QK = places_QK.gather(1, top.indices), top.values
         return places_QK, similarities_QK
+
+
+def _padded(size: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-size // step) * step

@@ -25,6 +25,7 @@ import deepclust.neighbors.cache as cache_module
 import deepclust.neighbors.mining as mining_module
 import deepclust.neighbors.search as search_module
 import deepclust.neighbors.search_ivf as ivf_module
+import deepclust.neighbors.search_lists as lists_module
 import deepclust.runtime.locks as locks_module
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
@@ -588,6 +589,20 @@ def test_lists_that_are_all_looked_into_give_the_exact_neighbors(rows):
     ids, similarities = mining_module.nearest_others(kept, np.arange(len(rows)), 7)
     np.testing.assert_array_equal(ids, expected.ids)
     np.testing.assert_allclose(similarities, expected.similarities, atol=1e-6)
+
+
+def test_lists_that_are_screened_in_bfloat16_give_the_same_neighbors(rows, monkeypatch):
+    lists = mining_module.group_rows(rows)
+    every = Probes(len(lists.centers_LD), 1.0, 1.0)
+    found = []
+    for least in (0, len(rows)):
+        monkeypatch.setattr(lists_module, "SCREENED_CANDIDATES", least)
+        monkeypatch.setattr(lists_module, "native_bfloat16", lambda accelerator: True)
+        search = mining_module.ListSearch(rows, lists, every)
+        assert search.dtype == (torch.float32 if least else torch.bfloat16)
+        found.append(mining_module.nearest_others(search, np.arange(len(rows)), 7))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 @pytest.mark.parametrize("recall", [0.8, 0.95, 0.99])

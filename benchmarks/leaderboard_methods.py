@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.cli.quick import SMALL
+from deepclust.cli.quick import SMALL, loss_for
 from deepclust.runtime.files import read_npz, written_whole
 
 # UMAP's documentation, "Using UMAP for clustering": more neighbors than by default, and min_dist 0.
@@ -110,7 +110,9 @@ def _estimator(name: str, **settings: Any) -> Callable[[Task], np.ndarray]:
 
 def _deepclust(task: Task) -> np.ndarray:
     """What `deepclust PATH -k C` takes."""
-    return _estimator("TSP" if len(task.rows_ND) <= SMALL else "TEMI")(task)
+    return _estimator(
+        {"consensus_heads": "ConsensusHeads", "temi": "TEMI"}[loss_for(len(task.rows_ND), task.n_clusters)]
+    )(task)
 
 
 def _consensus(task: Task) -> np.ndarray:
@@ -218,12 +220,17 @@ def _of_deepclust(title: str, about: str, fit: Callable[[Task], np.ndarray], **m
 _SKLEARN = "scikit-learn"
 METHODS: Mapping[str, Method] = {
     # deepclust's own. Another estimator is one line here.
-    "deepclust": _of_deepclust("deepclust", f"as `deepclust PATH -k C`: TSP to N = {SMALL}, then TEMI", _deepclust),
+    "deepclust": _of_deepclust(
+        "deepclust", f"as `deepclust PATH -k C`: consensus heads to N = {SMALL}, then TEMI", _deepclust
+    ),
     "temi": _of_deepclust("TEMI", "estimator's defaults", _estimator("TEMI")),
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),
     "tsp": _of_deepclust("TSP", "estimator's defaults", _estimator("TSP")),
     "temi_consensus": _of_deepclust("TEMI, consensus", "init=consensus", _estimator("TEMI", init="consensus")),
-    "consensus": _of_deepclust("consensus", "the start of heads under init=consensus, untrained", _consensus),
+    "consensus": _of_deepclust(
+        "consensus", "18 views, 8 runs each, chosen by walks of 2 steps; untrained", _consensus
+    ),
+    "consensus_heads": _of_deepclust("consensus heads", "its estimator, defaults", _estimator("ConsensusHeads")),
     "spherical_kmeans": _of_deepclust("spherical k-means", "deepclust's, best of 5", _estimator("SphericalKMeans")),
     # Other packages, told C.
     "kmeans": Method(

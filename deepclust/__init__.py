@@ -17,7 +17,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from deepclust.clusterers.estimator import BaselineClusterer
     from deepclust.clustering import Clustering
-    from deepclust.estimators import SCAN, TEMI, TSP, explore
+    from deepclust.estimators import SCAN, TEMI, TSP, ConsensusHeads, explore
     from deepclust.features.feature_files import load_features
     from deepclust.features.feature_set import FeatureSet
     from deepclust.reduction.reduction import Reduction
@@ -27,6 +27,7 @@ _HOMES = {
     "TEMI": "deepclust.estimators",
     "SCAN": "deepclust.estimators",
     "TSP": "deepclust.estimators",
+    "ConsensusHeads": "deepclust.estimators",
     "explore": "deepclust.estimators",
     "SphericalKMeans": "deepclust.spherical_kmeans",
     "BaselineClusterer": "deepclust.clusterers.estimator",
@@ -42,6 +43,7 @@ __all__ = [
     "TSP",
     "BaselineClusterer",
     "Clustering",
+    "ConsensusHeads",
     "FeatureSet",
     "Reduction",
     "SphericalKMeans",

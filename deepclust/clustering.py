@@ -40,6 +40,7 @@ DISPLAY_NAMES = {
     "wmi": "WMI",
     "icon": "I-Con",
     "turtle": "TURTLE",
+    "consensus_heads": "Consensus heads",
     "kmeans": "k-means",
     "kmeans_l2": "k-means, ℓ2",
     "kmeans_paper": "k-means, single starts",

@@ -333,3 +333,11 @@ class TSP(parameters_of("tsp"), HeadsEstimator):  # type: ignore[misc]
         "A linear head without a teacher on Gaussian-weighted neighbors (Zhou & Zhang 2022, eqs. 4 and 5).", "tsp"
     )
     _loss = "tsp"
+
+
+class ConsensusHeads(parameters_of("consensus_heads"), HeadsEstimator):  # type: ignore[misc]
+    __doc__ = documented(
+        "A head that learns the partition that many views of the neighbor graph agree on, and keeps it; our own.",
+        "consensus_heads",
+    )
+    _loss = "consensus_heads"

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import validation
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from deepclust import SCAN, TEMI, TSP, BaselineClusterer, SphericalKMeans
+from deepclust import SCAN, TEMI, TSP, BaselineClusterer, ConsensusHeads, SphericalKMeans
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import ShardedRows
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "precision": "32",
     "random_state": 0,
 }
-every_estimator = pytest.mark.parametrize("kind", [TEMI, SCAN, TSP])
+every_estimator = pytest.mark.parametrize("kind", [TEMI, SCAN, TSP, ConsensusHeads])
 
 
 def small(kind, **options: Any):

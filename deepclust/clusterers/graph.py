@@ -112,9 +112,10 @@ class SpectralClusterer(_GraphClusterer):
 
 @dataclass(eq=False, kw_only=True)
 class ConsensusClusterer(_GraphClusterer):
-    """The partition that twelve of the neighbor graph agree on: where heads start under `init=consensus`, untrained.
+    """The partition that many of the neighbor graph agree on: where heads start under `init=consensus`, untrained.
 
-    New samples join the nearest cluster mean.
+    Equal rows share a cluster, so where there are fewer distinct rows than C there are as many clusters. New samples
+    join the nearest cluster mean.
 
     Args:
         n_clusters: C, at most N.

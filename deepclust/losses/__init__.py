@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs
+from deepclust.losses.consensus_heads import ConsensusHeads
 from deepclust.losses.dec import DEC
 from deepclust.losses.icon import ICon
 from deepclust.losses.iic import IIC
@@ -48,7 +49,9 @@ __all__ = [
 COMPARATORS: tuple[type[Loss], ...] = (ScanOriginal, SelfLabel, NNM, IIC, PICA, SeLa, SelfClassifier, DEC, PMI, WMI)
 # Objectives that came after the three.
 NEWER: tuple[type[Loss], ...] = (ICon, TURTLE)
-_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS, *NEWER)
+# This project's own.
+OWN: tuple[type[Loss], ...] = (ConsensusHeads,)
+_ALL: tuple[type[Loss], ...] = (TEMI, SCAN, TSP, *COMPARATORS, *NEWER, *OWN)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _ALL}
 
 

@@ -1,19 +1,23 @@
 """Clusters that many views of the neighbor graph agree on.
 
 One spectral clustering depends on chance: on which edges the graph has, how they are weighted, how many eigenvectors
-are kept, where k-means ends. Here six graphs are made of the same mined neighbors, each is clustered in two ways, and
-each edge is weighted by how many of the twelve partitions put its two ends into one cluster. The spectral clustering of
+are kept, where k-means ends. Here nine graphs are made of the same mined neighbors, each is clustered in two ways, and
+each edge is weighted by how many of the partitions put its two ends into one cluster. The spectral clustering of
 that graph is the consensus (after the cluster ensembles of Strehl & Ghosh 2002; it stays as sparse as the neighbors).
+
+Where several partitions of that graph are about as good, chance would choose again: with other seeds of k-means the
+accuracy varied by up to ten points. So candidates are made in several ways, and the one whose clusters tell most of
+where walks of two steps end is taken (`walk_information`; docs/initialization.md has what else was tried).
 
 Which eigenvectors count is decided by their eigenvalues λ, by λ^32: those that are nearly constant along 32 steps of a
 random walk on the graph. A fixed number of them was worse (docs/initialization.md).
 
-Shape suffixes: N samples, M eigenvectors, C clusters, P partitions, H partitions that are asked for.
+Shape suffixes: N samples, M eigenvectors, C clusters, H partitions that are asked for, R runs, S middles of walks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -24,12 +28,12 @@ from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
 from deepclust.neighbors.mining import mine_neighbors
 from deepclust.neighbors.neighbor_graph import Symmetric, Weights, neighbor_graph
 from deepclust.neighbors.neighbors import Neighbors
-from deepclust.neighbors.spectral import leading_eigenvectors, spectral_labels, with_lonely
+from deepclust.neighbors.spectral import FITTED_ROWS, leading_eigenvectors, spectral_labels, with_lonely
 from deepclust.neighbors.ward import ward_labels
 from deepclust.runtime.progress import tracked
 
 GRAPHS: tuple[tuple[Weights, Symmetric], ...] = (("similarity", "mean"), ("similarity", "mutual"), ("shared", "mean"))
-GRAPH_NEIGHBORS = (15, 30)
+GRAPH_NEIGHBORS = (10, 15, 30)
 EIGENVECTORS_PER_CLUSTER = 2.5
 WALK_STEPS = 32
 # Of many clusters the diffused signals hold all directions, where 32 steps would leave a few.
@@ -38,8 +42,12 @@ DIFFUSION_STEPS = 8
 MOST_WARD_CLUSTERS = 1000
 # An edge over which no partition agrees keeps so much of its weight: it holds the graph together.
 FLOOR = 0.05
-# Of the partitions that are asked for, the best of at least so many runs of k-means comes first.
-FEWEST_RUNS = 5
+# k-means is run so often on each graph, which evens out chance; less often where its runs are long: at most so many
+# samples times clusters for all of them.
+RUNS = 8
+RUN_PAIRS = 1 << 23
+# Of more samples than this only walks through so many of them are looked at.
+MIDDLES = 1 << 16
 # Steps of seed between runs.
 SEED_STRIDE = 1009
 
@@ -47,7 +55,7 @@ SEED_STRIDE = 1009
 def consensus_partitions(
     neighbors: Neighbors, n_clusters: int, n_partitions: int = 1, *, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
-    """(H, N) int32 labels of k-means in the consensus' eigenvectors, the tightest first.
+    """(H, N) int32 partitions that most views of the graph agree on, those of the most `walk_information` first.
 
     Args:
         neighbors: mined neighbors, 30 for the graphs that the method was measured with.
@@ -56,16 +64,22 @@ def consensus_partitions(
         seed: of Lanczos and k-means.
         progress: show how far it is.
     """
-    n_views = (2 if n_clusters < MOST_WARD_CLUSTERS else 1) * len(GRAPHS) * len(graph_sizes(neighbors))
-    made = tracked(views(neighbors, n_clusters, seed), "partitions of the graph", n_views, enabled=progress)
-    graph = agreed_graph(neighbors, list(made))
-    rows_NM = walk_rows(graph, n_clusters, seed)
-    runs = [
-        spectral_labels(rows_NM, n_clusters, n_init=1, seed=seed * SEED_STRIDE + run, sampled=True)
-        for run in range(max(n_partitions, FEWEST_RUNS))
+    sizes = graph_sizes(neighbors)
+    made = (view for k in sizes for view in views(neighbors, k, n_clusters, seed))
+    per_size = (2 if n_clusters < MOST_WARD_CLUSTERS else 1) * len(GRAPHS)
+    seen = list(tracked(made, "partitions of the graph", per_size * len(sizes), enabled=progress))
+    # The narrowest graphs see small clusters and miss chains; whether they help differs from one data set to the next.
+    pools = [seen, seen[per_size:]] if len(sizes) > 1 else [seen]
+    wanted = -(-n_partitions // len(pools))
+    candidates = [
+        labels_N
+        for pool in pools
+        for made_RN in ways(agreed_graph(neighbors, pool), n_clusters, seed, at_least=wanted)
+        for labels_N in made_RN
     ]
-    runs.sort(key=lambda labels_N: -tightness(rows_NM, labels_N))
-    return np.stack(runs[:n_partitions])
+    graph = neighbor_graph(neighbors)
+    candidates.sort(key=lambda labels_N: -walk_information(labels_N, graph, seed=seed))
+    return np.stack(candidates[:n_partitions])
 
 
 def consensus_of_rows(
@@ -102,20 +116,62 @@ def consensus_of_rows(
     return consensus_partitions(neighbors, n_clusters, n_partitions, seed=seed, progress=progress)[:, place_N]
 
 
-def tightness(rows_NM: np.ndarray, labels_N: np.ndarray) -> float:
-    """k-means' objective by direction: the lengths of the clusters' summed unit rows, as a share of N."""
-    member = sparse.csr_matrix((np.ones(len(labels_N), np.float32), (labels_N, np.arange(len(labels_N)))))
-    return float(np.linalg.norm(member @ rows_NM, axis=1).sum()) / len(labels_N)
-
-
-def views(neighbors: Neighbors, n_clusters: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """The (N,) labels of twelve partitions: six graphs, each clustered by k-means and by Ward's method."""
+def views(neighbors: Neighbors, k: int, n_clusters: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Six views, each (R, N) labels: three graphs of k neighbors, each clustered by k-means and by Ward's method."""
     for weights, symmetric in GRAPHS:
-        for k in graph_sizes(neighbors):
-            rows_NM = walk_rows(neighbor_graph(neighbors, k=k, weights=weights, symmetric=symmetric), n_clusters, seed)
-            yield spectral_labels(rows_NM, n_clusters, n_init=1, seed=seed, sampled=True)
-            if n_clusters < MOST_WARD_CLUSTERS:
-                yield ward_labels(rows_NM, n_clusters, seed=seed)
+        graph = neighbor_graph(neighbors, k=k, weights=weights, symmetric=symmetric)
+        yield from ways(graph, n_clusters, seed)
+
+
+def ways(graph: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, at_least: int = 1) -> Iterator[np.ndarray]:
+    """(R, N) int32 labels of R runs of k-means in a graph's leading eigenvectors, then (1, N) of Ward's method.
+
+    Args:
+        graph: N × N.
+        n_clusters: C.
+        seed: of Lanczos and k-means.
+        at_least: so many runs in any case; else eight, or fewer where they are long.
+    """
+    rows_NM = walk_rows(graph, n_clusters, seed)
+    afforded = RUN_PAIRS // (n_clusters * min(len(rows_NM), FITTED_ROWS))
+    n_runs = max(at_least, min(RUNS, afforded))
+    seeds = range(seed * SEED_STRIDE, seed * SEED_STRIDE + n_runs)
+    yield np.stack([spectral_labels(rows_NM, n_clusters, n_init=1, seed=one, sampled=True) for one in seeds])
+    if n_clusters < MOST_WARD_CLUSTERS:
+        yield ward_labels(rows_NM, n_clusters, seed=seed)[None].astype(np.int32)
+
+
+def walk_information(labels_N: np.ndarray, graph: sparse.csr_matrix, *, seed: int = 0) -> float:
+    """Mutual information, in nats, of the clusters at both ends of a random walk of two steps.
+
+    A walk begins at any sample and goes along edges in proportion to their weights. Of one step it would be the
+    information that heads learn from pairs; two look past the neighbors that every view was made of. It needs no
+    labels.
+
+    Args:
+        labels_N: cluster ids from 0.
+        graph: N × N, with weights of 0 or more.
+        seed: of the samples that walks may have in their middle, where there are more than 65 536.
+
+    Example:
+        >>> pairs = sparse.csr_matrix(np.kron(np.eye(2), [[0.0, 1.0], [1.0, 0.0]]))  # two edges apart from each other
+        >>> round(walk_information(np.array([0, 0, 1, 1]), pairs), 3)  # log 2: the end is known from the beginning
+        0.693
+    """
+    n_samples, n_clusters = len(labels_N), int(labels_N.max()) + 1
+    degree_N = np.asarray(graph.sum(axis=1)).ravel()
+    step_NN = (sparse.diags(1 / np.maximum(degree_N, np.finfo(np.float64).tiny)) @ graph).tocsr()
+    member_NC = sparse.csr_matrix(
+        (np.ones(n_samples), labels_N, np.arange(n_samples + 1)), shape=(n_samples, n_clusters)
+    )
+    middles_S = np.arange(n_samples)
+    if n_samples > MIDDLES:
+        middles_S = np.sort(np.random.default_rng(seed).choice(n_samples, MIDDLES, replace=False))
+    # The step to the middle and the step from it, so that no N × N product is made.
+    joint = ((step_NN.T.tocsr()[middles_S] @ member_NC).T @ (step_NN[middles_S] @ member_NC)).tocoo()
+    share = joint.data / joint.data.sum()
+    begin_C, end_C = (np.bincount(side, share, n_clusters) for side in (joint.row, joint.col))
+    return float((share * np.log(share / (begin_C[joint.row] * end_C[joint.col]))).sum())
 
 
 def graph_sizes(neighbors: Neighbors) -> list[int]:
@@ -123,16 +179,18 @@ def graph_sizes(neighbors: Neighbors) -> list[int]:
     return sorted({min(k, neighbors.k) for k in GRAPH_NEIGHBORS})
 
 
-def agreed_graph(neighbors: Neighbors, partitions: Iterable[np.ndarray]) -> sparse.csr_matrix:
-    """The mutual graph, each edge times 0.05 + 0.95 a², where a is the share of the partitions that agree over it.
+def agreed_graph(neighbors: Neighbors, views: Sequence[np.ndarray]) -> sparse.csr_matrix:
+    """The mutual graph, each edge times 0.05 + 0.95 a², where a is the share of the views that agree over it.
 
     Args:
         neighbors: mined neighbors.
-        partitions: (N,) labels each.
+        views: (R, N) labels each; where it has several partitions, a view agrees in part.
     """
     graph = neighbor_graph(neighbors, k=graph_sizes(neighbors)[-1], symmetric="mutual").tocoo()
-    together = [labels_N[graph.row] == labels_N[graph.col] for labels_N in partitions]
-    agreement = np.mean(together, axis=0, dtype=np.float32)
+    agreement = np.zeros(graph.nnz, np.float32)
+    for view_RN in views:
+        for labels_N in view_RN:
+            agreement += (labels_N[graph.row] == labels_N[graph.col]) / np.float32(len(view_RN) * len(views))
     graph.data = graph.data * (FLOOR + (1 - FLOOR) * agreement**2)
     return graph.tocsr()
 

@@ -21,8 +21,7 @@ from deepclust.report.page import Page, write_page
 from deepclust.report.tables import read_rows, results_markdown
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.reporting import FinishedRun, page_of
-from deepclust.runtime.errors import InputError
-from deepclust.training.loggers import LoggerSettings
+from deepclust.training.loggers import LoggerSettings, told_where_it_fails
 
 # A confusion matrix of more classes is a gray square; a dashboard with more sheets is not looked through.
 MOST_CLASSES, MOST_SHEETS = 300, 24
@@ -42,8 +41,8 @@ def show_run(logger: Any, settings: LoggerSettings, folder: RunFolder) -> None:
         settings: of the logger, which say what is wanted.
         folder: of the run, whose results are written.
     """
-    try:
-        if settings.shows("pictures"):
+    if settings.shows("pictures"):
+        with told_where_it_fails("pictures"):
             run = FinishedRun.read(str(folder.path))
             page = page_of(run)
             pictures = {"map": [map_picture(page)], **confusions(run), **contact_sheets(folder, run.clusterings)}
@@ -52,10 +51,9 @@ def show_run(logger: Any, settings: LoggerSettings, folder: RunFolder) -> None:
                 log_files(logger, "report", [write_page(folder.path / "report.html", page)], folder)
             else:
                 show_in_tensorboard(logger, pictures, read_rows(folder.results))
-        if settings.shows("heads") and folder.trained_methods():
+    if settings.shows("heads") and folder.trained_methods():
+        with told_where_it_fails("the heads"):
             log_files(logger, "heads", files_of_heads(folder), folder)
-    except InputError as error:
-        print(f"the dashboard lacks pictures or files: {error}", flush=True)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -98,11 +96,12 @@ def contact_sheets(folder: RunFolder, clusterings: Mapping[str, Clustering]) -> 
         ids, sizes = np.unique(clustering.labels, return_counts=True)
         sheets: list[tuple[Image.Image, str]] = []
         for place in np.argsort(-sizes, kind="stable"):
-            name = "noise" if ids[place] == NOISE else f"cluster-{ids[place]:05d}"
-            file = folder.path / "contact_sheets" / method / f"{name}.jpg"
-            if file.is_file() and len(sheets) < MOST_SHEETS:
-                with Image.open(file) as sheet:
-                    sheets.append((sheet.convert("RGB"), f"{name.replace('-', ' ')}, {sizes[place]:,} images"))
+            name = "noise" if ids[place] == NOISE else f"cluster {ids[place]}"
+            file = "noise.jpg" if ids[place] == NOISE else f"cluster-{ids[place]:05d}.jpg"
+            path = folder.path / "contact_sheets" / method / file
+            if path.is_file() and len(sheets) < MOST_SHEETS:
+                with Image.open(path) as sheet:
+                    sheets.append((sheet.convert("RGB"), f"{name}, {sizes[place]:,} images"))
         if sheets:
             pictures[f"contact_sheets/{method}"] = sheets
     return pictures
@@ -125,7 +124,7 @@ def show_in_tensorboard(logger: Any, pictures: Pictures, rows: Sequence[Mapping[
     board = logger.experiment
     for panel, shown in pictures.items():
         for image, caption in shown:
-            tag = panel if len(shown) == 1 else f"{panel}/{caption}"
+            tag = panel if len(shown) == 1 else f"{panel}/{caption.split(',')[0]}"
             board.add_image(tag, np.asarray(image), dataformats="HWC")
     board.add_text("results", results_markdown(rows))
     logger.save()

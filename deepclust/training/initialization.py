@@ -74,7 +74,7 @@ class HeadStart:
 
     `spectral` clusters the neighbor graph in many ways, gives each head one of the best by `pair_information`, sets
     the prototypes to its clusters' means, and trains the whole head to tell the clusters for `warm_start_epochs`.
-    `consensus` does the same with what twelve partitions agree on (`neighbors/consensus.py`).
+    `consensus` does the same with what many partitions agree on (`neighbors/consensus.py`).
 
     A loss that goes on with trained heads starts from these, whatever `init` says.
 

@@ -249,13 +249,29 @@ def log_final(rows: list[dict[str, Any]], logger: Any, several: bool) -> None:
         for key, value in row.items():
             if key not in ("method", "split", "seed") and value is not None:
                 metrics[f"{prefix}{row['split']}/{key}"] = float(value)
-    if _is_tensorboard(logger):
-        logger.log_hyperparams(logger.hparams, metrics)  # together, as its table of runs wants them
-    else:
-        logger.log_metrics(metrics)
-    if hasattr(logger, "log_table") and rows:
-        logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    logger.save()
+    with told_where_it_fails("the results"):
+        if _is_tensorboard(logger):
+            logger.log_hyperparams(logger.hparams, metrics)  # together, as its table of runs wants them
+        else:
+            logger.log_metrics(metrics)
+        if hasattr(logger, "log_table") and rows:
+            logger.log_table("results", columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        logger.save()
+
+
+@contextmanager
+def told_where_it_fails(what: str) -> Iterator[None]:
+    """A section at the end of a run, whose results are on disk: where a dashboard fails the run has not, and a line
+    says so.
+
+    Args:
+        what: the dashboard then lacks.
+    """
+    try:
+        yield
+    except Exception as error:  # of a package or a server: there is no telling which
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        print(f"the dashboard lacks {what}: {(reason.splitlines() or [''])[0]}", flush=True)
 
 
 def _is_tensorboard(logger: Any) -> bool:

@@ -55,7 +55,7 @@ class Recipe:
         "spectral",
         "`random`; `kmeans`: each head's prototypes start from a spherical k-means run of its own; `kmeans_l2`: from "
         "one by Euclidean distance, as in TSP's paper; `spectral`: each head starts from a partition of the neighbor "
-        "graph; `consensus`: from the one that twelve of its partitions agree on",
+        "graph; `consensus`: from one that many of its partitions agree on",
         choices=INITIALIZATIONS,
     )
     warm_start_epochs: int = setting(

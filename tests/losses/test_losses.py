@@ -162,6 +162,9 @@ def plain_loss(name: str, logits: list[torch.Tensor], marginal_HC: torch.Tensor)
         return -(0.4 * (x * n / x.mean(dim=1, keepdim=True)).sum(dim=2) + 0.6).log().mean(dim=1)
     if name == "turtle":
         return -(x * teacher_x.log()).sum(dim=2).mean(dim=1) + 10 * negative_entropy(x)
+    if name == "consensus_heads":
+        votes = (teacher_x + teacher_n) / 2
+        return -(votes * (x.log() + n.log()) / 2).sum(dim=2).mean(dim=1)
     if name == "dec":
         targets = torch.nn.functional.normalize(teacher_x**2 / teacher_x.sum(dim=1, keepdim=True), p=1, dim=2)
         return (targets * (targets / x).log()).sum(dim=2).mean(dim=1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score
 
 from deepclust.clusterers import make_clusterer
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.consensus import agreed_graph, consensus_partitions, views, walk_rows
+from deepclust.neighbors.consensus import agreed_graph, consensus_partitions, views, walk_information, walk_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.ward import merged, ward_labels
 from deepclust.training.initialization import HeadStart
@@ -55,16 +56,37 @@ def test_walks_weight_eigenvectors_by_their_eigenvalues():
 def test_an_edge_keeps_the_weight_of_those_who_agree_over_it():
     ids = np.array([[1], [0], [3], [2]], np.int32)
     neighbors = Neighbors(ids, np.ones((4, 1), np.float32))
-    graph = agreed_graph(neighbors, [np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])]).toarray()
+    graph = agreed_graph(neighbors, [np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 2], [3, 3, 3, 3]])]).toarray()
     assert graph[0, 1] == pytest.approx(1)
-    assert graph[2, 3] == pytest.approx(0.05 + 0.95 / 4)
+    assert graph[2, 3] == pytest.approx(0.05 + 0.95 * 0.75**2)  # all of one view and half of the other
     assert np.count_nonzero(graph) == 4
 
 
-@pytest.mark.parametrize("n_partitions", [1, 7])
+def test_walk_information_is_that_of_two_steps_written_out(monkeypatch):
+    graph = neighbor_graph(mine_neighbors(np.random.default_rng(1).standard_normal((90, 6)).astype(np.float32), 8))
+    labels_N = np.random.default_rng(2).integers(0, 4, 90)
+    steps = graph.toarray() / graph.toarray().sum(axis=1, keepdims=True)
+    joint = np.eye(4)[labels_N].T @ np.linalg.matrix_power(steps, 2) @ np.eye(4)[labels_N] / 90
+    expected = entropy(joint.sum(axis=0)) + entropy(joint.sum(axis=1)) - entropy(joint.ravel())
+    assert walk_information(labels_N, graph) == pytest.approx(expected)
+    monkeypatch.setattr("deepclust.neighbors.consensus.MIDDLES", 60)
+    assert walk_information(labels_N, graph) == pytest.approx(expected, rel=0.3)
+
+
+def test_the_candidate_whose_clusters_tell_most_of_walks_comes_first(digits):
+    neighbors = mine_neighbors(digits, 30)
+    graph = neighbor_graph(neighbors)
+    found = [walk_information(labels_N, graph) for labels_N in consensus_partitions(neighbors, 10, 16)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+@pytest.mark.parametrize("n_partitions", [1, 21])  # more than there are candidates of eight runs
 def test_planted_clusters_are_found_by_every_view_and_by_the_consensus(n_partitions, planted):
     neighbors = mine_neighbors(planted, 20)
-    assert [adjusted_rand_score(planted.labels, labels) for labels in views(neighbors, 5)] == [1] * 12
+    seen = [view for k in (10, 15, 20) for view in views(neighbors, k, 5)]
+    assert [len(view) for view in seen] == [8, 1] * 9
+    assert all(adjusted_rand_score(planted.labels, labels) == 1 for view in seen for labels in view)
     found = consensus_partitions(neighbors, 5, n_partitions, seed=1)
     assert found.shape == (n_partitions, len(planted))
     assert found.dtype == np.int32

@@ -12,7 +12,7 @@ from deepclust.clustering import Clustering
 from deepclust.training.trained import TrainedHeads
 
 # The three, and those that see a batch in another way: its columns, twice, all samples, or by a teacher fitted to it.
-METHODS = ("temi", "scan", "tsp", "nnm", "self_classifier", "sela", "icon", "turtle")
+METHODS = ("temi", "scan", "tsp", "nnm", "self_classifier", "sela", "icon", "turtle", "consensus_heads")
 # Where ranks share the heads no loss sees more ranks than one, so three will do: a teacher, two looks, a fitted one.
 SHARING_METHODS = ("temi", "self_classifier", "turtle")
 

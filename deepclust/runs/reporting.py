@@ -198,15 +198,18 @@ def found_clustering(name: str, run: FinishedRun, row: dict[str, Any]) -> Found:
     return Found(clustering, title, row, agreement_N, n_heads)
 
 
-def head_agreement(run: FinishedRun, method: str) -> tuple[np.ndarray, int]:
-    """(N,) share of the other heads that put a sample where the clustering does, and the number of heads that count."""
+def head_agreement(run: FinishedRun, method: str) -> tuple[np.ndarray | None, int]:
+    """(N,) share of the other heads that put a sample where the clustering does, None where there is no other.
+
+    Beside it the number of heads that count.
+    """
     clustering = run.clusterings[method]
     disagreement_N = clustering.disagreement
     if disagreement_N is None:  # of a single head, or of an earlier version
         trained = TrainedHeads.load(run.folder.checkpoint(method)).to(fastest_device())
         disagreement_N = disagreement(trained, run.reduced.train, clustering.labels)
     if disagreement_N is None:
-        return np.zeros(len(clustering)), 1
+        return None, 1
     return 1 - disagreement_N, int(np.isfinite(clustering.settings["head_losses"]).sum())
 
 

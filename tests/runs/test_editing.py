@@ -13,7 +13,7 @@ from PIL import Image
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runs.editing import Edited, edited_clustering, export, folder_places, read_edits, replayed
-from deepclust.runs.reporting import FinishedRun, write_report
+from deepclust.runs.reporting import FinishedRun, page_of, write_report
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
 
@@ -131,6 +131,18 @@ def test_every_image_is_in_the_folder_of_its_cluster(photos, tmp_path, folders):
     else:
         assert found == []
     assert ((out / "moves.csv") in written) == (folders == "list")
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_a_page_tells_of_agreement_only_where_there_is_another_head(n_heads, command, photos, tmp_path):
+    photos.save(tmp_path / "features" / "train")
+    words = ("loss=tsp", "baselines=none", "n_clusters=2", "n_neighbors=3", "init=kmeans", "max_epochs=2")
+    trained = command(
+        "train", "data=features", "data.train=features/train", *words, f"n_heads={n_heads}", "run_dir=run"
+    )
+    assert trained.code == 0, trained.err
+    (shown,) = page_of(FinishedRun.read("run"), map_kind="pca").shown
+    assert (shown.agreement_N is None) == (n_heads == 1)
 
 
 def test_report_and_edit_from_the_command_line(command, photos, tmp_path):

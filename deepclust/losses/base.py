@@ -80,6 +80,7 @@ class Loss(ABC):
         of_all_samples: whether `look` sees all samples as each epoch begins, and not the pairs of each batch. The
             teacher then is the student as it was at that time.
         student_assigns: whether the student is what is kept though there is a teacher.
+        keeps_start: whether what heads start from is what they end with, so that they must start from something.
         n_means: V, how many means of the batch per head the loss needs, where that does not depend on C.
     """
 
@@ -93,6 +94,7 @@ class Loss(ABC):
     reads_log_odds: ClassVar[bool] = False
     of_all_samples: ClassVar[bool] = False
     student_assigns: ClassVar[bool] = False
+    keeps_start: ClassVar[bool] = False
     n_means: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -68,6 +68,7 @@ class ConsensusHeads(Loss):
     )
     # The teacher is then left as training began.
     student_assigns = True
+    keeps_start = True
 
     def look(self, probs: Probs) -> BatchLook:
         mean_HC = probs.anchors.mean(dim=1)

@@ -169,8 +169,13 @@ class Recipe:
 
     def check_features(self, n_rows: int) -> None:
         """Raises InputError where the features are too few for the clusters or the neighbors, or the loss's settings
-        do not fit the clusters."""
+        do not fit the clusters or the start."""
         self.loss.check(self.n_clusters)
+        if self.loss.keeps_start and self.init == "random":
+            raise InputError(
+                f"init=random, but loss={self.loss.name} keeps what its heads start from: leave it out, or choose "
+                "another start"
+            )
         if self.n_clusters > n_rows:
             raise InputError(f"n_clusters={self.n_clusters}, but there are only {n_rows} samples: ask for fewer")
         if self.n_neighbors >= n_rows:

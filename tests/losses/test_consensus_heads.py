@@ -11,6 +11,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import LogProbs, make_loss
 from deepclust.losses.consensus_heads import vote_loss
 from deepclust.neighbors import mine_neighbors
+from deepclust.runtime.errors import InputError
 from deepclust.training import module
 from deepclust.training.fit import fit_heads
 from deepclust.training.recipe import Recipe
@@ -65,3 +66,8 @@ def test_heads_keep_a_partition_of_uneven_sizes_and_the_network_that_votes_stays
         torch.testing.assert_close(weight, started["weights"][name], rtol=0, atol=0)
     # What is kept is what was trained.
     assert any((one != started["weights"][name]).any() for name, one in trained.heads.state_dict().items())
+
+
+def test_a_start_from_nothing_is_refused(planted):
+    with pytest.raises(InputError, match="init=random, but loss=consensus_heads keeps what its heads start from"):
+        fit_heads(planted, Recipe.of("consensus_heads", n_clusters=5, init="random"), TrainerSettings("cpu"))

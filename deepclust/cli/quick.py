@@ -112,6 +112,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     """Choose what nobody chose, train, and write the page."""
     from deepclust.cli.configure import composed
     from deepclust.features.texts import read_texts
+    from deepclust.report.tables import report_console, results_table
     from deepclust.runs.config import read_experiment
     from deepclust.runs.cutting import read_exploration
     from deepclust.runs.folder import RunFolder
@@ -135,9 +136,11 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     experiment.check()
     try:
         with ended_by_sigterm(lambda: "start it again"):
-            experiment.run(folder, progress=True)
+            results = experiment.run(folder, progress=True)
     finally:
         leave_processes()
+    if results is not None:
+        report_console().print(results_table(results.rows, notes=results.notes))
     found = read_exploration(folder, experiment.recipes[0].loss.name)
     if found is not None:
         again = f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N"

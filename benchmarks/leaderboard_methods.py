@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.cli.quick import SMALL, loss_for
+from deepclust.cli.quick import loss_for
 from deepclust.runtime.files import read_npz, written_whole
 
 # UMAP's documentation, "Using UMAP for clustering": more neighbors than by default, and min_dist 0.
@@ -221,7 +221,7 @@ _SKLEARN = "scikit-learn"
 METHODS: Mapping[str, Method] = {
     # deepclust's own. Another estimator is one line here.
     "deepclust": _of_deepclust(
-        "deepclust", f"as `deepclust PATH -k C`: consensus heads to N = {SMALL}, then TEMI", _deepclust
+        "deepclust", "as `deepclust PATH -k C`: consensus heads", _deepclust
     ),
     "temi": _of_deepclust("TEMI", "estimator's defaults", _estimator("TEMI")),
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),

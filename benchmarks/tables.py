@@ -46,7 +46,7 @@ def report(name: str, rows: Sequence[dict[str, Any]], notes: Sequence[str] = (),
     console = report_console()
     console.print(table)
     for note in notes:
-        console.print(note, style="dim")
+        console.print(note, style="dim", markup=False)
     write_rows(name, rows, notes, record=record)
 
 

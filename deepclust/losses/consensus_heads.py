@@ -71,8 +71,7 @@ class ConsensusHeads(Loss):
     keeps_start = True
 
     def look(self, probs: Probs) -> BatchLook:
-        mean_HC = probs.anchors.mean(dim=1)
-        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))
+        return BatchLook.of_one_view(probs.anchors)
 
     def gradient(
         self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0

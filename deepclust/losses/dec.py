@@ -91,5 +91,4 @@ class DEC(Loss):
 
     def look(self, probs: Probs) -> BatchLook:
         """The mean of q over the samples."""
-        mean_HC = probs.anchors.mean(dim=1)
-        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))
+        return BatchLook.of_one_view(probs.anchors)

@@ -98,8 +98,7 @@ class SeLa(Loss):
     def look_again(self, probs: Probs, mean_VHC: Tensor) -> BatchLook:
         """log r for which the columns would be even if the rows stayed as they are."""
         scores_HBC = log_clamped(probs.anchors).mul_(self.sharpness).add_(mean_VHC[0][:, None, :])
-        mean_HC = torch.softmax(scores_HBC, dim=2).mean(dim=1)
-        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))
+        return BatchLook.of_one_view(torch.softmax(scores_HBC, dim=2))
 
     def next_mean(self, mean_VHC: Tensor, batch_mean_VHC: Tensor) -> Tensor:
         """log r ← log r - log(C · mean of q)."""

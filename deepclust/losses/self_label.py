@@ -93,5 +93,4 @@ class SelfLabel(WithoutTeacher):
         """The share of the samples that are sure of each cluster."""
         labels_HB1, sure_HB1 = sure_labels(probs.anchors, self.threshold)
         sure_HBC = torch.zeros_like(probs.anchors).scatter_(2, labels_HB1, sure_HB1)
-        mean_HC = sure_HBC.mean(dim=1)
-        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))
+        return BatchLook.of_one_view(sure_HBC)

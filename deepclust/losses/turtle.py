@@ -127,8 +127,7 @@ class TURTLE(Loss):
 
     def look(self, probs: Probs) -> BatchLook:
         """The mean of τ over the samples."""
-        mean_HC = probs.anchors.mean(dim=1)
-        return BatchLook(mean_HC[None], mean_HC.new_ones(probs.anchors.shape[1]))
+        return BatchLook.of_one_view(probs.anchors)
 
     def gradient(
         self, student: LogProbs, teacher: LogProbs, batch: BatchLook, scale: float = 1.0

@@ -149,8 +149,10 @@ def evaluate_run(
         )
     for method in trained_methods:
         trained = TrainedHeads.load(run.checkpoint(method)).to(fastest_device())
-        if trained.recipe.loss.name != method or (identity is not None and trained.identity != identity.digest(method)):
+        if trained.recipe.loss.name != method:
             raise InputError(f"{run.checkpoint(method)} is of another run: put this run's own file back, or remove it")
+        if identity is not None:
+            identity.check_own(run.checkpoint(method), method, trained.identity)
         check_cut(run, trained, method)
         if recut is not None:
             notes.extend(recut.apply(trained, method))
@@ -172,9 +174,8 @@ def evaluate_run(
             if not run.clustering(method, split).is_file():
                 continue
             clustering = clusterings[method, split] = Clustering.load(run.clustering(method, split))
-            if identity is not None and method in identity.methods and clustering.identity != identity.digest(method):
-                place = run.clustering(method, split)
-                raise InputError(f"{place} is of another run: put this run's own file back, or remove it")
+            if identity is not None:
+                identity.check_own(run.clustering(method, split), method, clustering.identity)
             rows.append(scored(clustering, features, split, None, notes, silhouette=silhouette))
             notes.extend(clustering.notes)
     return Evaluation(run.path, dataset, clusterings, rows, list(dict.fromkeys(notes)))

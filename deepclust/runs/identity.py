@@ -100,6 +100,20 @@ class Identity:
         """Names a method's part: that of its checkpoint and clusterings."""
         return fingerprint(self.data, self.shared, self.methods[method])
 
+    def check_own(self, path: Path, method: str, named: str | None) -> None:
+        """Raises InputError if a method's file is of another run than its folder.
+
+        Args:
+            path: of the file.
+            method: by the file's name.
+            named: the digest that the file names.
+        """
+        of_method = method in self.methods
+        # Of what the run was not asked for by name, such as what `select` tried, any digest of the run will do.
+        digests = {self.digest(one) for one in ((method,) if of_method else self.methods)}
+        if named not in digests and (of_method or named is not None):
+            raise InputError(f"{path} is of another run: put this run's own file back, or remove it")
+
     def continued(self, before: Identity, folder: Path) -> Identity:
         """This run as the continuation of what the folder holds: the methods there, and those that are added.
 

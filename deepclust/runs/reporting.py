@@ -25,6 +25,7 @@ from deepclust.report.tables import read_rows
 from deepclust.runs.choosing import selected_of
 from deepclust.runs.config import cache_folders, reduced_as_trained
 from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity
 from deepclust.runs.source import DataSource
 from deepclust.runs.steps import scored
 from deepclust.runtime.devices import fastest_device
@@ -63,7 +64,7 @@ class FinishedRun:
             most: clusterings that are read; None reads all.
 
         Raises:
-            InputError: if no finished run is there, or its data are gone.
+            InputError: if no finished run is there, its data are gone, or a clustering is of another run.
         """
         folder = RunFolder(Path(path).expanduser())
         if not folder.path.is_dir():
@@ -81,7 +82,10 @@ class FinishedRun:
         dataset = DataSource.of(config).load()
         reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
         clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:most]}
+        identity = Identity.read(folder.identity)
         for name, clustering in clusterings.items():
+            if identity is not None and name in names:
+                identity.check_own(places[name], name, clustering.identity)
             if len(clustering) != len(dataset.train):
                 raise InputError(
                     f"{places[name]} has {len(clustering)} samples, the data {len(dataset.train)}: the data have "

@@ -178,6 +178,15 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
     assert Path("elsewhere/folders/all").is_dir()
     assert command("edit", "run=run", "method=kmeans", "folders=none").code == 0
     assert Path("run/handed_on/samples.csv").is_file()
+    words = ("loss=none", "baselines=kmeans", "n_clusters=2", "seed=1", "run_dir=other")
+    assert command("train", "data=features", "data.train=features/train", *words).code == 0
+    own = Path("run/clusterings/kmeans.npz").read_bytes()
+    for name in ("kmeans", "temi"):  # in the place of its own, and beside it
+        Path(f"run/clusterings/{name}.npz").write_bytes(Path("other/clusterings/kmeans.npz").read_bytes())
+        refused = command("report", "run=run", "map=pca")
+        assert (refused.code, f"clusterings/{name}.npz is of another run" in refused.error_line) == (2, True)
+        Path(f"run/clusterings/{name}.npz").unlink()
+        Path("run/clusterings/kmeans.npz").write_bytes(own)
     with pytest.raises(InputError, match="no such folder"):
         FinishedRun.read("nowhere")
     finished = FinishedRun.read("run")

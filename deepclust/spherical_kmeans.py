@@ -23,7 +23,7 @@ from torch import Tensor
 
 from deepclust.clustering import TOP
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
-from deepclust.features.rows import Rows
+from deepclust.features.rows import Rows, RowView
 from deepclust.features.unit_rows import UnitRows, check_matrix, unit_blocks, unit_tensors
 from deepclust.runtime.devices import fastest_device, native_bfloat16
 from deepclust.runtime.errors import InputError
@@ -35,6 +35,9 @@ BLOCK_SIMILARITIES = 1 << 25
 # one iteration over a large data set, and at 60 000 samples it finds centers as good as from all of them.
 SEEDING_ROWS = 16384
 SEEDING_ROWS_PER_CENTER = 16
+# Which of several runs is best shows on a sample, of as many rows per center as faiss' k-means trains on.
+COMPETING_ROWS = 1 << 17
+COMPETING_ROWS_PER_CENTER = 256
 PRECISIONS = ("auto", "float32", "bfloat16")
 STARTS = ("k-means++", "random")
 # With fewer centers the products are no longer what a pass spends its time on. At 20 000 × 1280 and 100 centers
@@ -50,7 +53,7 @@ class KMeansResult:
         centroids_CD: float32 centers of norm 1.
         labels_N: int32, the closest center of each sample.
         similarity: mean cosine similarity of the samples to their centers; the objective, higher is better.
-        n_iter: how often the centers were updated in the run that was kept.
+        n_iter: how often the centers were updated in the run that was kept; where runs competed on a sample, afterwards.
         seed: the seed that was asked for.
     """
 
@@ -75,12 +78,15 @@ def spherical_kmeans(
 ) -> KMeansResult:
     """Cluster the directions of the samples: the best of `n_init` runs by mean cosine similarity.
 
+    Above 131 072 samples, and 256 for each cluster, the runs compete on a random sample of so many, and the best of
+    them goes on over all samples until it has converged there.
+
     A center that loses all its samples is moved to the sample that is least similar to its own center.
 
     Args:
         features_ND: any real dtype, in memory or memory-mapped, normalized or not.
         n_clusters: C, at least 1 and at most N.
-        n_init: independent runs, each from its own seeding.
+        n_init: independent runs, each from its own seeding; one run looks at all samples.
         max_iter: at most this many updates of the centers per run.
         tol: a run has converged once an update raises the mean similarity by less than this share of it.
         init: `k-means++` (greedy, as scikit-learn's) or `random` (distinct samples).
@@ -106,15 +112,20 @@ def spherical_kmeans(
             f"n_clusters is {n_clusters}, but n_samples={n_samples}: ask for fewer clusters or give more samples"
         )
     half = precision == "bfloat16" or (precision == "auto" and n_clusters >= HALF_CLUSTERS and native_bfloat16())
-    unit = _unit_rows(features_ND, half, ranks)
+    unit = _unit_rows(features_ND, half, ranks)  # looks at all rows first: what is wrong is refused by its number
+    sample_ND = _competing_rows(features_ND, n_clusters, seed) if n_init > 1 else None
+    competing = unit if sample_ND is None else _unit_rows(sample_ND, half, ranks)
     best: tuple[np.ndarray, np.ndarray, float, int] | None = None
     for run in range(n_init):
         rng = np.random.default_rng([seed, run])
-        centroids_CD = _seed_centroids(unit, n_clusters, init, rng, ranks, half)
-        found = _lloyd(unit, centroids_CD, max_iter, tol, ranks, half)
+        centroids_CD = _seed_centroids(competing, n_clusters, init, rng, ranks, half)
+        found = _lloyd(competing, centroids_CD, max_iter, tol, ranks, half)
         if best is None or found[2] > best[2]:
             best = found
     assert best is not None
+    if competing is not unit:
+        del competing
+        best = _lloyd(unit, best[0], max_iter, tol, ranks, half)
     centroids_CD, labels_S, similarity, n_iter = best
     return KMeansResult(centroids_CD, ranks.gather(labels_S), similarity, n_iter, seed)
 
@@ -151,6 +162,14 @@ def kmeans_predict(
             top_ids_ST[start - share.start :][: len(block_BD)] = found_BT.cpu().numpy()
     top_ids_NT = ranks.gather(top_ids_ST)
     return top_ids_NT[:, 0].copy(), top_ids_NT
+
+
+def _competing_rows(features_ND: Rows, n_clusters: int, seed: int) -> Rows | None:
+    """The sample of rows on which several runs compete; None where it would be all."""
+    n_rows = max(COMPETING_ROWS, COMPETING_ROWS_PER_CENTER * n_clusters)
+    if len(features_ND) <= n_rows:
+        return None
+    return RowView(features_ND, np.sort(np.random.default_rng(seed).choice(len(features_ND), n_rows, replace=False)))
 
 
 def _unit_rows(features_ND: Rows, half: bool, ranks: Ranks) -> UnitRows:

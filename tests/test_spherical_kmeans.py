@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import distributed as dist
 
+import deepclust.spherical_kmeans as kmeans_module
 from deepclust.features import unit_rows
 from deepclust.features.rows import ShardedRows
 from deepclust.runtime.errors import InputError
@@ -157,6 +158,22 @@ def test_bfloat16_ends_exact_and_as_good(n_clusters, planted):
     chosen = np.take_along_axis(similarities, rounded.labels_N[:, None].astype(np.int64), axis=1)[:, 0]
     np.testing.assert_allclose(chosen, similarities.max(axis=1), atol=1e-6)
     assert rounded.similarity == pytest.approx(chosen.mean(), abs=1e-6)
+
+
+def test_runs_compete_on_a_sample_and_the_best_ends_on_all_rows(digits, monkeypatch):
+    whole = spherical_kmeans(digits, 10, n_init=5)
+    monkeypatch.setattr(kmeans_module, "COMPETING_ROWS", 600)
+    monkeypatch.setattr(kmeans_module, "COMPETING_ROWS_PER_CENTER", 1)
+    found = spherical_kmeans(digits, 10, n_init=5)
+    assert found.similarity == pytest.approx(whole.similarity, rel=2e-3)
+    # It has converged on all rows: centers are the directions of their members' sums, members are nearest to them.
+    np.testing.assert_array_equal(found.labels_N, (unit(digits) @ found.centroids_CD.T).argmax(axis=1))
+    sums = np.stack([unit(digits)[found.labels_N == one].sum(axis=0) for one in range(10)])
+    assert (unit(sums) * found.centroids_CD).sum(axis=1).min() > 1 - 1e-3
+    broken = np.array(digits)
+    broken[1703] = 0
+    with pytest.raises(InputError, match="row 1703"):
+        spherical_kmeans(broken, 10)
 
 
 def test_memory_stays_at_blocks_and_centers(tmp_path, monkeypatch):

@@ -72,9 +72,7 @@ def own_searches(case: str, features: np.ndarray) -> list[dict[str, object]]:
     seconds, settings = time.process_time() - began, neighbors.settings
     name = f"auto: {settings['method']}"
     if settings["method"] == "ivf":
-        name += (
-            f" ({settings['index']}, {settings['n_probe']} probes, {100 * settings['share_compared']:.1f} % of pairs)"
-        )
+        name += f" ({settings['n_probe']} of {settings['index']}, {100 * settings['share_compared']:.1f} % of pairs)"
     rows.append(line(case, features, name, seconds, slow, measured_recall(features, neighbors.ids, seed=2)))
     return told(rows)
 

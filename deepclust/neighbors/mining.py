@@ -42,6 +42,8 @@ from deepclust.runtime.shared_array import SharedArray
 METRICS = ("cosine", "euclidean")
 METHODS = ("auto", "exact", "screened", "ivf", "faiss")
 QUERY_ROWS = 1024
+# The more rows look into a list at once, the larger are the products.
+LIST_QUERY_ROWS = 4096
 DEFAULT_RECALL = 0.99
 # Above so many rows an inverted file on a GPU beats comparing all pairs.
 IVF_ROWS = 400_000
@@ -148,7 +150,7 @@ def mine_neighbors(
         if probes.share > (MOST_PAIRS_BFLOAT16 if bfloat16 else MOST_PAIRS):
             lists, chosen = None, "screened" if bfloat16 else "exact"
     order_N = np.arange(n_rows) if lists is None else lists.order_N
-    bounds = np.append(np.arange(0, n_rows, QUERY_ROWS), n_rows) if lists is None else lists.blocks(QUERY_ROWS)
+    bounds = np.append(np.arange(0, n_rows, QUERY_ROWS), n_rows) if lists is None else lists.blocks(LIST_QUERY_ROWS)
     spans = dict(zip(bounds[:-1].tolist(), bounds[1:].tolist()))
     ids, similarities = SharedArray((n_rows, k), np.int32, ranks), SharedArray((n_rows, k), np.float32, ranks)
     starts = list(spans)[ranks.rank :: ranks.world_size]

@@ -1,8 +1,8 @@
 """Rows grouped into lists of nearby rows, and how many lists a row's neighbors lie in.
 
-Lists are those of spherical k-means, "nearby" is the cosine of their centers.
+Lists are those of spherical k-means. A row looks into those whose centers have the highest cosine with it.
 
-Shape suffixes: N rows, D feature dimensions, L lists, P lists that are looked into, Q queries, K neighbors.
+Shape suffixes: N rows, D feature dimensions, L lists, Q queries, K neighbors.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from deepclust.features.arrays import check_rows
 from deepclust.features.rows import Rows
-from deepclust.neighbors.search import ExactSearch, nearest_of_all
+from deepclust.neighbors.search import ExactSearch, nearest_of_all, normalized
 from deepclust.runtime.files import read_npz, written_whole
 from deepclust.runtime.ranks import ALONE, Ranks
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 
-# Long lists make large products, short ones fewer candidates: measured at 1 M × 384, see docs/benchmarks.md.
-LISTS_PER_ROOT = 2
+# Long lists make large products, short ones fewer candidates: of 0.5, 1, 2 and 4 this was the fastest or near it.
+LISTS_PER_ROOT = 1
 # The lists need not be optimal: a few iterations over a sample suffice.
 TRAINING_ROWS_PER_LIST = 25
 ITERATIONS = 3
@@ -31,6 +30,8 @@ ITERATIONS = 3
 CALIBRATION_QUERIES = 2048
 FEWEST_QUERIES = 512
 QUERIES_SHARE = 32
+# A row that is near no center looks into many lists, but not into ever more.
+LEAST_COSINE = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,6 @@ class Lists:
         place_N[self.order_N] = np.arange(len(self.order_N))
         return place_N
 
-    @cached_property
-    def nearby_LP(self) -> np.ndarray:
-        """(L, L) int32: all lists as seen from each, nearest first; each is its own nearest but for rounding."""
-        centers = torch.from_numpy(self.centers_LD)
-        return torch.cat(
-            [(block @ centers.T).argsort(1, descending=True).int() for block in centers.split(1024)]
-        ).numpy()
-
     def of_rows(self, ids: np.ndarray) -> np.ndarray:
         """The list of each row."""
         return np.searchsorted(self.bounds_L1, self.place_N[ids], side="right") - 1
@@ -74,11 +67,10 @@ class Lists:
         cuts = [np.arange(between[block], ends[block + 1], n_rows) for block in long]
         return np.unique(np.concatenate([ends, *cuts]))
 
-    def share_compared(self, n_probe: int) -> float:
-        """The pairs of rows that are compared where each list looks into so many, as a share of all pairs."""
-        sizes_L = np.diff(self.bounds_L1).astype(np.float64)
-        seen_L = sum(sizes_L[column] for column in self.nearby_LP[:, :n_probe].T)
-        return float(sizes_L @ seen_L) / len(self.order_N) ** 2
+    @cached_property
+    def sizes_L(self) -> np.ndarray:
+        """How many rows each list has, at least one."""
+        return np.diff(self.bounds_L1)
 
     def save(self, path: Path) -> None:
         with written_whole(path) as temporary:
@@ -91,7 +83,7 @@ class Lists:
 
 
 def group_rows(rows: Rows, *, seed: int = 0, ranks: Ranks = ALONE) -> Lists:
-    """About 2 √N lists by spherical k-means on a sample; the first rank finds the centers, and each rank groups its
+    """About √N lists by spherical k-means on a sample; the first rank finds the centers, and each rank groups its
     part of the rows."""
     n_rows = len(rows)
     n_lists = max(2, min(round(LISTS_PER_ROOT * n_rows**0.5), n_rows // 2))
@@ -102,8 +94,8 @@ def group_rows(rows: Rows, *, seed: int = 0, ranks: Ranks = ALONE) -> Lists:
     centers_LD = ranks.from_first(centers_LD)
     lists_N = kmeans_predict(rows, centers_LD, top=1, ranks=ranks)[0]
     order_N = np.argsort(lists_N, kind="stable")
-    bounds_L1 = np.searchsorted(lists_N[order_N], np.arange(n_lists + 1))
-    return Lists(centers_LD, order_N, bounds_L1)
+    used_L, begin_L = np.unique(lists_N[order_N], return_index=True)
+    return Lists(centers_LD[used_L], order_N, np.append(begin_L, n_rows))
 
 
 def _list_centers(rows: Rows, n_lists: int, seed: int) -> np.ndarray:
@@ -137,17 +129,31 @@ def shared_lists(rows: Rows, block_dir: Path | None, ranks: Ranks = ALONE) -> Li
 
 @dataclass(frozen=True)
 class Probes:
-    """How many lists to look into.
+    """Into how many lists a row looks: P / cos², where cos is its similarity to the nearest center.
+
+    A row far from all centers has its neighbors in many lists. That it alone looks into many, and into those nearest to
+    itself rather than to its list, leaves a third to a tenth of the pairs to compare (docs/benchmarks.md).
 
     Attributes:
-        n_probe: P.
-        recall: share of a sample's true neighbors that these lists hold.
-        share: of all pairs of rows, those that are compared.
+        effort: P, at least 1.
+        recall: share of the sample's true neighbors in these lists.
+        share: of all pairs of rows that are compared.
+        mean: lists that a row looks into.
     """
 
-    n_probe: int
+    effort: float
     recall: float
     share: float
+    mean: float
+
+    def of(self, nearest_Q: np.ndarray, n_lists: int) -> np.ndarray:
+        """(Q,) int: how many lists each row looks into.
+
+        Args:
+            nearest_Q: cosine of each row with its nearest center.
+            n_lists: L, at most so many.
+        """
+        return np.clip(self.effort / _nearness(nearest_Q), 1, n_lists).astype(np.int64)
 
 
 def calibrated(rows: Rows, lists: Lists, k: int, recall: float, *, seed: int = 0, ranks: Ranks = ALONE) -> Probes:
@@ -168,9 +174,21 @@ def calibrated(rows: Rows, lists: Lists, k: int, recall: float, *, seed: int = 0
     with ranks.all_or_none():
         found = ExactSearch(rows, ranks.share(len(rows))).query(sample_Q, k)
     true_QK, _ = nearest_of_all(*found, k, ranks)
-    nearby_QP = lists.nearby_LP[lists.of_rows(sample_Q)]
-    rank_QL = np.empty_like(nearby_QP)
-    np.put_along_axis(rank_QL, nearby_QP, np.arange(nearby_QP.shape[1], dtype=np.int32)[None], axis=1)
-    ranks_QK = np.take_along_axis(rank_QL, lists.of_rows(true_QK), axis=1)
-    n_probe = int(np.quantile(ranks_QK, recall, method="inverted_cdf")) + 1
-    return Probes(n_probe, float((ranks_QK < n_probe).mean()), lists.share_compared(n_probe))
+    similarities_QL = normalized(rows, sample_Q).numpy() @ lists.centers_LD.T
+    nearest_QL = np.argsort(-similarities_QL, axis=1, kind="stable").astype(np.int32)
+    place_QL = np.empty_like(nearest_QL)
+    np.put_along_axis(place_QL, nearest_QL, np.arange(1, nearest_QL.shape[1] + 1, dtype=np.int32)[None], axis=1)
+    place_QK = np.take_along_axis(place_QL, lists.of_rows(true_QK), axis=1)
+    nearest_Q = similarities_QL.max(axis=1)
+    needed_QK = place_QK * _nearness(nearest_Q)[:, None]
+    # A millionth more, so that rounding does not leave out the list that decides.
+    effort = max(1.0, float(np.quantile(needed_QK, recall, method="inverted_cdf")) * (1 + 1e-6))
+    probes = Probes(effort, 0.0, 0.0, 0.0)
+    wanted_Q = probes.of(nearest_Q, len(lists.centers_LD))
+    seen_QL = np.cumsum(lists.sizes_L[nearest_QL], axis=1)
+    share = float(np.take_along_axis(seen_QL, wanted_Q[:, None] - 1, axis=1).mean()) / len(rows)
+    return Probes(effort, float((place_QK <= wanted_Q[:, None]).mean()), share, float(wanted_Q.mean()))
+
+
+def _nearness(nearest_Q: np.ndarray) -> np.ndarray:
+    return np.maximum(nearest_Q.astype(np.float64), LEAST_COSINE) ** 2

@@ -60,7 +60,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
         told[f"weights on {machines}"] = pair_weights(features, found, ranks).tolist()
     lists = group_rows(rows, ranks=ranks)
     told["order"] = lists.order_N.tolist()
-    told["copy"] = files_behind(ListSearch(rows, lists, Probes(2, 0.9, 0.1), ranks=ranks).sorted_ND)
+    told["copy"] = files_behind(ListSearch(rows, lists, Probes(2.0, 0.9, 0.1, 2.0), ranks=ranks).sorted_ND)
     told["labels"] = kmeans_predict(rows, lists.centers_LD, top=3, ranks=ranks)[1].tolist()
     transform = FeatureTransform.fitted_to(features, "none", 3, ranks)
     scale = FeatureTransform.fitted_to(features, "standardize", ranks=ranks).scale

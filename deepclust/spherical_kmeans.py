@@ -53,7 +53,7 @@ class KMeansResult:
         centroids_CD: float32 centers of norm 1.
         labels_N: int32, the closest center of each sample.
         similarity: mean cosine similarity of the samples to their centers; the objective, higher is better.
-        n_iter: how often the centers were updated in the run that was kept; where runs competed on a sample, afterwards.
+        n_iter: updates of the centers in the run that was kept; where runs competed on a sample, those afterwards.
         seed: the seed that was asked for.
     """
 

@@ -17,7 +17,7 @@ from tables import arguments, report
 
 from deepclust.extraction.backbones import build
 from deepclust.extraction.encoders import encoder_spec, load_encoder
-from deepclust.extraction.extract import encoded
+from deepclust.extraction.shard_maker import encoded
 
 
 def main() -> None:

@@ -33,9 +33,10 @@ def extract(config: dict[str, Any]) -> None:
     root = Path(config["features_dir"] or os.environ.get("DEEPCLUST_FEATURES") or "features")
     out = Path(config["out"]) if config["out"] else root / data["name"] / spec.name
     sources = open_sources(data["name"], data["path"], labels=data["labels"])
-    encoder = load_encoder(
-        spec, device=rank_device(config["device"]), precision=config["precision"], compile=config["compile"]
-    )
+    running = {key: config[key] for key in ("device", "precision", "compile")}
+    # Loaded once for all splits; processes of a cluster load it themselves.
+    here = config["engine"] == "local"
+    encoder = load_encoder(spec, **{**running, "device": rank_device(config["device"])}) if here else spec
     for split, source in sources.items():
         features = extract_split(
             source,
@@ -46,6 +47,8 @@ def extract(config: dict[str, Any]) -> None:
             workers=config["workers"],
             images_per_shard=config["images_per_shard"],
             dtype=config["dtype"],
+            engine=config["engine"],
+            **running,
             overwrite=config["overwrite"],
         )
         if is_first_process():

@@ -15,7 +15,7 @@ from deepclust.cuts.exploration import what_n_clusters_is
 from deepclust.extraction.backbones import POOLINGS
 from deepclust.extraction.encoder_catalog import INTERPOLATIONS, LIBRARIES
 from deepclust.extraction.encoders import PRECISIONS as ENCODING_PRECISIONS
-from deepclust.extraction.extract import DTYPES
+from deepclust.extraction.extract import DTYPES, ENGINES
 from deepclust.extraction.studies import STUDIES
 from deepclust.features.columns import TABLE_ROLES
 from deepclust.features.transform import PREPROCESSINGS
@@ -143,6 +143,7 @@ SELECT: dict[str, Member] = {
 EXTRACT: dict[str, Member] = {
     "out": PLACE,
     "features_dir": PLACE,
+    "engine": setting("local", "which processes encode", choices=ENGINES),
     "device": setting("auto", "where the encoder runs", text=True),
     "precision": setting("auto", "of the encoder", choices=ENCODING_PRECISIONS),
     "compile": setting(False, "torch.compile", flag=True),

@@ -6,26 +6,22 @@ Shape suffixes: B images in the batch, S side of the image, D feature dimensions
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from deepclust.extraction.encoders import Encoder, EncoderSpec, load_encoder
+from deepclust.extraction.encoders import Encoder, EncoderSpec, encoder_spec, load_encoder
 from deepclust.extraction.image_source import ImageSource, as_source
-from deepclust.extraction.images import Preprocess, UnreadableImageError
-from deepclust.extraction.shard_plan import ShardPlan, printable
+from deepclust.extraction.over_ray import RayWorkers, Task, ray_workers
+from deepclust.extraction.shard_maker import ShardMaker, cpus_at_hand
+from deepclust.extraction.shard_plan import ShardPlan
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
 from deepclust.features.shards import MANIFEST
@@ -38,16 +34,10 @@ from deepclust.runtime.ranks import Launch
 # Small enough that a killed run loses a minute or two even on a CPU, large enough that 11 million images make some
 # 1 400 files.
 IMAGES_PER_SHARD = 8192
-# On a CPU the activations of 32 images stay in cache; larger batches were slower (docs/features.md).
-CPU_BATCH, GPU_BATCH = 32, 256
-MAX_THREADS = 8
 # A rank that has made its own shards waits so long for the next one of another: a shard takes minutes.
 STALLED_SECONDS = 3600.0
 DTYPES = {"float16": np.float16, "float32": np.float32}
-
-Batch = tuple[int, range]
-Loaded = tuple[int, range, torch.Tensor, list[tuple[int, str]]]
-Encoded = Generator[tuple[Loaded, torch.Tensor], None, None]
+ENGINES = ("local", "ray")
 
 
 def extract(
@@ -62,6 +52,8 @@ def extract(
     dtype: str = "float16",
     device: str = "auto",
     precision: str = "auto",
+    compile: bool = False,
+    engine: str = "local",
     overwrite: bool = False,
     progress: bool = True,
 ) -> FeatureSet:
@@ -81,7 +73,9 @@ def extract(
         images_per_shard: images that each shard covers; lower it where one image takes seconds.
         dtype: `float16` or `float32`.
         device: see `load_encoder`; under torchrun or srun, `auto` gives each local rank its own GPU.
-        precision: see `load_encoder`.
+        precision, compile: see `load_encoder`.
+        engine: `local`, or `ray`: processes of a Ray cluster make the shards, one per GPU. This one writes them; the
+            bytes are the same.
         overwrite: make features of other settings in `out` again, instead of refusing.
         progress: show progress on stderr.
 
@@ -90,37 +84,61 @@ def extract(
 
     Raises:
         InputError: if the images cannot be had, the encoder cannot run, `out` holds features made otherwise, an image
-            is unreadable with `on_error="raise"`, or a feature does not fit into float16.
+            is unreadable with `on_error="raise"`, a feature does not fit into float16, or the cluster fails.
     """
     if on_error not in ("skip", "raise"):
         raise InputError(f"data.on_error={on_error} is unknown: skip or raise")
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype} is unknown: one of {', '.join(DTYPES)}")
+    if engine not in ENGINES:
+        raise InputError(f"engine={engine} is unknown: one of {', '.join(ENGINES)}")
     launch = Launch.from_environment()
     if not launch.starts_every_rank:
         # Lightning's ranks are started long after the first process has extracted what it needs.
         launch = Launch()
-    rank, local_world = launch.rank, launch.local_world_size
+    rank = launch.rank
     if overwrite and launch.world_size > 1:
         # The other ranks cannot tell the features to be replaced from those being made.
         raise InputError(f"overwrite=true is for a single process: remove {out}, then start the ranks")
     source = as_source(images)
-    if not isinstance(encoder, Encoder):
-        encoder = load_encoder(encoder, device=rank_device(device), precision=precision)
-    rows = min(images_per_shard, max(1, SHARD_BYTES // (encoder.dim * DTYPES[dtype]().itemsize)))
-    provenance = {**encoder.describe(), "source": source.describe(), "dtype": dtype, "versions": _versions()}
-    plan = ShardPlan(Path(out).expanduser(), len(source), rows, provenance)
-    with alone_in(plan.folder) if launch.world_size == 1 else nullcontext():
+    common: dict[str, Any] = {"dtype": DTYPES[dtype], "batch_size": batch_size, "workers": workers}
+    with ExitStack() as until_made:
+        maker: ShardMaker | RayWorkers
+        if engine == "ray":
+            if launch.world_size > 1:
+                raise InputError("engine=ray hands out shards itself: give the command once, without torchrun or srun")
+            if isinstance(encoder, Encoder):
+                raise InputError("engine=ray loads the encoder where it runs: give a name or a spec, not a loaded one")
+            task = Task(source, encoder_spec(encoder), device, precision, compile, **common)
+            maker = until_made.enter_context(ray_workers(task, on_error))
+        else:
+            if not isinstance(encoder, Encoder):
+                encoder = load_encoder(encoder, device=rank_device(device), precision=precision, compile=compile)
+            cpus = cpus_at_hand() // launch.local_world_size
+            maker = ShardMaker(source, encoder, on_error=on_error, cpus=cpus, **common)
+        described = dict(maker.describe())
+        versions = described.pop("versions")
+        name, dim = described["encoder"]["name"], described["encoder"]["dim"]
+        provenance = {**described, "source": source.describe(), "dtype": dtype, "versions": versions}
+        rows = min(images_per_shard, max(1, SHARD_BYTES // (dim * DTYPES[dtype]().itemsize)))
+        plan = ShardPlan(Path(out).expanduser(), len(source), rows, provenance)
+        if launch.world_size == 1:
+            until_made.enter_context(alone_in(plan.folder))
         plan.start(overwrite=overwrite, first_rank=rank == 0)
         if plan.finished:
             return load_features(plan.folder)
-        mine = [shard for shard in range(rank, plan.n_shards, launch.world_size) if not plan.is_done(shard)]
-        size = batch_size or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH)
-        n_workers = _n_workers(workers, encoder.device.type, local_world, sum(len(plan.images_of(i)) for i in mine))
-        loader = _loader(source, encoder, plan, mine, size, n_workers)
-        _make_shards(
-            source, encoder, plan, loader, _cpus() // local_world, on_error, DTYPES[dtype], progress and rank == 0
-        )
+        mine = {
+            shard: plan.images_of(shard)
+            for shard in range(rank, plan.n_shards, launch.world_size)
+            if not plan.is_done(shard)
+        }
+        n_images = sum(map(len, mine.values()))
+        with (
+            _progress(n_images, name, progress and rank == 0) as stage,
+            closing(maker.shards(mine, stage.advance)) as shards,
+        ):
+            for shard, rows_ND, skipped in shards:
+                plan.finish_shard(shard, rows_ND, skipped)
         finish_with_others(plan, source)
         if rank == 0:
             _warn_of_skipped(plan.folder)
@@ -198,134 +216,6 @@ def _relabeled(features: FeatureSet, source: ImageSource) -> FeatureSet:
     return features
 
 
-class _Batches(Dataset):
-    """Batches of decoded squares; a worker process makes one batch at a time."""
-
-    def __init__(self, source: ImageSource, transform: Preprocess, batches: list[Batch], batch_size: int) -> None:
-        self.source = source
-        self.transform = transform
-        self.batches = batches
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Loaded:
-        shard, images = self.batches[index]
-        size = self.transform.image_size
-        # Full batches always: an image's feature depends on the shape of its batch (in the last bits), so it must not
-        # depend on how many of its neighbors could be read.
-        squares_BSSC = np.zeros((self.batch_size, size, size, 3), dtype=np.uint8)
-        unreadable = []
-        for slot, image in enumerate(images):
-            try:
-                squares_BSSC[slot] = self.transform(self.source.image(image, shrink_to=self.transform.resized))
-            except UnreadableImageError as error:
-                unreadable.append((image, str(error)))
-        return shard, images, torch.from_numpy(squares_BSSC), unreadable
-
-
-def _as_is(loaded: Any) -> Any:
-    # torch's default would turn the range of images into a list.
-    return loaded
-
-
-def _loader(
-    source: ImageSource, encoder: Encoder, plan: ShardPlan, shards: list[int], batch_size: int, workers: int
-) -> DataLoader:
-    """Batches of squares of the given shards, in order. No batch reaches into the next shard."""
-    batches = [
-        (shard, plan.images_of(shard)[start : start + batch_size])
-        for shard in shards
-        for start in range(0, len(plan.images_of(shard)), batch_size)
-    ]
-    return DataLoader(
-        _Batches(source, encoder.transform, batches, batch_size),
-        batch_size=None,
-        collate_fn=_as_is,
-        num_workers=workers,
-        pin_memory=encoder.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def _make_shards(
-    source: ImageSource,
-    encoder: Encoder,
-    plan: ShardPlan,
-    loader: DataLoader,
-    cpus: int,
-    on_error: str,
-    dtype: type[np.floating],
-    progress: bool,
-) -> None:
-    done: list[np.ndarray] = []
-    skipped: list[tuple[int, str]] = []
-    assert isinstance(loader.dataset, _Batches)
-    n_images = sum(len(images) for _, images in loader.dataset.batches)
-    with (
-        _progress(n_images, encoder.spec.name, progress) as stage,
-        closing(encoded(_loaded(loader), encoder, cpus)) as results,
-    ):
-        for (shard, images, _, unreadable), features_BD in results:
-            if unreadable and on_error == "raise":
-                image, reason = unreadable[0]
-                raise InputError(
-                    f"{printable(source.path(image))} of {source.name} cannot be read ({reason}): "
-                    "repair or remove it, or leave such images out with data.on_error=skip"
-                )
-            missing = {image for image, _ in unreadable}
-            kept = [slot for slot, image in enumerate(images) if image not in missing]
-            done.append(features_BD.numpy()[kept].astype(dtype))
-            skipped.extend(unreadable)
-            stage.advance(len(images))
-            if images.stop == plan.images_of(shard).stop:
-                rows = np.concatenate(done)
-                if not np.isfinite(rows).all():
-                    raise InputError(
-                        f"{encoder.spec.name} gives features that {np.dtype(dtype)} cannot hold: "
-                        "use dtype=float32, and precision=float32 if that fails too"
-                    )
-                plan.finish_shard(shard, rows, skipped)
-                done, skipped = [], []
-
-
-def _loaded(loader: DataLoader) -> Iterator[Loaded]:
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "shared memory" in str(error) or "DataLoader worker" in str(error):
-            reason = str(error).splitlines()[0][:160]
-            raise InputError(f"a process that reads images died ({reason}): lower workers= or batch_size=") from None
-        raise
-
-
-def encoded(batches: Iterator[Loaded], encoder: Encoder, cpus: int) -> Encoded:
-    """Each batch with its features, in order. On a CPU, a batch is computed by one core, not by all of them.
-
-    OpenMP's threads spin while they wait for each other after every layer. On a machine that also reads images this
-    cost up to nine tenths of the speed. One core per batch also makes the features independent of the number of cores.
-    More than `MAX_THREADS` threads would wait for Python's own lock.
-    """
-    on_cpu = encoder.device.type == "cpu" and not encoder.compiled
-    n_threads = max(1, min(MAX_THREADS, cpus)) if on_cpu else 1
-    before = torch.get_num_threads()
-    per_thread = max(1, cpus // n_threads)
-    torch.set_num_threads(per_thread)
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(per_thread,)) as pool:
-            running: deque[tuple[Loaded, Future[torch.Tensor]]] = deque()
-            for batch in batches:
-                running.append((batch, pool.submit(encoder.encode, batch[2])))
-                if len(running) > 2 * n_threads:
-                    batch, future = running.popleft()
-                    yield batch, future.result()
-            for batch, future in running:
-                yield batch, future.result()
-    finally:
-        torch.set_num_threads(before)
-
-
 @contextmanager
 def _progress(total: int, name: str, show: bool) -> Iterator[Stage]:
     began = time.perf_counter()
@@ -353,27 +243,3 @@ def rank_device(device: str) -> str:
     if device != "auto" or not torch.cuda.is_available():
         return device
     return f"cuda:{Launch.from_environment().local_rank % torch.cuda.device_count()}"
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _n_workers(asked: int | None, device: str, local_world: int, n_images: int) -> int:
-    if asked is not None:
-        return asked
-    if n_images < 512:
-        # Starting a process takes longer than reading a few hundred images.
-        return 0
-    cpus = _cpus() // local_world
-    return max(1, min(8, cpus // 2)) if device == "cpu" else max(1, min(16, cpus))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("deepclust", "torch", "timm", "pillow", "open_clip_torch"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

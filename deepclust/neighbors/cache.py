@@ -30,6 +30,7 @@ def cached_neighbors(
     cache_dir: str | os.PathLike | None = None,
     method: str = "auto",
     recall: float = DEFAULT_RECALL,
+    engine: str = "auto",
     progress: bool = False,
     ranks: Ranks = ALONE,
 ) -> Neighbors:
@@ -42,7 +43,7 @@ def cached_neighbors(
     Called on every rank of `ranks` with the same arguments. The first rank looks for the cache, locks and writes it, so
     the others need not see its folder.
     """
-    check_request(len(features), k, method, recall)
+    check_request(len(features), k, method, recall, engine)
     folder = cache_folder(features, cache_dir)
     key = ""
     with ExitStack() as until_saved:
@@ -50,7 +51,8 @@ def cached_neighbors(
         with ranks.all_or_none():
             if folder is not None and ranks.rank == 0:
                 of_method = recall if method in ("ivf", "auto") else None
-                key = fingerprint(features.fingerprint(), method, of_method, MINING_VERSION)
+                of_engine = [] if engine == "auto" else [engine]  # caches of versions without engines are met
+                key = fingerprint(features.fingerprint(), method, of_method, MINING_VERSION, *of_engine)
                 cached = _read_cached(folder, key, k, len(features))
                 if cached is None:
                     locked = until_saved.enter_context(one_at_a_time(folder / f"{key}.lock", "mining neighbors"))
@@ -61,7 +63,7 @@ def cached_neighbors(
         key = ranks.gather_objects(key)[0]
         blocks = folder / f"{key}-k{k}.blocks" if folder is not None and keep_blocks else None
         neighbors = mine_neighbors(
-            features, k, method=method, recall=recall, block_dir=blocks, progress=progress, ranks=ranks
+            features, k, method=method, recall=recall, engine=engine, block_dir=blocks, progress=progress, ranks=ranks
         )
         with ranks.all_or_none():
             if folder is not None and ranks.rank == 0:

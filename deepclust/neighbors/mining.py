@@ -15,6 +15,7 @@ import numpy as np
 
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows
+from deepclust.neighbors.engines import ENGINES, check_cuvs_fits, check_engine
 from deepclust.neighbors.neighbors import MINING_VERSION, Neighbors
 from deepclust.neighbors.row_lists import Lists, Probes, calibrated, group_rows, shared_lists
 from deepclust.neighbors.search import (
@@ -29,6 +30,7 @@ from deepclust.neighbors.search import (
     nearest_of_all,
     share_of_same,
 )
+from deepclust.neighbors.search_cuvs import AllNeighborsSearch, CuvsSearch
 from deepclust.neighbors.search_ivf import IVFSearch
 from deepclust.neighbors.search_lists import ListSearch
 from deepclust.runtime.devices import native_bfloat16
@@ -64,13 +66,14 @@ class MiningSettings:
 
     method: str = setting("auto", "how neighbors are searched", choices=METHODS)
     recall: float = setting(DEFAULT_RECALL, "share of true neighbors that `ivf` is to find", above=0, at_most=1)
+    engine: str = setting("auto", "the library that searches", choices=ENGINES)
 
     def __post_init__(self) -> None:
         check_settings(self)
 
     def check(self, n_rows: int, k: int) -> None:
         """Raises InputError as `check_request`."""
-        check_request(n_rows, k, self.method, self.recall)
+        check_request(n_rows, k, self.method, self.recall, self.engine)
 
 
 DEFAULT_MINING = MiningSettings()
@@ -83,6 +86,7 @@ def mine_neighbors(
     method: str = "auto",
     metric: str = "cosine",
     recall: float = DEFAULT_RECALL,
+    engine: str = "auto",
     block_dir: Path | None = None,
     progress: bool = False,
     ranks: Ranks = ALONE,
@@ -95,12 +99,14 @@ def mine_neighbors(
         method: `exact`: float32 inner products of all pairs, by faiss on GPUs, by blocked matrix products on a CPU (the
             faster exact search there). `screened`: all pairs in bfloat16, the best candidates again in float32.
             `ivf`: rows grouped into lists, looking into as many as `recall` needs: faiss' inverted file on GPUs,
-            `ListSearch` on a CPU. `faiss`: faiss' flat index.
+            `ListSearch` on a CPU. `faiss`: `exact` by the engine faiss.
             `auto`, on a GPU: `ivf` above 400 000 rows, else `exact`; on a CPU: `ivf` from 20 000 rows on where the
             lists that `recall` needs hold few of all pairs, as a sample of 512 to 2048 rows tells; else `screened`
             above 10 000 on a CPU that multiplies bfloat16; else `exact`.
         metric: `cosine`, or `euclidean` on the rows as they are: by `exact` matrix products of all pairs.
         recall: for `ivf`, the share of true neighbors to find, calibrated on a sample.
+        engine: the library that searches. `torch`; `faiss`, on a GPU where it can, else on the CPU; `cuvs`: for `exact`
+            each rank on its own GPU, for `ivf` one process on all GPUs; `auto`: faiss on a GPU, else torch.
         block_dir: finished blocks are kept here, so that a killed search continues; None keeps none.
         progress: show how far it is, on the first rank.
         ranks: the processes that share the queries, block by block in turn; each gets all neighbors.
@@ -111,18 +117,22 @@ def mine_neighbors(
 
     Raises:
         InputError: if k is not in [1, N - 1], `recall` not in (0, 1], the method or the metric is unknown, or
-            `euclidean` is to be searched by another method than `exact`.
+            `euclidean` is to be searched by another method than `exact`; if the engine is not there, or has neither
+            the method nor the memory.
     """
     rows = features.features if isinstance(features, FeatureSet) else features
     n_rows = len(rows)
-    check_request(n_rows, k, method, recall)
     if metric not in METRICS:
         raise InputError(f"unknown neighbor metric '{metric}': choose one of {', '.join(METRICS)}")
+    check_request(n_rows, k, method, recall, engine, metric)
+    if method == "faiss":
+        method, engine = "exact", "faiss"
     if metric == "euclidean" and method not in ("auto", "exact"):
         raise InputError(f"neighbors by Euclidean distance are searched exactly, not by '{method}': set method=exact")
     started = time.perf_counter()
     # The first rank's machine decides for all: a rank that searched otherwise would wait for another exchange.
-    on_gpu = ranks.decide(faiss_gpu_works())
+    by_faiss = engine in ("auto", "faiss")
+    on_gpu = by_faiss and ranks.decide(faiss_gpu_works())
     lacking = max(ranks.gather_objects(missing_gpu_bytes(*rows.shape) if on_gpu and faiss_gpu_works() else 0))
     if lacking:
         on_gpu = False
@@ -135,13 +145,17 @@ def mine_neighbors(
     euclidean = metric == "euclidean"
     chosen = "exact" if euclidean else method
     if chosen == "auto":
-        chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(choose_method(n_rows, on_gpu=on_gpu))]))[0])]
+        # faiss' and cuVS' own methods are those of a GPU.
+        likely = choose_method(n_rows, on_gpu=on_gpu or engine in ("faiss", "cuvs"))
+        chosen = METHODS[int(ranks.from_first(np.array([METHODS.index(likely)]))[0])]
+    if engine == "cuvs":
+        check_cuvs_fits(chosen, (n_rows, rows.shape[1]), ranks)
     on_gpu = on_gpu and not euclidean and chosen != "screened" and k < GPU_LIMIT
     ranks.raise_any(why_no_gpu(ranks) if on_gpu and not faiss_gpu_works() else None)
     lists: Lists | None = None
     probes: Probes | None = None
     with Stage("grouping samples, to mine their neighbors", enabled=progress and ranks.rank == 0):
-        if chosen == "ivf" and not on_gpu:
+        if chosen == "ivf" and not on_gpu and engine in ("auto", "torch"):
             lists = shared_lists(rows, block_dir, ranks)
         if lists is not None and method == "auto":
             probes = calibrated(rows, lists, k + 1, recall, ranks=ranks)
@@ -173,7 +187,9 @@ def mine_neighbors(
     with ranks.all_or_none(), Stage("mining neighbors", total, unit="samples", enabled=shown) as stage:
         for start in missing:
             if search is None:
-                search = make_search("euclidean" if euclidean else chosen, rows, k, recall, on_gpu=on_gpu)
+                search = make_search(
+                    "euclidean" if euclidean else chosen, rows, k, recall, on_gpu=on_gpu, engine=engine
+                )
             own_Q = order_N[start : spans[start]]
             block = nearest_others(search, own_Q, k)
             if block_dir is not None:
@@ -185,10 +201,12 @@ def mine_neighbors(
     settings: dict[str, Any] = {"method": chosen, "k": k, "n": n_rows, "version": MINING_VERSION}
     if metric != "cosine":
         settings["metric"] = metric
+    if engine != "auto":
+        settings["engine"] = engine
     settings["seconds"] = round(time.perf_counter() - started, 3)
     if chosen in ("ivf", "screened"):
         settings["recall"] = measured_recall(rows, ids_NK, ranks=ranks)
-        if isinstance(search, IVFSearch | ListSearch):
+        if isinstance(search, IVFSearch | ListSearch | AllNeighborsSearch):
             settings |= search.settings
     return Neighbors(ids_NK, similarities_NK, settings)
 
@@ -227,20 +245,25 @@ def why_no_gpu(ranks: Ranks) -> str:
     )
 
 
-def make_search(method: str, rows: Rows, k: int, recall: float, *, on_gpu: bool = False) -> Search:
+def make_search(
+    method: str, rows: Rows, k: int, recall: float, *, on_gpu: bool = False, engine: str = "auto"
+) -> Search:
     """A search by its method, or `euclidean`.
 
     Args:
         on_gpu: whether faiss searches on this rank's GPU, where it can.
+        engine: as in `mine_neighbors`.
     """
+    if engine == "cuvs":
+        return CuvsSearch(rows) if method == "exact" else AllNeighborsSearch(rows, k + 1, recall)
+    if engine == "faiss":
+        return FaissSearch(rows, on_gpu=on_gpu) if method == "exact" else IVFSearch(rows, k + 1, recall, on_gpu=on_gpu)
     if method == "euclidean":
         return EuclideanSearch(rows)
     if method == "exact":
         return FaissSearch(rows, on_gpu=on_gpu) if on_gpu else ExactSearch(rows)
     if method == "screened":
         return ScreenedSearch(rows)
-    if method == "faiss":
-        return FaissSearch(rows, on_gpu=on_gpu)
     if on_gpu:
         return IVFSearch(rows, k + 1, recall, on_gpu=True)
     lists = group_rows(rows)
@@ -274,8 +297,15 @@ def measured_recall(rows: Rows, ids_NK: np.ndarray, seed: int = 1, ranks: Ranks 
     return share_of_same(ids_NK[sample_Q], true_QK)
 
 
-def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEFAULT_RECALL) -> None:
-    """Raises InputError unless 1 ≤ k < N, the method is known and the recall is in (0, 1]."""
+def check_request(
+    n_rows: int,
+    k: int,
+    method: str = "auto",
+    recall: float = DEFAULT_RECALL,
+    engine: str = "auto",
+    metric: str = "cosine",
+) -> None:
+    """Raises InputError unless 1 ≤ k < N, the recall is in (0, 1], the method is known and the engine has it."""
     if method not in METHODS:
         raise InputError(f"unknown neighbor mining method '{method}': choose one of {', '.join(METHODS)}")
     if not 1 <= k < n_rows:
@@ -285,3 +315,6 @@ def check_request(n_rows: int, k: int, method: str = "auto", recall: float = DEF
         )
     if not 0 < recall <= 1:
         raise InputError(f"recall is {recall}: it must be above 0 and at most 1")
+    if method == "faiss" and engine not in ("auto", "faiss"):
+        raise InputError(f"neighbors.method=faiss is not for engine={engine}: set neighbors.method=exact")
+    check_engine(engine, method, metric)

@@ -56,6 +56,7 @@ class Identity:
                 **{f"trainer.{name}": value for name, value in run.trainer.more.items()},
                 "neighbors.method": run.mining.method,
                 "neighbors.recall": run.mining.recall,
+                "neighbors.engine": run.mining.engine,
             }
         for name, options in run.baselines.items():
             most = run.n_clusters if run.bounds is None else run.bounds[1]

@@ -1,4 +1,4 @@
-"""A person's changes to a clustering: read from the `edits.json` of a page, replayed, handed on as tables and folders.
+"""A person's changes to a clustering: read from the file that a page saved, replayed, handed on as tables and folders.
 
 run folder/edited/
   clustering.npz      the Clustering with the changes; clusters that were not touched keep their ids
@@ -61,13 +61,13 @@ class Edited:
 
 
 def read_edits(path: Path) -> dict[str, Any]:
-    """The content of an `edits.json`.
+    """The changes that a page saved.
 
     Raises:
         InputError: if there is none, or it holds anything else.
     """
     if not path.is_file():
-        raise InputError(f"edits={path}: no such file: download edits.json from the page and name it here")
+        raise InputError(f"edits={path}: no such file: download the changes from the page and name the file here")
     edits = read_json(path, REMEDY)
     if not isinstance(edits, dict) or not isinstance(edits.get("steps"), list):
         raise InputError(f"{path} holds no changes of a page: {REMEDY}")

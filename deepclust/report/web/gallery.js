@@ -1,7 +1,7 @@
 // Thumbnails, and the panel that pages through any set of samples.
 "use strict";
 const PER_PAGE = 60;
-const PER_PART = 24; // of each part of a cluster that was split: both are seen at once
+const PER_PART = 12; // of each part of a cluster that was split: both are seen at once
 
 // A sample as a button: its picture, or its words. Its cluster's name is told by whoever puts it somewhere.
 function thumbOf(i, click, about = "") {
@@ -172,7 +172,7 @@ class Gallery {
     }
     this.picked.clear();
     app.change({ step: "move", samples, to });
-    if (chosen === "new") app.showCluster(to);
+    if (chosen === "new") { app.showCluster(to); byId("rename").focus(); }
   }
 
   mark() {

@@ -31,7 +31,7 @@ def edit(config: dict[str, Any]) -> None:
             raise InputError(f"method={name} is not in {run.folder.path}: choose from {', '.join(run.clusterings)}")
         edited = replayed(run.clusterings[name], [])
     else:
-        edited = edited_clustering(edits, run.clusterings, str(config["edits"]))
+        edited = edited_clustering(edits, run.clusterings, str(config["edits"]), run.dataset.train)
     kept = free_folder(run.folder.path / ("edited" if edits is not None else "handed_on"))
     out = kept if config["out"] is None else Path(config["out"]).expanduser()
     written = export(edited, run.dataset.train, out, config["folders"])

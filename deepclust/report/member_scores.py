@@ -1,6 +1,7 @@
 """How well each sample fits its cluster: what a report shows as typical, borderline and doubtful.
 
-Shape suffixes: N samples, B a block of them, D feature dimensions, C clusters that have members.
+Shape suffixes: N samples, B a block of them, S some of them, D feature dimensions, P some directions among these,
+C clusters that have members.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.utils.extmath import randomized_svd
 
 from deepclust.clustering import NOISE
 from deepclust.features.feature_set import FeatureSet
 
 # Of the similarities held at a time.
 BLOCK_VALUES = 1 << 24
+# Numbers that a page holds of each sample, and the rows that decide which. Of two classes in one cluster (all pairs of
+# digits, of Fashion-MNIST) two-means of these put 0.1 % fewer on their side than ten runs of k-means on all features.
+FEW_DIMS, FEW_DIMS_ROWS = 32, 10_000
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,25 @@ def nearest_clusters(features: FeatureSet, labels_N: np.ndarray, others: Feature
     for start, unit_BD in _unit_blocks(others, mean_D, rows=max(64, BLOCK_VALUES // max(others.dim, len(ids_C)))):
         out[start : start + len(unit_BD)] = ids_C[(unit_BD @ centers_CD.T).argmax(axis=1)]
     return out
+
+
+def few_numbers(features: FeatureSet) -> np.ndarray:
+    """(N, P) int8: directions from the mean of all samples, along the at most 32 in which they vary most.
+
+    Args:
+        features: N × D.
+
+    Example:
+        >>> few_numbers(FeatureSet.from_arrays(np.eye(3, dtype=np.float32))).shape
+        (3, 3)
+    """
+    mean_D = _mean(features)
+    drawn = np.random.default_rng(0).permutation(len(features))[:FEW_DIMS_ROWS]
+    unit_SD = _unit(np.asarray(features.features[np.sort(drawn)], np.float32) - mean_D.astype(np.float32))
+    dims = min(FEW_DIMS, *unit_SD.shape)
+    axes_PD = randomized_svd(unit_SD, dims, random_state=0)[2]
+    few_NP = np.concatenate([unit_BD @ axes_PD.T for _, unit_BD in _unit_blocks(features, mean_D)])
+    return np.rint(127 * few_NP / max(float(np.abs(few_NP).max()), 1e-12)).astype(np.int8)
 
 
 def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

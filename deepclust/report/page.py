@@ -24,12 +24,12 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.report.contact_sheet import Images, confidences
 from deepclust.report.health import Finding
 from deepclust.report.map_layout import map_layout
-from deepclust.report.member_scores import MemberScores, member_scores
+from deepclust.report.member_scores import MemberScores, few_numbers, member_scores
 from deepclust.report.sprites import COLUMNS, PER_SHEET, Sprites, make_sprites, most_thumbnails
 from deepclust.runtime.files import fingerprint, written_whole
 
 WEB = Path(__file__).with_name("web")
-SCRIPTS = ("data.js", "scatter.js", "edits.js", "gallery.js", "clusters.js", "app.js")
+SCRIPTS = ("data.js", "alike.js", "scatter.js", "edits.js", "gallery.js", "clusters.js", "app.js")
 # Samples of each cluster that have a thumbnail before others, where not all can have one.
 SHOWN_MEMBERS = 24
 
@@ -151,6 +151,7 @@ def page_content(
         "map": map_name,
         "rows": packed(page.rows, "<i4"),
         "xy": packed(65535 * places_N2, "<u2"),
+        "vectors": packed(few_numbers(features), "i1"),
         "paths": None if features.paths is None else list(features.paths),
         "texts": None if page.texts is None else list(page.texts),
         "labels": packed(features.labels, "<i4"),

@@ -71,7 +71,7 @@ def assembled_page(
         facts = [
             *facts,
             f"This page holds {len(rows):,} of the {len(features):,} samples, drawn at random; counts are of these. "
-            "Renamed and merged clusters change all samples.",
+            "Clusters that you rename, merge or split change all samples.",
         ]
         neighbors = None
         texts = None if texts is None else [texts[row] for row in rows]

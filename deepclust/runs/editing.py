@@ -1,4 +1,4 @@
-"""A person's changes to a clustering: read from the `edits.json` of a page, replayed, handed on as tables and folders.
+"""A person's changes to a clustering: read from the file that a page saved, replayed, handed on as tables and folders.
 
 run folder/edited/
   clustering.npz      the Clustering with the changes; clusters that were not touched keep their ids
@@ -27,7 +27,7 @@ import numpy as np
 from deepclust.clustering import NOISE, Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.report.contact_sheet import confidences
-from deepclust.report.member_scores import member_scores
+from deepclust.report.member_scores import member_scores, nearest_clusters
 from deepclust.report.sample_tables import name_of
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, make_folder, read_json, written_whole
@@ -61,13 +61,13 @@ class Edited:
 
 
 def read_edits(path: Path) -> dict[str, Any]:
-    """The content of an `edits.json`.
+    """The changes that a page saved.
 
     Raises:
         InputError: if there is none, or it holds anything else.
     """
     if not path.is_file():
-        raise InputError(f"edits={path}: no such file: download edits.json from the page and name it here")
+        raise InputError(f"edits={path}: no such file: download the changes from the page and name the file here")
     edits = read_json(path, REMEDY)
     if not isinstance(edits, dict) or not isinstance(edits.get("steps"), list):
         raise InputError(f"{path} holds no changes of a page: {REMEDY}")
@@ -76,13 +76,19 @@ def read_edits(path: Path) -> dict[str, Any]:
     return edits
 
 
-def edited_clustering(edits: Mapping[str, Any], clusterings: Mapping[str, Clustering], where: str) -> Edited:
+def edited_clustering(
+    edits: Mapping[str, Any],
+    clusterings: Mapping[str, Clustering],
+    where: str,
+    features: FeatureSet | None = None,
+) -> Edited:
     """The clustering that the changes were made to, with the changes.
 
     Args:
         edits: as `read_edits` gives them.
         clusterings: those that it may be, by name.
         where: the file, for messages.
+        features: of `replayed`.
 
     Raises:
         InputError: if the changes were made to none of these, or one of them cannot be.
@@ -93,17 +99,22 @@ def edited_clustering(edits: Mapping[str, Any], clusterings: Mapping[str, Cluste
             f"{where} was made for other clusters than those of this run: name the run whose page it comes from, or "
             "make the page and the changes again"
         )
-    return replayed(made_of[0], edits["steps"], where)
+    return replayed(made_of[0], edits["steps"], where, features)
 
 
-def replayed(clustering: Clustering, steps: Sequence[Any], where: str = "edits") -> Edited:
+def replayed(
+    clustering: Clustering, steps: Sequence[Any], where: str = "edits", features: FeatureSet | None = None
+) -> Edited:
     """A clustering after some changes, in their order.
 
     Args:
         clustering: is not changed.
         steps: as a page writes them: `{"step": "rename", "id", "name"}`, `{"step": "merge", "ids", "into"}`,
-            `{"step": "move", "rows", "to"}`, `{"step": "mark", "rows", "on"}`.
+            `{"step": "move", "rows", "to"}`, `{"step": "split", "id", "rows", "to"}`, `{"step": "mark", "rows", "on"}`.
+            `rows` of a split are those that leave cluster `id` for a new one; of a page that holds some of the samples
+            alone, `rest` are those that stay, and every other member goes with the part whose center is nearer.
         where: the file, for messages.
+        features: of the samples, for such a `rest`.
 
     Raises:
         InputError: naming the first step that is none.
@@ -127,6 +138,8 @@ def replayed(clustering: Clustering, steps: Sequence[Any], where: str = "edits")
                 labels_N[np.isin(labels_N, [_id(one) for one in step["ids"]])] = _id(step["into"])
             elif kind == "move":
                 labels_N[_rows(step["rows"], len(labels_N))] = _id(step["to"])
+            elif kind == "split":
+                labels_N = _split(labels_N, step, features)
             elif kind == "mark":
                 rows = _rows(step["rows"], len(labels_N)).tolist()
                 marked = marked | set(rows) if step["on"] else marked - set(rows)
@@ -151,6 +164,28 @@ def replayed(clustering: Clustering, steps: Sequence[Any], where: str = "edits")
         repeats=None,
     )
     return Edited(changed, there, sorted(marked), len(steps))
+
+
+def _split(labels_N: np.ndarray, step: Mapping[str, Any], features: FeatureSet | None) -> np.ndarray:
+    """The cluster ids after a cluster was split in two."""
+    cluster, new, rows = _id(step["id"]), _id(step["to"]), _rows(step["rows"], len(labels_N))
+    members = np.flatnonzero(labels_N == cluster)
+    kept = np.setdiff1d(members, rows)
+    if NOISE in (cluster, new) or (labels_N == new).any() or not np.isin(rows, members).all():
+        raise ValueError(new)
+    if not len(rows) or not len(kept):
+        raise ValueError(rows)
+    labels_N = labels_N.copy()
+    if "rest" in step:
+        rest = _rows(step["rest"], len(labels_N))
+        others = np.setdiff1d(kept, rest)
+        if features is None or not len(rest) or not np.isin(rest, kept).all():
+            raise ValueError(rest)
+        parts_N = np.full(len(labels_N), NOISE, np.int32)
+        parts_N[rest], parts_N[rows] = cluster, new
+        labels_N[others] = nearest_clusters(features, parts_N, features.select(others))
+    labels_N[rows] = new
+    return labels_N
 
 
 def _id(value: Any) -> int:

@@ -185,8 +185,8 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
         return among[0], "" if len(run.clusterings) == 1 else "It is the first method of the run."
     best = max(judged, key=lambda name: judged[name])
     kind = "the trained heads" if trained else "all methods"
-    others = f" Of {kind} it separates the samples best, by silhouette." if len(judged) > 1 else " It was trained."
-    return best, f"{others.strip()} The others are in the menu “Clusters by”."
+    why = f"Of {kind} it separates the samples best, by silhouette. " if len(judged) > 1 else ""
+    return best, f"{why}Those of other methods are in the menu “Clusters by”."
 
 
 def found_clustering(name: str, run: FinishedRun, row: dict[str, Any]) -> Found:

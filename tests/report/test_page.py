@@ -15,7 +15,7 @@ from deepclust.neighbors import Neighbors
 from deepclust.report.cluster_names import names_by_label, names_by_words
 from deepclust.report.health import duplicate_groups, findings
 from deepclust.report.map_layout import map_layout, within_square
-from deepclust.report.member_scores import member_scores
+from deepclust.report.member_scores import few_numbers, member_scores
 from deepclust.report.page import Page, Shown, packed, pictured, write_page
 from deepclust.report.sprites import PER_SHEET, make_sprites
 
@@ -37,6 +37,18 @@ def test_member_scores_are_cosines_with_the_centers(planted):
         wanted = cosines_NC[row, own] - cosines_NC[row, other] if labels_N[row] >= 0 else 0
         assert scores.margin_N[row] == pytest.approx(wanted, abs=1e-5)
     assert (scores.nearest_C != scores.ids_C).all()
+
+
+def test_few_numbers_keep_the_angles_between_samples(planted):
+    few_NP = few_numbers(planted).astype(np.float64)
+    assert few_NP.shape == (300, 16)  # planted in so many dimensions
+    unit_ND = planted.features - planted.features.mean(axis=0)
+    unit_ND = unit_ND / np.linalg.norm(unit_ND, axis=1, keepdims=True)
+    few_NP /= np.linalg.norm(few_NP, axis=1, keepdims=True)
+    np.testing.assert_allclose(few_NP @ few_NP.T, unit_ND @ unit_ND.T, atol=0.05)
+    wide = FeatureSet.from_arrays(np.random.default_rng(0).normal(size=(50, 100)).astype(np.float32))
+    assert few_numbers(wide).shape == (50, 32)
+    assert not few_numbers(FeatureSet.from_arrays(np.ones((4, 3), np.float32))).any()
 
 
 def test_a_far_cluster_does_not_squeeze_the_map():

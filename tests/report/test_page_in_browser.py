@@ -86,6 +86,20 @@ def tab(browser: Any, page_file: Path) -> Iterator[Any]:
     assert wrong == []
 
 
+@pytest.fixture(scope="module")
+def digits_page(digits: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pairs of digits, each pair a cluster, and a third cluster of equal samples."""
+    assert digits.labels is not None
+    rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 6, 7]))
+    pairs_N = np.isin(digits.labels[rows], [6, 7]).astype(np.int32)
+    features = np.concatenate([digits.features[rows], np.full((5, 64), 0.5, np.float32)])
+    labels_N = np.concatenate([pairs_N, np.full(5, 2, np.int32)])
+    page = Page(
+        "digits", [], "", FeatureSet.from_arrays(features), [Shown(Clustering(labels_N, "kmeans"), "k-means")], "/r"
+    )
+    return write_page(tmp_path_factory.mktemp("digits") / "report.html", page, map_kind="pca")
+
+
 def place_of(tab: Any, sample: int) -> tuple[float, float]:
     """Where a sample's dot is on screen."""
     tab.locator("#scatter").scroll_into_view_if_needed()
@@ -158,6 +172,8 @@ def test_changes_made_with_the_keyboard_give_the_same_counts_in_edit(tab, tmp_pa
     # Two of them into a cluster of their own, and a step too many, which is taken back.
     tab.locator("#items .thumb").nth(0).click()
     tab.locator("#items .thumb").nth(3).click()
+    ticked = tab.locator("#items .thumb").nth(0)
+    assert "image" in ticked.evaluate("thumb => getComputedStyle(thumb).backgroundImage")  # its picture stays
     tab.select_option("#move", "new")
     assert tab.locator("#gallery-title").inner_text() == "Cluster 4"
     tab.click("#mark")
@@ -175,3 +191,50 @@ def test_changes_made_with_the_keyboard_give_the_same_counts_in_edit(tab, tmp_pa
     # The page remembers them when it is opened again.
     tab.reload()
     assert tab.locator("#bar-text").inner_text() == "4 changes"
+
+
+def test_a_split_finds_the_two_kinds_that_a_cluster_mixes(tab, digits_page, digits, tmp_path):
+    tab.goto(digits_page.as_uri())
+    truth = digits.labels[np.isin(digits.labels, [0, 1, 6, 7])]
+    tab.click('.card[data-cluster="1"] button:text("Split in two")')
+    assert tab.locator("#items .group").count() == 2
+    assert tab.locator("#items .thumb").count() == 24
+    for part in tab.evaluate("[1, 3].map((id) => app.edits.members(id))"):
+        shares = np.bincount(truth[part], minlength=10)[[6, 7]] / len(part)
+        assert shares.max() > 0.97
+    # The part that is shown may be named, merged and split like any other; a split is taken back as a whole.
+    tab.locator("#items .group button").nth(1).click()
+    tab.fill("#rename", "sevens")
+    tab.keyboard.press("Enter")
+    assert tab.locator("#gallery-title").inner_text() == "sevens"
+    tab.click("#split")
+    assert tab.locator("#headline").inner_text() == "5 clusters by k-means"
+    tab.click("#undo")
+    assert tab.locator("#gallery-title").inner_text() == "sevens"
+    tab.locator('.card[data-cluster="2"] button:text("Split in two")').click()
+    assert "nothing to split" in tab.locator("#gallery-note").inner_text()
+    shown = tab.evaluate("Array.from(app.edits.labels)")
+    with tab.expect_download() as download:
+        tab.locator("#bar .download").click()
+    assert download.value.suggested_filename in tab.locator("#command").inner_text()
+    download.value.save_as(tmp_path / "edits.json")
+    found = Clustering(np.concatenate([np.isin(truth, [6, 7]), np.full(5, 2)]).astype(np.int32), "kmeans")
+    edited = edited_clustering(read_edits(tmp_path / "edits.json"), {"kmeans": found}, "edits.json")
+    assert edited.clustering.labels.tolist() == shown
+    assert edited.names == {3: "sevens"}
+
+
+def test_the_most_different_members_are_far_from_each_other_and_from_the_typical_ones(tab, digits_page):
+    tab.goto(digits_page.as_uri())
+    apart = """(samples) => Math.min(...samples.flatMap((i, a) => samples.slice(a + 1).map((j) =>
+        distance(i, Array.from(VECTORS.subarray(j * DIM, (j + 1) * DIM))))))"""
+    members = tab.evaluate("app.edits.members(0)")
+    unlike = tab.evaluate("different(app.edits.members(0), [app.edits.members(0)[0]], 6)")
+    assert len(set(unlike)) == 6
+    assert set(unlike) <= set(members)
+    rng = np.random.default_rng(0)
+    drawn = [tab.evaluate(apart, [int(i) for i in rng.choice(members, 7, replace=False)]) for _ in range(50)]
+    assert tab.evaluate(apart, [members[0], *unlike]) > max(drawn)
+    card = tab.locator('.card[data-cluster="0"]')
+    assert "Most different" in card.inner_text()
+    assert tab.locator('.card[data-cluster="2"]').inner_text().count("Most different") == 0  # where all are equal

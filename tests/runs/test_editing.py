@@ -63,11 +63,37 @@ def test_clusters_that_nobody_touched_keep_their_ids():
         {"step": "move", "rows": [-1], "to": 1},
         {"step": "move", "rows": [True], "to": 1},
         {"step": "mark", "rows": "ab", "on": True},
+        {"step": "split", "id": 2, "rows": [2], "to": 3},  # which is there
+        {"step": "split", "id": 2, "rows": [2], "to": -1},
+        {"step": "split", "id": -1, "rows": [5], "to": 7},
+        {"step": "split", "id": 2, "rows": [2, 3], "to": 7},  # nobody stays
+        {"step": "split", "id": 2, "rows": [], "to": 7},
+        {"step": "split", "id": 2, "rows": [1, 2], "to": 7},  # 1 is of another cluster
+        {"step": "split", "id": 2, "rows": [2], "rest": [], "to": 7},
     ],
 )
 def test_a_change_that_cannot_be_is_refused_by_number(step):
     with pytest.raises(InputError, match="change 2 cannot be made"):
         replayed(FOUND, [{"step": "rename", "id": 0, "name": "a"}, step])
+
+
+def test_a_split_gives_the_part_that_leaves_a_new_id():
+    edited = replayed(
+        FOUND, [{"step": "split", "id": 2, "rows": [3], "to": 9}, {"step": "rename", "id": 9, "name": "x"}]
+    )
+    assert edited.clustering.labels.tolist() == [0, 1, 2, 9, 3, -1]
+    assert edited.names == {9: "x"}
+    again = replayed(edited.clustering, [{"step": "merge", "ids": [2, 9], "into": 2}])
+    assert again.clustering.labels.tolist() == FOUND.labels.tolist()
+
+
+def test_samples_that_a_page_does_not_hold_go_with_the_nearer_part():
+    rows = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 1, 0, 2]]
+    rows[:, 2] += np.linspace(0, 0.1, 7, dtype=np.float32)
+    found = Clustering(np.array([4, 4, 4, 4, 4, 4, 5], np.int32), "kmeans")
+    step = {"step": "split", "id": 4, "rows": [1], "rest": [0], "to": 6}
+    edited = replayed(found, [step], features=FeatureSet.from_arrays(rows))
+    assert edited.clustering.labels.tolist() == [4, 6, 4, 6, 6, 4, 5]
 
 
 def test_changes_are_for_the_clusters_that_they_were_made_to():

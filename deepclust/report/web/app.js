@@ -35,6 +35,15 @@ const app = {
     gallery.show({ title: this.edits.name(id), note: this.sizeOf(samples.length), samples, first, cluster: id }, options);
   },
 
+  // The larger part keeps the cluster's number and name.
+  split(id) {
+    const { edits } = this, parts = halves(edits.members(id)), to = edits.newId(), name = edits.name(id);
+    this.showCluster(id);
+    if (!parts) { byId("gallery-note").textContent = `These ${DATA.noun} are all alike: there is nothing to split.`; return; }
+    this.change({ step: "split", id, samples: parts[1], to, ...(ROWS && { rest: parts[0] }) });
+    gallery.show({ title: `${name} in two parts`, note: `The most typical ${DATA.noun} of each. Undo puts them together again.`, parts: [id, to] });
+  },
+
   // The cluster that holds what was cluster `id`, if any.
   mergedInto(id) {
     const step = this.edits.steps.find((one) => one.step === "merge" && one.ids.includes(id));
@@ -58,9 +67,21 @@ const app = {
   },
 
   hover(i, x, y) {
+    byId("scatter").style.cursor = i < 0 ? "" : "pointer";
+    const frame = byId("scatter").getBoundingClientRect();
+    this.tip(i, frame.left + x, frame.top + y);
+  },
+
+  // A thumbnail larger, and what it is.
+  preview(i, button) {
+    const box = button.getBoundingClientRect();
+    if (SLOTS && SLOTS[i] >= 0) this.tip(i, box.right - 10, box.bottom - 10);
+  },
+
+  // A sample beside a place of the window; -1 shows none.
+  tip(i, x, y) {
     const tip = byId("tip");
     tip.hidden = i < 0;
-    byId("scatter").style.cursor = i < 0 ? "" : "pointer";
     if (i < 0) return;
     const thumb = SLOTS && SLOTS[i] >= 0 ? thumbOf(i, () => {}) : null;
     if (thumb) { thumb.style.setProperty("--size", `${Math.max(96, DATA.sprites.side)}px`); thumb.tabIndex = -1; }
@@ -68,9 +89,9 @@ const app = {
     tip.replaceChildren(...[thumb, make("div", {}, DATA.texts ? DATA.texts[i].slice(0, 200) : sampleName(i)),
       make("div", { className: "hint" }, this.about(i)),
       edits.marked.has(i) ? make("div", {}, "★ marked") : null].filter(Boolean));
-    const frame = tip.parentElement;
-    tip.style.left = `${Math.min(x + 14, frame.clientWidth - tip.offsetWidth - 6)}px`;
-    tip.style.top = `${y + 14 + tip.offsetHeight > frame.clientHeight ? Math.max(4, y - tip.offsetHeight - 10) : y + 14}px`;
+    const { clientWidth, clientHeight } = document.documentElement;
+    tip.style.left = `${Math.max(4, Math.min(x + 14, clientWidth - tip.offsetWidth - 6))}px`;
+    tip.style.top = `${y + 14 + tip.offsetHeight > clientHeight ? Math.max(4, y - tip.offsetHeight - 10) : y + 14}px`;
   },
 
   colors() {
@@ -123,7 +144,7 @@ const app = {
     document.querySelectorAll(".download").forEach((button) => { button.disabled = !steps.length; });
     document.querySelector("#bar .download").hidden = !steps.length;
     document.querySelector(".n-steps").textContent = changes;
-    if (DATA.run) byId("command").textContent = `deepclust edit run=${quoted(DATA.run)}${steps.length ? " edits=$HOME/Downloads/edits.json" : ""}`;
+    if (DATA.run) byId("command").textContent = `deepclust edit run=${quoted(DATA.run)}${steps.length ? ` edits=$HOME/Downloads/${this.edits.fileName()}` : ""}`;
   },
 
   // Changes outlive the page, where the browser lets a file keep something.
@@ -142,7 +163,7 @@ const app = {
   },
 
   download() {
-    const link = make("a", { href: `data:application/json,${encodeURIComponent(this.edits.file())}`, download: "edits.json" });
+    const link = make("a", { href: `data:application/json,${encodeURIComponent(this.edits.file())}`, download: this.edits.fileName() });
     document.body.append(link);
     link.click();
     link.remove();

@@ -71,20 +71,24 @@ class Cards {
   }
 
   strips(members, noise) {
-    const words = DATA.texts !== null || DATA.sprites === null, many = words ? 3 : 12, few = words ? 2 : 4;
+    const words = DATA.texts !== null || DATA.sprites === null, many = words ? 3 : 6, few = words ? 2 : 4;
     const strip = (title, samples, about) => make("div", {},
       make("h4", { title: about }, title),
       make("div", { className: "strip" }, ...samples.map((i) => thumbOf(i, () => app.showCluster(app.edits.labels[i], i), app.about(i)))));
     const typical = app.sorted(members, "typical");
-    if (noise) return [strip("Examples", typical.slice(0, many), "")];
-    const seen = new Set(typical.slice(0, many));
+    if (noise) return [strip("Examples", typical.slice(0, 2 * many), "")];
+    // A picture is a better example than a file name, where not all samples have one.
+    const seen = new Set(typical.slice(0, many)), pictured = (i) => !SLOTS || SLOTS[i] >= 0;
+    const unlike = different(typical.slice(many).filter(pictured), [...seen], words ? few : many);
+    unlike.forEach((i) => seen.add(i));
     const rest = members.filter((i) => !seen.has(i));
     const border = app.sorted(rest, "borderline").slice(0, few);
     border.forEach((i) => seen.add(i));
     const doubtful = app.sorted(rest.filter((i) => !seen.has(i)), "doubtful").slice(0, few);
-    const first = strip("Most typical", typical.slice(0, many), "Nearest to the center of the cluster");
-    if (!border.length) return [first];
-    return [first, make("div", { className: words ? "" : "pair" },
+    const first = [strip("Most typical", typical.slice(0, many), "Nearest to the center of the cluster")];
+    if (unlike.length) first.push(strip("Most different", unlike, "Each as far as possible from the most typical and from those before it"));
+    if (!border.length) return first;
+    return [...first, make("div", { className: words ? "" : "pair" },
       strip("At the border", border, "Nearly as near to another cluster"),
       doubtful.length ? strip("Doubtful", doubtful, app.method.agreement ? "The heads agree least on these" : "The method is least sure of these") : "")];
   }
@@ -92,6 +96,9 @@ class Cards {
   actions(id, members) {
     const row = make("div", { className: "tools actions" },
       make("button", { type: "button", onclick: () => app.showCluster(id) }, `Show all ${number(members.length)}`));
+    if (members.length > 1 && id !== NOISE) {
+      row.append(make("button", { type: "button", title: "Into the two groups that differ most", onclick: () => app.split(id) }, "Split in two"));
+    }
     let near = app.method.nearest[id];
     if (near !== undefined) near = app.mergedInto(near);
     if (near !== undefined && near !== id && id !== NOISE) {
@@ -114,7 +121,12 @@ class Cards {
     this.ticked.clear();
     app.change({ step: "merge", ids, into });
     app.showCluster(into, undefined, { scroll: false });
-    const input = document.querySelector(`.card[data-cluster="${into}"] input[type=text]`);
+    this.name(into);
+  }
+
+  // To the field with a cluster's name.
+  name(id) {
+    const input = document.querySelector(`.card[data-cluster="${id}"] input[type=text]`);
     if (input) { input.scrollIntoView({ block: "center" }); input.focus(); input.select(); }
   }
 }

@@ -11,6 +11,7 @@ function unpacked(text, Kind) {
 const N = DATA.n;
 const PLACES = unpacked(DATA.xy, Uint16Array); // x of sample i at 2 i, y at 2 i + 1
 const LABELS = unpacked(DATA.labels, Int32Array);
+const VECTORS = unpacked(DATA.vectors, Int8Array); // some numbers of each sample, one sample after another
 const OUTLIERS = unpacked(DATA.outliers, Float32Array);
 const ROWS = unpacked(DATA.rows, Int32Array); // row in the run of each sample; null where they are the same
 const SLOTS = DATA.sprites && unpacked(DATA.sprites.slot, Int32Array);

@@ -21,7 +21,7 @@ class Edits {
     else if (step.step === "merge") {
       const merged = new Set(step.ids);
       for (let i = 0; i < N; i++) if (merged.has(labels[i])) labels[i] = step.into;
-    } else if (step.step === "move") step.samples.forEach((i) => { labels[i] = step.to; });
+    } else if (step.step === "move" || step.step === "split") step.samples.forEach((i) => { labels[i] = step.to; });
     else if (step.step === "mark") step.samples.forEach((i) => (step.on ? this.marked.add(i) : this.marked.delete(i)));
   }
 
@@ -42,6 +42,13 @@ class Edits {
     for (const labels of [this.labels, this.method.cluster]) for (const id of labels) if (id > most) most = id;
     for (const step of this.steps) most = Math.max(most, step.to || 0);
     return most + 1;
+  }
+
+  // A name for the file that is another one when the changes are others: a browser calls a second edits.json by another name.
+  fileName() {
+    let hash = 2166136261;
+    for (const letter of this.file()) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619);
+    return `edits-${(hash >>> 0).toString(16).padStart(8, "0")}.json`;
   }
 
   name(id) {
@@ -65,7 +72,11 @@ class Edits {
   // The file: rows are those of the run, where the page shows a sample of it.
   file() {
     const rows = (samples) => (ROWS ? Array.from(samples, (i) => ROWS[i]) : [...samples]);
-    const steps = this.steps.map(({ samples, ...step }) => (samples ? { ...step, rows: rows(samples) } : step));
+    const steps = this.steps.map(({ samples, rest, ...step }) => ({
+      ...step,
+      ...(samples && { rows: rows(samples) }),
+      ...(rest && ROWS && { rest: rows(rest) }), // samples that the page does not hold go with the part that is nearer
+    }));
     return JSON.stringify({ deepclust_edits: 1, method: this.method.method, made_of: this.method.made_of, steps }, null, 1);
   }
 }

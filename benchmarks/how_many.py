@@ -27,6 +27,7 @@ from deepclust.metrics import ami
 from deepclust.metrics.calibration import calibration
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.training.fit import fit_heads
+from deepclust.training.initialization import views_at_start
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 from deepclust.training.trainer_settings import TrainerSettings
@@ -95,7 +96,7 @@ def confidence(features: FeatureSet, options: argparse.Namespace, name: str) -> 
     """Accuracy, mean confidence and ECE before and after the temperature is fitted."""
     trained, neighbors = heads(features, options.classes, options, name)
     before = calibration(trained.assign(features), features.labels)
-    set_confidence(trained, features, neighbors)
+    set_confidence(trained, features, neighbors, views_at_start(trained.recipe, features, neighbors))
     after = calibration(trained.assign(features), features.labels)
     print(
         f"{name}: accuracy {100 * before.accuracy:.1f}, mean confidence {100 * before.mean_confidence:.1f} -> "

@@ -73,8 +73,8 @@ class Clustering(NotebookMethods):
         seconds: wall-clock time of fitting, or of assigning for a split that was not fitted on.
         notes: sentences that belong under any table this clustering appears in.
         identity: digest of the data and settings of the run that made it (`deepclust.runs.identity`), or None.
-        disagreement: (N,) float32 share of the other heads that put a sample elsewhere; None of other methods and of
-            single heads.
+        disagreement: (N,) float32 share of the other heads that put a sample elsewhere; of a single head that started
+            from a consensus, of its views, for the training split; None of other methods and single heads.
         repeats: (R, N) int32 cluster ids of further runs of the method, or None; its scores are the means over all.
     """
 

@@ -27,10 +27,12 @@ from deepclust.cuts.settling import settle
 from deepclust.cuts.tree import ClusterTree
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
+from deepclust.neighbors.spectral import Partitions
 from deepclust.notebook_methods import NotebookMethods
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import plain_json, written_whole
 from deepclust.training.fit import fit_heads
+from deepclust.training.initialization import views_at_start
 from deepclust.training.recipe import Recipe, RecipeSetting, plain, recipe_settings
 from deepclust.training.trained import TrainedHeads, read_saved
 from deepclust.training.trainer_settings import TrainerSettings
@@ -119,15 +121,18 @@ class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, Transform
         check_can_choose(bounds, constraints is not None, self.n_heads)
         recipe = self.recipe(len(features))
         accelerator = "gpu" if self.device == "cuda" else self.device
+        partitions = Partitions()
         result = fit_heads(
             features,
             recipe,
             TrainerSettings(accelerator=accelerator, precision=self.precision),
+            partitions=partitions,
             progress=self.verbose,
         )
         trained = result.trained
         trained.warn_of_collapse(features)
-        self.exploration_ = settle(trained, features, result.neighbors, bounds, constraints)
+        views_VN = views_at_start(recipe, features, result.neighbors, partitions)
+        self.exploration_ = settle(trained, features, result.neighbors, bounds, constraints, views_VN)
         self._leaves = None if bounds is None else trained.assign(features, head=trained.best_head)
         labels = trained.assign(features).labels
         # On the CPU, so that a pickle of the estimator loads on a machine without a GPU.
@@ -143,7 +148,7 @@ class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, Transform
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, G) float32 probabilities of the best head; their argmax is `predict`.
 
-        They are as sure as the other heads let expect.
+        They are as sure as the other heads let expect, or the views of the graph that a single head started from.
         """
         check_is_fitted(self)
         return self.trained_.probabilities(self._features(X))

@@ -136,7 +136,8 @@ class ConsensusClusterer(_GraphClusterer):
             labels_N = np.zeros(len(rows_ND), np.int32)
         else:
             k, metric = self._k(len(rows_ND) - 1), self._metric
-            labels_N = consensus_of_rows(rows_ND, self.n_clusters, k=k, metric=metric, seed=self.seed)[0]
+            found = consensus_of_rows(rows_ND, self.n_clusters, k=k, metric=metric, seed=self.seed)
+            labels_N = found.partitions_HN[0]
         self._keep_centroids(rows_ND, labels_N)
         return labels_N, None, ()
 

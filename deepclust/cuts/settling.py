@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from deepclust.cuts.confidence import confidence_temperature, expected_accuracy
 from deepclust.cuts.constraints import Constraints
 from deepclust.cuts.exploration import Exploration, explore_heads
@@ -16,6 +18,7 @@ def settle(
     neighbors: Neighbors,
     bounds: tuple[int, int] | None = None,
     constraints: Constraints | None = None,
+    views_VN: np.ndarray | None = None,
 ) -> Exploration | None:
     """Cut the heads where `bounds` leave the number of clusters open, and set the temperature of their confidence.
 
@@ -25,6 +28,7 @@ def settle(
         neighbors: mined of it.
         bounds: of the number of clusters, or None where it is that of the heads.
         constraints: what decides the cut where there are some.
+        views_VN: what each view says whose consensus the heads started from (`views_at_start`), or None.
 
     Returns:
         What speaks for each cut; None without bounds.
@@ -33,11 +37,13 @@ def settle(
     if bounds is not None:
         exploration = explore_heads(trained, features, neighbors, bounds, constraints)
         trained.groups_C = exploration.tree.groups(exploration.chosen)
-    set_confidence(trained, features, neighbors)
+    set_confidence(trained, features, neighbors, views_VN)
     return exploration
 
 
-def set_confidence(trained: TrainedHeads, features: FeatureSet, neighbors: Neighbors) -> None:
-    """Set the temperature at which the mean confidence is the accuracy that the other heads let expect."""
-    expected = expected_accuracy(trained, features, neighbors.ids)
+def set_confidence(
+    trained: TrainedHeads, features: FeatureSet, neighbors: Neighbors, views_VN: np.ndarray | None = None
+) -> None:
+    """Set the temperature at which the mean confidence is what the other heads, or the views, let expect."""
+    expected = expected_accuracy(trained, features, neighbors.ids, views_VN)
     trained.confidence_temperature = confidence_temperature(trained, features, expected)

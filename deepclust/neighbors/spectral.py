@@ -132,15 +132,19 @@ class Partitions:
     def __init__(self) -> None:
         self._made: dict[tuple[str, int, int], np.ndarray] = {}
 
-    def get(self, key: tuple[str, int, int], n_partitions: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+    def keep(self, key: tuple[str, int, int], made_HN: np.ndarray) -> None:
+        """Partitions that came up while others were made."""
+        self._made[key] = made_HN
+
+    def get(self, key: tuple[str, int, int], n_partitions: int | None, make: Callable[[], np.ndarray]) -> np.ndarray:
         """(H, N) labels of H partitions, best first.
 
         Args:
             key: the way they are made, C and the seed.
-            n_partitions: H. Partitions that were made already serve any later call for no more of them.
+            n_partitions: H. Partitions that were made already serve any later call for no more of them. None: all.
             make: makes (H, N) labels, best first; called only where too few are there.
         """
         made_HN = self._made.get(key)
-        if made_HN is None or len(made_HN) < n_partitions:
+        if made_HN is None or len(made_HN) < (n_partitions or 1):
             made_HN = self._made[key] = make()
         return made_HN[:n_partitions]

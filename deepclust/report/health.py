@@ -53,7 +53,8 @@ def findings(
     Args:
         clustering: N cluster ids.
         row: its row of results: `silhouette`, and where there are labels `acc`, `nmi`, `ari`.
-        agreement_N: share of the heads that put each sample where the clustering does; None for a method without heads.
+        agreement_N: share of the heads, or of the views that a single one started from, that put each sample where the
+            clustering does; None for a method without heads.
         n_heads: how many heads there are.
         n_duplicates: samples that have a near duplicate; None where nobody looked.
     """
@@ -68,7 +69,7 @@ def _graded(value: float, marks: tuple[float, float]) -> Level:
 
 
 def _agreement(agreement_N: np.ndarray | None, n_heads: int) -> Finding | None:
-    if agreement_N is None or n_heads < 2:
+    if agreement_N is None:
         return None
     share = float(agreement_N.mean())
     level = _graded(share, AGREEMENT)
@@ -77,7 +78,8 @@ def _agreement(agreement_N: np.ndarray | None, n_heads: int) -> Finding | None:
         "fair": "Most clusters are firm; look at the doubtful members before you rely on single samples.",
         "poor": "Trained again, it may draw other borders: try another number of clusters.",
     }[level]
-    text = f"{n_heads} heads, trained independently, agree on {100 * share:.0f} % of the assignments. {advice}"
+    who = "Clusterings of other neighbor graphs" if n_heads == 1 else f"{n_heads} heads, trained independently,"
+    text = f"{who} agree on {100 * share:.0f} % of the assignments. {advice}"
     return Finding(level, "Stability", text)
 
 

@@ -9,7 +9,7 @@ run folder/
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from deepclust.cuts.tree import ClusterTree
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, cached_neighbors
 from deepclust.neighbors.mining import MiningSettings
+from deepclust.neighbors.spectral import Partitions
 from deepclust.report.contact_sheet import image_thumbnail
 from deepclust.report.neighbor_rows import images_of
 from deepclust.report.tree_figure import NUMBERED_LEAVES, draw_tree
 from deepclust.runs.folder import RunFolder
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json, write_json
+from deepclust.training.initialization import views_at_start
 from deepclust.training.trained import TrainedHeads
 
 EXAMPLE_PIXELS = 56
@@ -88,6 +90,7 @@ class Recut:
         constraints: what decides where it is no number; None: stability.
         neighbors_dir: where mined neighbors are kept.
         mining: how they are searched.
+        partitions: what heads started from, made again where a cut needs it.
     """
 
     folder: RunFolder
@@ -96,6 +99,7 @@ class Recut:
     constraints: Constraints | None
     neighbors_dir: Path | None
     mining: MiningSettings
+    partitions: Partitions = field(default_factory=Partitions)
 
     @property
     def out(self) -> RunFolder:
@@ -111,12 +115,8 @@ class Recut:
             InputError: if they were trained with fewer clusters.
         """
         most = trained.recipe.n_clusters
-        neighbors = cached_neighbors(
-            self.train,
-            trained.recipe.mined_neighbors(len(self.train)),
-            cache_dir=self.neighbors_dir,
-            **vars(self.mining),
-        )
+        neighbors = self.neighbors(trained)
+        views_VN = views_at_start(trained.recipe, self.train, neighbors, self.partitions)
         bounds = bounds_of(self.n_clusters, len(self.train))
         if bounds is None:
             if self.n_clusters > most:
@@ -125,13 +125,22 @@ class Recut:
                     f"merged: train with n_clusters=[2,{self.n_clusters}]"
                 )
             trained.groups_C = self.tree(trained, method, neighbors).groups(self.n_clusters)
-            set_confidence(trained, self.train, neighbors)
+            set_confidence(trained, self.train, neighbors, views_VN)
             return []
         bounds = min(bounds[0], most), min(bounds[1], most)
-        exploration = settle(trained, self.train, neighbors, bounds, self.constraints)
+        exploration = settle(trained, self.train, neighbors, bounds, self.constraints, views_VN)
         assert exploration is not None
         keep_exploration(self.out, method, exploration, self.train, trained.assign(self.train))
         return [exploration.note]
+
+    def neighbors(self, trained: TrainedHeads) -> Neighbors:
+        """Those that the heads were trained with."""
+        return cached_neighbors(
+            self.train,
+            trained.recipe.mined_neighbors(len(self.train)),
+            cache_dir=self.neighbors_dir,
+            **vars(self.mining),
+        )
 
     def tree(self, trained: TrainedHeads, method: str, neighbors: Neighbors) -> ClusterTree:
         """That of the run, or one made now, where the run was told its number of clusters."""
@@ -143,5 +152,6 @@ class Recut:
     def keep(self, trained: TrainedHeads, method: str) -> None:
         """Save the clusters of the training split."""
         clustering = trained.assign(self.train)
-        uncertain_N = disagreement(trained, self.train, clustering.labels)
+        views_VN = views_at_start(trained.recipe, self.train, self.neighbors(trained), self.partitions)
+        uncertain_N = disagreement(trained, self.train, clustering.labels, views_VN)
         replace(clustering, disagreement=uncertain_N).save(self.out.clustering(method))

@@ -33,6 +33,7 @@ from deepclust.runs.watching import HeadWatch
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Ranks
+from deepclust.training.initialization import views_at_start
 from deepclust.training.loggers import log_final
 from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
@@ -155,14 +156,15 @@ class Steps:
             kept = 100 * float(trained.transform.explained_variance)
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
         method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
-        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train))
+        views_VN = views_at_start(trained.recipe, train, neighbors, self.partitions)
+        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train), views_VN)
         if exploration is not None:
             keep_exploration(self.folder, method, exploration, train, trained.assign(train))
             notes.append(f"{display_name(method)}: {exploration.note}")
         trained.save_settled(self.folder.checkpoint(method), self.digest(method))
         for split, features in reversed(self.data.splits().items()):
             found = trained.assign(features)
-            uncertain_N = disagreement(trained, features, found.labels)
+            uncertain_N = disagreement(trained, features, found.labels, views_VN if split == "train" else None)
             more: dict[str, Any] = {
                 "seconds": seconds,
                 "notes": notes,

@@ -24,7 +24,7 @@ from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
-from deepclust.neighbors.consensus import consensus_of_rows
+from deepclust.neighbors.consensus import consensus_of_rows, views_of_rows
 from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
@@ -56,6 +56,8 @@ SAMPLE_ITERATIONS = 6
 # scikit-learn's k-means wants its rows as one matrix in memory.
 EUCLIDEAN_BYTES = 1 << 31
 BLOCK_ROWS = 16384
+# What `Partitions` keeps the views of a consensus as.
+VIEWS = "views"
 # One map has to turn further than three layers together.
 WARM_START_LEARNING_RATE = {MLPHeads: 1e-3, LinearHeads: 1e-2, NormedLinearHeads: 1e-2, StudentTHeads: 1e-2}
 WARM_START_BATCH = 512
@@ -152,11 +154,34 @@ class HeadStart:
             if recipe.init == "spectral":
                 return spectral_partitions(self.neighbors, recipe.n_clusters, n_heads, **asked)
             rows = self.features.features
-            return consensus_of_rows(
+            found = consensus_of_rows(
                 rows, recipe.n_clusters, n_heads, k=self.neighbors.k, neighbors=self.neighbors, **asked
             )
+            shared.keep((VIEWS, recipe.n_clusters, recipe.seed), found.views_VN)
+            return found.partitions_HN
 
         return shared.get((recipe.init, recipe.n_clusters, recipe.seed), n_heads, make)
+
+
+def views_at_start(
+    recipe: Recipe, features: FeatureSet, neighbors: Neighbors, partitions: Partitions | None = None
+) -> np.ndarray | None:
+    """(V, N) what the views of the graph say whose consensus a single head started from; None of other heads.
+
+    Args:
+        recipe: of the heads.
+        features: that the neighbors were mined of.
+        neighbors: mined neighbors.
+        partitions: where the start has left them; else they are made again, the same.
+    """
+    if recipe.init != "consensus" or recipe.n_clusters == 1 or recipe.n_heads > 1:
+        return None
+
+    def make() -> np.ndarray:
+        return views_of_rows(features.features, recipe.n_clusters, k=neighbors.k, neighbors=neighbors, seed=recipe.seed)
+
+    shared = Partitions() if partitions is None else partitions
+    return shared.get((VIEWS, recipe.n_clusters, recipe.seed), None, make)
 
 
 def go_on_with(path: str, heads: Heads, recipe: Recipe) -> None:

@@ -73,6 +73,29 @@ def test_a_run_finds_its_number_and_is_cut_elsewhere_without_training(command, d
     assert (again.code, "was run with n_clusters=[3, 12]" in again.error_line) == (2, True)
 
 
+@pytest.mark.usefixtures("data")
+def test_what_views_say_of_a_single_head_is_the_same_where_they_are_made_again(command):
+    words = (*DATA[:3], "loss=consensus_heads", "baselines=none", "n_clusters=7", "max_epochs=4")
+    assert command("train", *words, "trainer.accelerator=cpu", "run_dir=run").code == 0
+    note, place = Path("run/checkpoints/consensus_heads.json"), Path("run/clusterings/consensus_heads.npz")
+    settled, first = note.read_text(), Clustering.load(place)
+    assert first.disagreement is not None
+    assert 0 < first.disagreement.mean() < 0.6  # seven clusters of five are drawn in several ways
+    note.unlink()
+    place.unlink()  # as a kill before the end of the run leaves it
+    Path("run/deepclust.sha256").unlink(missing_ok=True)
+    outcome = command("train", *words, "trainer.accelerator=cpu", "resume=run")
+    assert outcome.code == 0, outcome.err
+    again = Clustering.load(place)
+    assert note.read_text() == settled
+    np.testing.assert_array_equal(again.disagreement, first.disagreement)
+    np.testing.assert_array_equal(again.top_probs, first.top_probs)
+    assert command("evaluate", "run=run", "n_clusters=5").code == 0
+    cut = Clustering.load("run/cuts/5/clusterings/consensus_heads.npz")
+    assert cut.disagreement is not None
+    assert cut.disagreement.mean() < first.disagreement.mean()  # five of five are drawn in one
+
+
 def test_a_damaged_or_foreign_note_of_the_cut_is_refused(command, data):
     assert command("train", *DATA, *SHORT, "n_clusters=5", "max_epochs=2", "baselines=none", "run_dir=run").code == 0
     note = Path("run/checkpoints/temi.json")

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from deepclust import TEMI
+from deepclust import TEMI, ConsensusHeads
 from deepclust.cuts.confidence import (
+    agreeing_views,
     confidence_temperature,
     disagreement,
     expected_accuracy,
@@ -15,6 +17,8 @@ from deepclust.cuts.confidence import (
     mean_confidence,
 )
 from deepclust.features.feature_set import FeatureSet
+from deepclust.neighbors import mine_neighbors
+from deepclust.training.initialization import views_at_start
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,42 @@ def test_a_failed_head_has_no_say_and_a_single_one_asks_the_neighbors(model, blu
     ids = np.random.default_rng(0).integers(0, 300, (300, 7))
     expected = (model.labels_[ids[:, :5]] == model.labels_[:, None]).mean()
     assert expected_accuracy(trained, blurred, ids) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def alone(blurred) -> ConsensusHeads:
+    """One head that learned a consensus."""
+    return ConsensusHeads(5, hidden_dim=32, embedding_dim=16, device="cpu", random_state=3).fit(blurred)
+
+
+@pytest.mark.parametrize("groups", [None, [0, 1, 0, 2, 1]])
+def test_a_single_head_is_as_sure_as_three_views_that_it_started_from(alone, blurred, groups):
+    trained = type(alone.trained_).from_state(alone.trained_.state())
+    views_VN = views_at_start(trained.recipe, blurred, mine_neighbors(blurred, 30))
+    leaves = alone.labels_
+    trained.groups_C = None if groups is None else np.array(groups, np.int32)
+    shown = trained.assign(blurred).labels
+    agree_VN = []
+    for view in views_VN:
+        counts = np.zeros((5, 5), int)
+        np.add.at(counts, (view, leaves), 1)
+        said = linear_sum_assignment(-counts)[1][view]
+        agree_VN.append((said if groups is None else np.array(groups)[said]) == shown)
+    share = np.mean(agree_VN, axis=0)
+    assert 0.3 < share.mean() < 0.99
+    np.testing.assert_allclose(agreeing_views(trained, blurred, shown, views_VN), share, atol=1e-5)
+    np.testing.assert_allclose(disagreement(trained, blurred, shown, views_VN), 1 - share, atol=1e-5)
+    ids = np.zeros((300, 5), int)  # neighbors have no say where there are views
+    expected = expected_accuracy(trained, blurred, ids, views_VN)
+    assert expected == pytest.approx((share**3).mean())
+    if groups is None:
+        assert alone.predict_proba(blurred).max(axis=1).mean() == pytest.approx(expected, abs=2e-3)
+
+
+def test_only_a_single_head_that_started_from_a_consensus_is_held_against_its_views(alone, blurred):
+    recipe, neighbors = alone.trained_.recipe, mine_neighbors(blurred, 30)
+    for other in ({"n_heads": 2}, {"init": "spectral"}, {"n_clusters": 1}):
+        assert views_at_start(replace(recipe, **other), blurred, neighbors) is None
 
 
 @pytest.mark.parametrize("cut", [None, 3])

@@ -11,7 +11,15 @@ from sklearn.metrics import adjusted_rand_score
 from deepclust.clusterers import make_clusterer
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.consensus import agreed_graph, consensus_partitions, views, walk_information, walk_rows
+from deepclust.neighbors.consensus import (
+    agreed_graph,
+    consensus_of_rows,
+    consensus_partitions,
+    views,
+    views_of_rows,
+    walk_information,
+    walk_rows,
+)
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.ward import merged, ward_labels
 from deepclust.training.initialization import HeadStart
@@ -76,7 +84,7 @@ def test_walk_information_is_that_of_two_steps_written_out(monkeypatch):
 def test_the_candidate_whose_clusters_tell_most_of_walks_comes_first(digits):
     neighbors = mine_neighbors(digits, 30)
     graph = neighbor_graph(neighbors)
-    found = [walk_information(labels_N, graph) for labels_N in consensus_partitions(neighbors, 10, 16)]
+    found = [walk_information(labels_N, graph) for labels_N in consensus_partitions(neighbors, 10, 16).partitions_HN]
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
 
@@ -87,17 +95,17 @@ def test_planted_clusters_are_found_by_every_view_and_by_the_consensus(n_partiti
     seen = [view for k in (10, 15, 20) for view in views(neighbors, k, 5)]
     assert [len(view) for view in seen] == [8, 1] * 9
     assert all(adjusted_rand_score(planted.labels, labels) == 1 for view in seen for labels in view)
-    found = consensus_partitions(neighbors, 5, n_partitions, seed=1)
+    found = consensus_partitions(neighbors, 5, n_partitions, seed=1).partitions_HN
     assert found.shape == (n_partitions, len(planted))
     assert found.dtype == np.int32
     assert adjusted_rand_score(planted.labels, found[0]) == 1
-    np.testing.assert_array_equal(found, consensus_partitions(neighbors, 5, n_partitions, seed=1))
+    np.testing.assert_array_equal(found, consensus_partitions(neighbors, 5, n_partitions, seed=1).partitions_HN)
 
 
 @pytest.mark.parametrize(("n_samples", "n_clusters"), [(3, 2), (3, 3), (12, 12), (40, 1)])
 def test_few_samples_are_clustered_too(n_samples, n_clusters):
     rows = np.random.default_rng(0).standard_normal((n_samples, 3)).astype(np.float32)
-    found = consensus_partitions(mine_neighbors(rows, min(30, n_samples - 1)), n_clusters)
+    found = consensus_partitions(mine_neighbors(rows, min(30, n_samples - 1)), n_clusters).partitions_HN
     assert set(found.ravel()) <= set(range(n_clusters))
 
 
@@ -114,6 +122,18 @@ def test_copies_beyond_the_neighbors_do_not_part_a_cluster(normalize, planted):
     expected = np.concatenate([planted.labels, np.repeat(planted.labels[:2], 80)])
     found = make_clusterer("consensus", n_clusters=5, normalize=normalize).fit(copied)
     assert adjusted_rand_score(expected, found.labels) == 1
+
+
+@pytest.mark.parametrize("copies", [0, 80])
+def test_views_that_are_made_again_are_those_of_the_consensus(copies, planted):
+    rows = np.concatenate([planted.features, np.repeat(planted.features[:2], copies, axis=0)])
+    neighbors = mine_neighbors(rows, 30)
+    views_VN = consensus_of_rows(rows, 7, neighbors=neighbors, seed=2).views_VN
+    assert views_VN.shape == (18, len(rows))
+    assert len(np.unique(views_VN, axis=0)) > 1  # seven clusters of five are drawn in several ways
+    np.testing.assert_array_equal(views_of_rows(rows, 7, neighbors=neighbors, seed=2), views_VN)
+    few = np.eye(3, dtype=np.float32).repeat(9, axis=0)
+    np.testing.assert_array_equal(views_of_rows(few, 5), consensus_of_rows(few, 5).views_VN)
 
 
 def test_heads_start_from_clusters_that_copies_share(planted):

@@ -104,6 +104,8 @@ def test_trouble_is_told_in_words():
     sure = findings(Clustering(labels_N, "tsp", 2), {}, agreement_N=np.full(100, 0.95), n_heads=4)
     assert (sure[0].title, sure[0].level) == ("Stability", "good")
     assert "4 heads" in sure[0].text
+    alone = findings(Clustering(labels_N, "consensus_heads", 2), {}, agreement_N=np.full(100, 0.8), n_heads=1)
+    assert (alone[0].level, alone[0].text[:36]) == ("fair", "Clusterings of other neighbor graphs")
 
 
 def page_of(features: FeatureSet, labels_N: np.ndarray, **more) -> Page:

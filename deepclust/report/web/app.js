@@ -294,7 +294,7 @@ const cards = new Cards();
 
 function colorChoices() {
   const choices = [["cluster", "by cluster"]];
-  if (app.method.agreement) choices.push(["agreement", "by agreement of the heads"]);
+  if (app.method.agreement) choices.push(["agreement", "by agreement"]);
   if (app.method.confidence) choices.push(["confidence", "by confidence"]);
   if (LABELS) choices.push(["label", "by label"]);
   METHODS.forEach((method, place) => { if (place !== app.place) choices.push([place, `by ${method.title}`]); });

@@ -245,7 +245,10 @@ def test_a_split_on_a_page_of_some_samples_splits_all(tab, digits, tmp_path, mon
     monkeypatch.setattr("deepclust.report.page_parts.MOST_ROWS", 300)
     rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 6, 7]))
     features, truth = FeatureSet.from_arrays(digits.features[rows]), digits.labels[rows]
-    found = Clustering(np.isin(truth, [6, 7]).astype(np.int32), "kmeans")
+    labels_N = np.isin(truth, [6, 7]).astype(np.int32)
+    shown = np.random.default_rng(0).choice(len(rows), 300, replace=False)
+    labels_N[np.setdiff1d(np.flatnonzero(labels_N == 0), shown)[:2]] = 5  # a cluster of which the page knows nothing
+    found = Clustering(labels_N, "kmeans")
     page = assembled_page(
         features, [Found(found, "k-means", {})], title="", facts=[], why="", run="/r", images=None, texts=None,
         neighbors=None,
@@ -258,6 +261,7 @@ def test_a_split_on_a_page_of_some_samples_splits_all(tab, digits, tmp_path, mon
     edits = read_edits(tmp_path / "edits.json")
     labels = edited_clustering(edits, {"kmeans": found}, "edits.json", features).clustering.labels
     assert len(edits["steps"][0]["rows"]) + len(edits["steps"][0]["rest"]) < (found.labels == 1).sum()
-    assert (labels[found.labels == 0] == 0).all()
-    parts = [Counter(truth[labels == cluster].tolist()) for cluster in (1, 2)]
+    assert (labels[found.labels != 1] == found.labels[found.labels != 1]).all()
+    assert set(labels.tolist()) == {0, 1, 5, 6}
+    parts = [Counter(truth[labels == cluster].tolist()) for cluster in (1, 6)]
     assert all(max(part.values()) > 0.95 * sum(part.values()) for part in parts)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from deepclust.cli.configure import composed
 from deepclust.cli.main import COMMANDS
+from deepclust.clustering import Clustering
+from deepclust.features.feature_set import FeatureSet
 from deepclust.losses import LOSSES
+from deepclust.neighbors import Neighbors
+from deepclust.report.sample_tables import write_samples
 from deepclust.subsets.benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,3 +163,48 @@ def test_every_page_can_be_reached_from_the_readme():
         links = re.findall(r"\]\(([\w/.]+\.md)", page.read_text(encoding="utf-8"))
         open_pages += {(page.parent / link).resolve() for link in links} - seen
     assert {page.resolve() for page in PAGES} <= {page.resolve() for page in seen}
+
+
+def block_after(page: str, words: str) -> str:
+    """The first block of Python on a page after some words."""
+    _, after = (ROOT / "docs" / page).read_text(encoding="utf-8").split(words, 1)
+    return after.split("```python\n", 1)[1].split("```", 1)[0]
+
+
+def test_clusters_go_into_an_anndata_as_the_page_says(digits):
+    anndata = pytest.importorskip("anndata", reason="anndata is not installed: pip install 'deepclust[anndata]'")
+    adata = anndata.AnnData(np.zeros((200, 3), np.float32))
+    adata.obsm["X_pca"] = np.asarray(digits.features[:200])
+    block = block_after("formats.md", "**scanpy**").replace("n_clusters=15", "n_clusters=3, max_epochs=1")
+    exec(block, {"adata": adata})
+    assert adata.obs["temi"].cat.categories.tolist() == ["0", "1", "2"]
+    np.testing.assert_array_equal(adata.obsm["temi_probabilities"].argmax(axis=1), adata.obs["temi"].astype(int))
+
+
+def test_clusters_go_into_a_fiftyone_dataset_as_the_page_says(monkeypatch, tmp_path):
+    """With a stand-in for FiftyOne that knows the three names of the page."""
+
+    class Dataset:
+        @staticmethod
+        def from_images(paths: list[str]) -> Dataset:
+            made.append(Dataset())
+            made[0].values = {"filepath": paths}
+            return made[0]
+
+        def set_values(self, field: str, values: list[Any]) -> None:
+            assert len(values) == len(self.values["filepath"])
+            self.values[field] = values
+
+    made: list[Any] = []
+    stand_in = SimpleNamespace(Dataset=Dataset, Classification=lambda label: {"label": label})
+    monkeypatch.setitem(sys.modules, "fiftyone", stand_in)
+    monkeypatch.chdir(tmp_path)
+    features = FeatureSet.from_arrays(np.eye(3, dtype=np.float32), paths=["a.png", "b.png", "c.png"])
+    neighbors = Neighbors(np.array([[1], [0], [0]]), np.array([[0.9], [0.9], [0.1]], np.float32))
+    found = Clustering(np.array([0, 0, 1], np.int32), "tsp", 2)
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    write_samples(Path("runs/photos/samples"), features, {"tsp": found}, {"tsp": {1: "cats"}}, neighbors)
+    exec(block_after("formats.md", "**FiftyOne**"), {})
+    assert made[0].values["filepath"] == ["photos/a.png", "photos/b.png", "photos/c.png"]
+    assert [one["label"] for one in made[0].values["cluster"]] == ["cluster 0", "cluster 0", "cats"]
+    np.testing.assert_allclose(made[0].values["outlier_score"], [0.1, 0.1, 0.9], atol=1e-6)

@@ -17,11 +17,14 @@ def edit(config: dict[str, Any]) -> None:
     # Imported here: `--help` and a mistyped option answer at once.
     from deepclust.features.texts import read_texts
     from deepclust.runs.editing import edited_clustering, export, read_edits, replayed
+    from deepclust.runs.relearning import HEADS, relearned_heads
     from deepclust.runs.reporting import FinishedRun, first_shown_of, write_report
     from deepclust.runtime.errors import InputError
 
     if config["run"] is None:
         raise InputError("name the run: run=<run folder>")
+    if config["retrain"] and config["edits"] is None:
+        raise InputError("retrain=true trains heads on changes: name their file with edits=")
     edits = None if config["edits"] is None else read_edits(Path(config["edits"]).expanduser())
     texts = None if config["texts"] is None else read_texts(Path(config["texts"]).expanduser())
     run = FinishedRun.read(config["run"])
@@ -32,6 +35,7 @@ def edit(config: dict[str, Any]) -> None:
         edited = replayed(run.clusterings[name], [])
     else:
         edited = edited_clustering(edits, run.clusterings, str(config["edits"]), run.dataset.train)
+    heads = relearned_heads(run, edited.clustering) if config["retrain"] else None
     kept = free_folder(run.folder.path / ("edited" if edits is not None else "handed_on"))
     out = kept if config["out"] is None else Path(config["out"]).expanduser()
     written = export(edited, run.dataset.train, out, config["folders"])
@@ -40,8 +44,12 @@ def edit(config: dict[str, Any]) -> None:
         run.clusterings = {f"edited:{kept.name}": edited.clustering, **run.clusterings}
         method = f"edited:{kept.name}"
         written.append(write_report(run, out / "report.html", method=method, texts=texts, map_kind=config["map"]))
+    if heads is not None:
+        written.append(heads.save(kept / HEADS))
     found = edited.clustering.n_found
     print(f"{edited.n_steps} changes, {len(edited.clustering):,} samples in {found} clusters")
+    if heads is not None:
+        print(f"{1 - heads.losses_H[0]:.1%} of the samples are where you have them by the heads trained again")
     for path in written:
         print(f"written to {path}")
 

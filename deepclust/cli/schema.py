@@ -189,6 +189,7 @@ EDIT: dict[str, Member] = {
     **REPORT,
     "edits": PLACE,
     "folders": setting("links", "what a cluster's folder holds", choices=FOLDERS),
+    "retrain": setting(False, "train heads on the changed clusters, for new samples", flag=True),
 }
 ASSIGN: dict[str, Member] = dict.fromkeys(("run", "match", "out", "features_dir"), PLACE)
 EXPORT: dict[str, Member] = {

@@ -42,6 +42,7 @@ from deepclust.runtime.files import read_json, written_whole
 
 # Over these the mean is taken.
 SEEDS = ("seed", "random_state", "reduction.seed")
+SVG_TITLE = "Scores in percent, mean ± standard deviation over seeds"
 MEASURE = "measure it again with deepclust evaluate"
 
 
@@ -84,7 +85,7 @@ def show_seeds(options: argparse.Namespace) -> None:
         picture.print(mean_std_table(rows, notes))
         with written_whole(options.svg) as temporary:
             # Without its font rules the picture fetches nothing; the viewer's own monospace font does.
-            svg = re.sub(r"@font-face {.*?}", "", picture.export_svg(title="deepclust summarize"), flags=re.DOTALL)
+            svg = re.sub(r"@font-face {.*?}", "", picture.export_svg(title=SVG_TITLE), flags=re.DOTALL)
             temporary.write_text(svg, encoding="utf-8")
     if options.markdown:
         with written_whole(options.markdown) as temporary:

@@ -44,6 +44,7 @@ class Shown:
         findings: how far to trust it.
         names: of clusters, by id; the others are called by number.
         agreement_N: share of heads that agree on each sample, or None.
+        whole: the clustering of all samples of the run, where the page holds some of them; changes are made to it.
     """
 
     clustering: Clustering
@@ -51,6 +52,7 @@ class Shown:
     findings: Sequence[Finding] = ()
     names: Mapping[int, str] = field(default_factory=dict)
     agreement_N: np.ndarray | None = None
+    whole: Clustering | None = None
 
 
 @dataclass
@@ -175,11 +177,13 @@ def page_content(
 def method_content(shown: Shown, scores: MemberScores) -> dict[str, Any]:
     """One clustering as the scripts read it; confidences and agreements are in 255ths."""
     clustering = shown.clustering
+    whole_N = (shown.whole or clustering).labels
     confidence_N = confidences(clustering)
     return {
         "method": clustering.method,
         "title": shown.title,
-        "made_of": fingerprint(clustering.labels.astype(np.int32)),
+        "made_of": fingerprint(whole_N.astype(np.int32)),
+        "highest": int(whole_N.max(initial=0)),
         "names": {str(cluster): name for cluster, name in shown.names.items()},
         "nearest": dict(zip(map(str, scores.ids_C.tolist()), scores.nearest_C.tolist())),
         "findings": [[one.level, one.title, one.text] for one in shown.findings],

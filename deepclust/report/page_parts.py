@@ -107,7 +107,7 @@ def _shown(
     if features.labels is None:
         names = names_of(None, None, texts, clustering.labels)
     given = {int(cluster): str(given) for cluster, given in whole.settings.get("names", {}).items()}
-    return Shown(clustering, one.title, told, {**names, **given}, agreement_N)
+    return Shown(clustering, one.title, told, {**names, **given}, agreement_N, whole)
 
 
 def _rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:

@@ -20,6 +20,7 @@ from deepclust.report.sample_tables import write_clusters, write_samples
 from deepclust.runs.config import reduced_as_trained
 from deepclust.runs.folder import RunFolder
 from deepclust.runs.matching import IdMap, matched, read_stable, with_ids, write_stable
+from deepclust.runs.relearning import assigned_by_relearned
 from deepclust.runs.reporting import FinishedRun
 from deepclust.runs.source import DataSource
 from deepclust.runtime.devices import fastest_device
@@ -84,7 +85,8 @@ def assign(folder: RunFolder, other: Settings | None, match: Path | None) -> Ass
 
 
 def assigned_by_heads(run: FinishedRun, other: Settings) -> tuple[FeatureSet, dict[str, Clustering]]:
-    """Other features, and the clusters that the trained heads of a run give them, by method."""
+    """Other features, and the clusters that the trained heads of a run give them, by method; those that were trained
+    again on a person's clusters are called by their folder."""
     methods = sorted(run.folder.trained_methods(), key=method_order)
     if not methods:
         raise InputError(f"{run.folder.path} holds no heads: train with loss=NAME to have clusters for other samples")
@@ -96,7 +98,8 @@ def assigned_by_heads(run: FinishedRun, other: Settings) -> tuple[FeatureSet, di
     heads = {method: TrainedHeads.load(run.folder.checkpoint(method)) for method in methods}
     for trained in heads.values():
         trained.check_features(reduced)
-    return dataset.train, {name: trained.to(fastest_device()).assign(reduced) for name, trained in heads.items()}
+    found = {name: trained.to(fastest_device()).assign(reduced) for name, trained in heads.items()}
+    return dataset.train, {**found, **assigned_by_relearned(run.folder, reduced)}
 
 
 def names_in(folder: RunFolder, methods: Mapping[str, Any]) -> dict[str, dict[int, str]]:
@@ -115,6 +118,9 @@ def names_in(folder: RunFolder, methods: Mapping[str, Any]) -> dict[str, dict[in
 def hand_out(found: Assigned, folder: RunFolder, out: Path) -> list[Path]:
     """Write the tables, the clusterings and the id map; returns what was written."""
     names = names_in(folder, found.clusterings)
+    for method, clustering in found.clusterings.items():
+        given = clustering.settings.get("names", {})
+        names[method].update({int(cluster): str(name) for cluster, name in given.items()})
     for method, one in read_stable(folder.path).items():
         if method in names:
             names[method] = {one["ids"].get(str(old), old): name for old, name in names[method].items()}

@@ -19,6 +19,7 @@ from PIL import Image
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
 from deepclust.report.page import Page, Shown, write_page
+from deepclust.report.page_parts import Found, assembled_page
 from deepclust.runs.editing import edited_clustering, read_edits
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed")
@@ -198,7 +199,7 @@ def test_a_split_finds_the_two_kinds_that_a_cluster_mixes(tab, digits_page, digi
     truth = digits.labels[np.isin(digits.labels, [0, 1, 6, 7])]
     tab.click('.card[data-cluster="1"] button:text("Split in two")')
     assert tab.locator("#items .group").count() == 2
-    assert tab.locator("#items .thumb").count() == 24
+    assert tab.locator("#items .thumb").count() == 8
     for part in tab.evaluate("[1, 3].map((id) => app.edits.members(id))"):
         shares = np.bincount(truth[part], minlength=10)[[6, 7]] / len(part)
         assert shares.max() > 0.97
@@ -238,3 +239,29 @@ def test_the_most_different_members_are_far_from_each_other_and_from_the_typical
     card = tab.locator('.card[data-cluster="0"]')
     assert "Most different" in card.inner_text()
     assert tab.locator('.card[data-cluster="2"]').inner_text().count("Most different") == 0  # where all are equal
+
+
+def test_a_split_on_a_page_of_some_samples_splits_all(tab, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepclust.report.page_parts.MOST_ROWS", 300)
+    rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 6, 7]))
+    features, truth = FeatureSet.from_arrays(digits.features[rows]), digits.labels[rows]
+    labels_N = np.isin(truth, [6, 7]).astype(np.int32)
+    shown = np.random.default_rng(0).choice(len(rows), 300, replace=False)
+    labels_N[np.setdiff1d(np.flatnonzero(labels_N == 0), shown)[:2]] = 5  # a cluster of which the page knows nothing
+    found = Clustering(labels_N, "kmeans")
+    page = assembled_page(
+        features, [Found(found, "k-means", {})], title="", facts=[], why="", run="/r", images=None, texts=None,
+        neighbors=None,
+    )  # fmt: skip
+    tab.goto(write_page(tmp_path / "report.html", page, map_kind="pca").as_uri())
+    tab.click('.card[data-cluster="1"] button:text("Split in two")')
+    with tab.expect_download() as download:
+        tab.locator("#bar .download").click()
+    download.value.save_as(tmp_path / "edits.json")
+    edits = read_edits(tmp_path / "edits.json")
+    labels = edited_clustering(edits, {"kmeans": found}, "edits.json", features).clustering.labels
+    assert len(edits["steps"][0]["rows"]) + len(edits["steps"][0]["rest"]) < (found.labels == 1).sum()
+    assert (labels[found.labels != 1] == found.labels[found.labels != 1]).all()
+    assert set(labels.tolist()) == {0, 1, 5, 6}
+    parts = [Counter(truth[labels == cluster].tolist()) for cluster in (1, 6)]
+    assert all(max(part.values()) > 0.95 * sum(part.values()) for part in parts)

@@ -16,6 +16,7 @@ from deepclust.runs.editing import Edited, edited_clustering, export, folder_pla
 from deepclust.runs.reporting import FinishedRun, page_of, write_report
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
+from deepclust.training.trained import TrainedHeads
 
 FOUND = Clustering(
     np.array([0, 1, 2, 2, 3, -1], np.int32),
@@ -235,3 +236,46 @@ def test_the_page_shows_what_the_silhouette_chose_first(command, planted, tmp_pa
     page = write_report(run, map_kind="pca").read_text(encoding="utf-8")
     assert "k-means, chosen" in page
     assert "By silhouette (" in page
+
+
+def test_heads_trained_again_put_new_samples_into_the_clusters_of_a_person(command, digits, tmp_path):
+    """Of a run that was asked for too few clusters: a person splits one, and new samples come apart as well."""
+    rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 4, 6]))
+    np.save("X.npy", digits.features[rows[::2]])
+    np.save("new.npy", digits.features[rows[1::2]])
+    truth, new_truth = digits.labels[rows[::2]], digits.labels[rows[1::2]]
+    words = ("loss=tsp", "baselines=none", "n_clusters=2", "n_heads=1", "init=kmeans", "max_epochs=1", "run_dir=run")
+    assert command("train", "data=features", "data.train=X.npy", *words).code == 0
+    found = Clustering.load("run/clusterings/tsp.npz")
+    # Every digit to a cluster of its own, one in no cluster; ids have gaps.
+    steps = [
+        {"step": "move", "rows": np.flatnonzero(truth == digit).tolist(), "to": 10 + int(digit)}
+        for digit in (0, 1, 4, 6)
+    ]
+    steps += [{"step": "rename", "id": 14, "name": "fours"}, {"step": "move", "rows": [0], "to": -1}]
+    edits = {"deepclust_edits": 1, "made_of": fingerprint(found.labels), "steps": steps}
+    Path("edits.json").write_text(json.dumps(edits))
+    edited = command("edit", "run=run", "edits=edits.json", "retrain=true", "folders=none", "map=pca")
+    assert edited.code == 0, edited.err
+    assert "% of the samples are where you have them" in edited.out
+    again = TrainedHeads.load("run/edited/heads.pt")
+    assert again.losses_H[0] < 0.02
+    assert Clustering.load("run/edited/clustering.npz").labels[0] == -1
+    assigned = command("assign", "run=run", "data=features", "data.train=new.npy")
+    assert assigned.code == 0, assigned.err
+    new = Clustering.load("run/assigned/clusterings/edited.npz").labels
+    assert (new == 10 + new_truth).mean() > 0.95
+    with open("run/assigned/samples.csv", newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    assert {row["edited_name"] for row in table if row["edited_cluster"] == "14"} == {"fours"}
+    assert all("tsp_cluster" in row for row in table)
+    # What cannot be trained is refused before anything is written.
+    one = {**edits, "steps": [{"step": "merge", "ids": [0, 1], "into": 0}]}
+    Path("one.json").write_text(json.dumps(one))
+    for words, said in ((("edits=one.json",), "two or more are needed"), ((), "edits=")):
+        refused = command("edit", "run=run", "retrain=true", "map=pca", *words)
+        assert (refused.code, said in refused.error_line) == (2, True)
+    assert not Path("run/edited-2").exists()
+    Path("run/checkpoints/tsp.ckpt").unlink()
+    refused = command("edit", "run=run", "edits=edits.json", "retrain=true")
+    assert (refused.code, "run holds no heads" in refused.error_line) == (2, True)

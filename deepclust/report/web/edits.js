@@ -38,8 +38,8 @@ class Edits {
   }
 
   newId() {
-    let most = 0;
-    for (const labels of [this.labels, this.method.cluster]) for (const id of labels) if (id > most) most = id;
+    let most = this.method.highest; // of all samples, more than the page may hold
+    for (const id of this.labels) if (id > most) most = id;
     for (const step of this.steps) most = Math.max(most, step.to || 0);
     return most + 1;
   }

@@ -1,7 +1,7 @@
 // Thumbnails, and the panel that pages through any set of samples.
 "use strict";
 const PER_PAGE = 60;
-const PER_PART = 12; // of each part of a cluster that was split: both are seen at once
+const PER_PART = DATA.texts !== null || DATA.sprites === null ? 4 : 12; // of a cluster that was split: both parts are seen at once
 
 // A sample as a button: its picture, or its words. Its cluster's name is told by whoever puts it somewhere.
 function thumbOf(i, click, about = "") {

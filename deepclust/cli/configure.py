@@ -12,7 +12,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,12 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
         # Imported here: `--help` and a mistyped option answer at once.
         from deepclust.cli.schema import check
 
-        with one_line_errors(), no_note_of_a_refused_sweep():
+        given = HydraConfig.get()
+        if os.path.isdir(given.runtime.cwd):  # a cluster's process may begin elsewhere, and places may be relative
+            os.chdir(given.runtime.cwd)
+        # Ray takes an exit for a lost process and begins the job again, for ever; an error goes to who began the sweep.
+        by_ray = "ray_launcher" in given.launcher["_target_"]
+        with nullcontext() if by_ray else one_line_errors(), no_note_of_a_refused_sweep():
             try:
                 settings = settled(config, HydraConfig.get().overrides.task)
             except MISTAKES as error:  # in an interpolation, which is resolved here

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deepclust.clustering import TOP, Clustering
 from deepclust.features.bank import FeatureBank
+from deepclust.features.distinct_rows import distinct_rows
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.transform import FeatureTransform
 from deepclust.losses import LOSSES
@@ -203,7 +204,8 @@ class TrainedHeads:
                 warnings.warn(messages[-1], stacklevel=2)
             elif used < self.recipe.n_clusters / 2:
                 which = f"{self.recipe.loss.name} head {head}" + (" (the best)" if head == self.best_head else "")
-                messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {_remedy(self.recipe)}")
+                remedy = _remedy(self.recipe, len(distinct_rows(features.features)[0]))
+                messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {remedy}")
                 warnings.warn(messages[-1], stacklevel=2)
         return messages
 
@@ -362,7 +364,10 @@ def finite_remedy(recipe: Recipe) -> str:
     return f"try a learning_rate below {recipe.learning_rate:g}{clip}"
 
 
-def _remedy(recipe: Recipe) -> str:
+def _remedy(recipe: Recipe, n_distinct: int) -> str:
+    """What to try where a head uses few of its clusters, among so many rows that differ."""
+    if n_distinct < recipe.n_clusters:
+        return f"only {n_distinct} of the rows differ from each other, so ask for at most {n_distinct} clusters"
     tries = []
     if recipe.init == "random":
         tries.append("init=kmeans")

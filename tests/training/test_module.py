@@ -318,6 +318,13 @@ def test_a_collapse_is_named_with_head_number_and_remedy(loss, loss_options, rem
         assert used < 20
 
 
+def test_fewer_distinct_rows_than_clusters_are_named_as_the_reason(planted):
+    trained = fit(planted, recipe_of("temi", n_clusters=40, init="random", max_epochs=1))
+    few = FeatureSet.from_arrays(planted.features[np.arange(300) % 3])
+    with pytest.warns(UserWarning, match="only 3 of the rows differ from each other, so ask for at most 3 clusters"):
+        trained.warn_of_collapse(few)
+
+
 def test_heads_that_use_their_clusters_raise_no_warning(planted):
     trained = fit(planted, recipe_of("temi", init="kmeans"))
     with warnings.catch_warnings():

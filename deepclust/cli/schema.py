@@ -180,13 +180,14 @@ EVALUATE: dict[str, Member] = {
     **CLASSES,
 }
 # Those of `deepclust report` and `deepclust edit`; `write_report` and `export` say what they mean.
-REPORT: dict[str, Member] = {
+PAGE: dict[str, Member] = {
     **dict.fromkeys(("run", "out", "texts"), PLACE),
     "method": setting(None, "the clusters that are shown first", text=True),
     "map": setting("auto", "how samples get their places", choices=MAPS),
 }
+REPORT: dict[str, Member] = {**PAGE, "words": PLACE}
 EDIT: dict[str, Member] = {
-    **REPORT,
+    **PAGE,
     "edits": PLACE,
     "folders": setting("links", "what a cluster's folder holds", choices=FOLDERS),
     "retrain": setting(False, "train heads on the changed clusters, for new samples", flag=True),

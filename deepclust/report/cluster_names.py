@@ -1,6 +1,7 @@
-"""Names for clusters: of the labels that prevail in them, or of the words that their texts have and others have not.
+"""Names for clusters: of the labels that prevail in them, of the words that their texts have and others have not, or of
+words that a CLIP model finds nearest to their images.
 
-Shape suffixes: N samples, C clusters, W words.
+Shape suffixes: N samples, C clusters, W words, D dimensions of CLIP's features, B samples of a block.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import numpy as np
 from scipy import sparse
 
 from deepclust.clustering import NOISE
+from deepclust.features.rows import Rows
+from deepclust.features.unit_rows import unit_blocks
+from deepclust.runtime.errors import InputError
 
 # Of a cluster's samples must have a label for it to name the cluster.
 PREVAILS = 0.5
@@ -76,6 +80,43 @@ def names_by_words(texts: Sequence[str], clusters_N: np.ndarray) -> dict[int, st
         if cluster != NOISE and len(best):
             named[cluster] = ", ".join(words[best])
     return told_apart(named)
+
+
+def names_by_features(
+    features_ND: Rows, clusters_N: np.ndarray, words: Sequence[str], text_WD: np.ndarray
+) -> dict[int, str]:
+    """{cluster: the word that its mean image is nearer to than those of the other clusters are, by cosine}.
+
+    What all clusters have in common is taken away: of photographs everything is near to "photograph".
+
+    Args:
+        features_ND: image features of a CLIP model, of any length.
+        clusters_N: the cluster of each.
+        words: W of them.
+        text_WD: their features by the same model, of length 1.
+
+    Raises:
+        InputError: if image and text features do not have the same dimensions.
+    """
+    if features_ND.shape[1] != text_WD.shape[1]:
+        raise InputError(
+            f"image features have {features_ND.shape[1]} dimensions, text features {text_WD.shape[1]}: "
+            "make both with one vision-language model"
+        )
+    ids_C, place_N = np.unique(clusters_N, return_inverse=True)
+    sums_CD = np.zeros((len(ids_C), text_WD.shape[1]))
+    for start, block_BD in unit_blocks(features_ND):
+        own_B = place_N[start : start + len(block_BD)]
+        members_BC = sparse.csr_array(
+            (np.ones(len(own_B), np.float32), own_B, np.arange(len(own_B) + 1)), (len(own_B), len(ids_C))
+        )
+        sums_CD += members_BC.T @ block_BD
+    means_CD = sums_CD / np.maximum(np.linalg.norm(sums_CD, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    if len(ids_C) > 1:
+        means_CD -= means_CD.mean(axis=0)
+    nearest_C = (means_CD @ text_WD.T).argmax(axis=1)
+    found = {int(one): words[nearest] for one, nearest in zip(ids_C, nearest_C) if one != NOISE}
+    return told_apart(found)
 
 
 def told_apart(named: Mapping[int, str]) -> dict[int, str]:

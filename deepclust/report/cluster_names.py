@@ -14,7 +14,7 @@ from scipy import sparse
 from deepclust.clustering import NOISE
 from deepclust.features.rows import Rows
 from deepclust.features.unit_rows import unit_blocks
-from deepclust.runtime.errors import InputError
+from deepclust.subsets.clip_labels import check_dims
 
 # Of a cluster's samples must have a label for it to name the cluster.
 PREVAILS = 0.5
@@ -98,11 +98,7 @@ def names_by_features(
     Raises:
         InputError: if image and text features do not have the same dimensions.
     """
-    if features_ND.shape[1] != text_WD.shape[1]:
-        raise InputError(
-            f"image features have {features_ND.shape[1]} dimensions, text features {text_WD.shape[1]}: "
-            "make both with one vision-language model"
-        )
+    check_dims(features_ND, text_WD)
     ids_C, place_N = np.unique(clusters_N, return_inverse=True)
     sums_CD = np.zeros((len(ids_C), text_WD.shape[1]))
     for start, block_BD in unit_blocks(features_ND):

@@ -17,8 +17,8 @@ from deepclust.features.feature_set import FeatureSet
 
 # Of the similarities held at a time.
 BLOCK_VALUES = 1 << 24
-# Numbers that a page holds of each sample, and the rows that decide which. Of two classes in one cluster (all pairs of
-# digits, of Fashion-MNIST) two-means of these put 0.1 % fewer on their side than ten runs of k-means on all features.
+# Numbers that a page holds of each sample, and the rows that decide which. In trials two-means of these told two
+# classes in one cluster apart nearly as well as k-means on all features.
 FEW_DIMS, FEW_DIMS_ROWS = 32, 10_000
 
 

@@ -124,7 +124,8 @@ class Identity:
         for what in {**before.data, **self.data}:
             if before.data.get(what) != self.data.get(what):
                 raise InputError(
-                    f"{folder} is a run on other data (the {what} differ): resume it on its own, or set another run_dir"
+                    f"{folder} is a run on other data (the {what} differ): give the data and settings that "
+                    "its config.yaml has, or set another run_dir"
                 )
         parts = [(before.shared, self.shared, "")]
         parts += [(before.methods[name], self.methods[name], name) for name in before.methods if name in self.methods]

@@ -70,7 +70,7 @@ def choose_lemmas(
     """
     bounds = np.cumsum([0] + [len(words) for words in lemmas])
     text_LD = text_features([word for words in lemmas for word in words], encode_text)
-    _check_dims(features_ND, text_LD)
+    check_dims(features_ND, text_LD)
     chosen_M = bounds[:-1].copy()
     for node, ids in samples_by_node(nodes_N, len(lemmas)):
         low, high = bounds[node], bounds[node + 1]
@@ -107,7 +107,7 @@ def relabel(
     """
     if len(text_MD) != len(hierarchy):
         raise InputError(f"there are text features of {len(text_MD)} nodes, but the hierarchy has {len(hierarchy)}")
-    _check_dims(features_ND, text_MD)
+    check_dims(features_ND, text_MD)
     if len(nodes_N) != features_ND.shape[0]:
         raise InputError(f"there are {len(nodes_N)} labels for {features_ND.shape[0]} rows of image features")
     text_MD = unit(np.asarray(text_MD, dtype=np.float32))
@@ -163,7 +163,7 @@ def classify_by_clip(
     """
     if among not in ("all", "level", "siblings"):
         raise InputError(f"among is '{among}': choose all, level or siblings")
-    _check_dims(features_ND, text_MD)
+    check_dims(features_ND, text_MD)
     text_MD = unit(np.asarray(text_MD, dtype=np.float32))
     predicted_N = np.empty(len(nodes_N), np.int64)
     confidence_N = np.empty(len(nodes_N), np.float32)
@@ -228,7 +228,7 @@ def unit(rows_BD: np.ndarray) -> np.ndarray:
     return rows_BD / np.maximum(np.linalg.norm(rows_BD, axis=1, keepdims=True), 1e-12)
 
 
-def _check_dims(features_ND: Rows, text_MD: np.ndarray) -> None:
+def check_dims(features_ND: Rows, text_MD: np.ndarray) -> None:
     if features_ND.shape[1] != text_MD.shape[1]:
         raise InputError(
             f"image features have {features_ND.shape[1]} dimensions, text features {text_MD.shape[1]}: "

@@ -196,7 +196,10 @@ class TrainedHeads:
     def warn_of_collapse(self, features: FeatureSet) -> list[str]:
         """One warning for each head that uses fewer than half of its clusters, or is not finite."""
         messages = []
-        for head, used in enumerate(self.clusters_used(features)):
+        used_H = self.clusters_used(features)
+        few = min(used_H) < self.recipe.n_clusters / 2
+        remedy = _remedy(self.recipe, len(distinct_rows(features.features)[0])) if few else ""
+        for head, used in enumerate(used_H):
             if not np.isfinite(self.losses_H[head]):
                 since = f" since epoch {self.failed_at[head]}" if head in self.failed_at else ""
                 which = f"{self.recipe.loss.name} head {head}"
@@ -204,7 +207,6 @@ class TrainedHeads:
                 warnings.warn(messages[-1], stacklevel=2)
             elif used < self.recipe.n_clusters / 2:
                 which = f"{self.recipe.loss.name} head {head}" + (" (the best)" if head == self.best_head else "")
-                remedy = _remedy(self.recipe, len(distinct_rows(features.features)[0]))
                 messages.append(f"{which} uses {used} of its {self.recipe.n_clusters} clusters: {remedy}")
                 warnings.warn(messages[-1], stacklevel=2)
         return messages

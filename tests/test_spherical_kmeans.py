@@ -19,7 +19,7 @@ from deepclust.features import unit_rows
 from deepclust.features.rows import ShardedRows
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.ranks import Ranks
-from deepclust.spherical_kmeans import SphericalKMeans, kmeans_predict, spherical_kmeans
+from deepclust.spherical_kmeans import SphericalKMeans, kmeans_predict, largest_column, spherical_kmeans
 
 
 def unit(features):
@@ -144,6 +144,17 @@ def test_batches_are_assigned_as_the_whole(digits):
     centers = spherical_kmeans(digits, 10, n_init=1).centroids_CD
     parts = [kmeans_predict(digits[start : start + 7], centers)[0] for start in range(0, len(digits), 7)]
     np.testing.assert_array_equal(np.concatenate(parts), kmeans_predict(digits, centers)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0.0, -9.0, 9.0])
+def test_the_largest_column_of_each_row_is_the_first_of_equals(dtype, shift):
+    values = (torch.randn(50, 1000, generator=torch.Generator().manual_seed(0)) + shift).to(dtype)
+    values[0], values[1], values[2, ::2] = 0.0, -0.0, 0.0
+    expected = values.double().argmax(dim=1)
+    found = largest_column(values)
+    torch.testing.assert_close(values.gather(1, found[:, None]), values.gather(1, expected[:, None]))
+    torch.testing.assert_close(found[2:], torch.from_numpy(values[2:].double().numpy().argmax(axis=1)))
 
 
 @pytest.mark.parametrize("n_clusters", [8, 60])

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deepclust.cli.own_data import loss_of_own_data
 from deepclust.cli.words import read_words
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
@@ -278,7 +279,8 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
-            sys.argv += names_of_jobs(command, read_words(sys.argv[1:], groups(), ("loss", "baselines")))
+            words = read_words(sys.argv[1:], groups(), ("loss", "baselines"))
+            sys.argv += names_of_jobs(command, words) + loss_of_own_data(command, words)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
             raise InputError(told_in_one_line(error, command)) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.cli.arguments import Arguments, path
+from deepclust.cli.own_data import loss_for
 from deepclust.features.table_files import TABLES
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
@@ -23,10 +24,6 @@ from deepclust.runtime.settings import nearest
 MATRICES = (".npy", ".npz", ".pt", ".safetensors", *TABLES)
 BETTER_ENCODER, OFFLINE_ENCODER = "dinov2_vitb14", "efficientnet_lite0"
 TRAINING = ("baselines=kmeans", "trainer.devices=1")
-# TSP learns from fewer pairs than TEMI, whose heads have enough of them from here on.
-SMALL = 20_000
-# Of so many clusters a head that sees each sample four times before training leaves some unused (docs/scale.md).
-MANY_CLUSTERS, SEEN_OFTEN = 500, "loss.consensus_heads.warm_start_epochs=16"
 
 
 def main() -> None:
@@ -101,20 +98,6 @@ def encoder_at_hand() -> str:
     return OFFLINE_ENCODER
 
 
-def loss_for(n_samples: int, n_clusters: int | None) -> str:
-    """The heads that are best on the mean over label sets (docs/methods.md); where the number of clusters is to be
-    chosen, several heads that start from different partitions are compared, so the consensus is none of these."""
-    if n_clusters is not None:
-        return "consensus_heads"
-    return "tsp" if n_samples <= SMALL else "temi"
-
-
-def training_of(n_samples: int, n_clusters: int | None) -> list[str]:
-    """The settings of `deepclust train` for these heads."""
-    seen_often = [SEEN_OFTEN] if n_clusters is not None and n_clusters >= MANY_CLUSTERS else []
-    return [f"loss={loss_for(n_samples, n_clusters)}", *seen_often]
-
-
 def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     """Choose what nobody chose, train, and write the page."""
     from deepclust.cli.configure import composed
@@ -135,8 +118,8 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     features = DataSource.of(config).load().check().train
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
-    words = training_of(len(features), config["n_clusters"])
-    config["loss"] = composed("train", [*TRAINING, *words, "data=features"])["loss"]
+    loss = loss_for(len(features), config["n_clusters"])
+    config["loss"] = composed("train", [*TRAINING, f"loss={loss}", "data=features"])["loss"]
     if config["n_clusters"] is None:
         config["n_clusters"] = "auto"
     experiment = read_experiment(config)

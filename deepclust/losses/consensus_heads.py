@@ -20,6 +20,10 @@ from torch import Tensor
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs, both_ways, check_pairs
 
+# Of the warm start.
+LEAST_EPOCHS, MOST_EPOCHS = 4, 16
+MANY_CLUSTERS, SEEN_PER_CLUSTER = 500, 3200
+
 
 def vote_loss(student_log_probs_HBC: Tensor, votes_HBC: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy with votes for every head at once.
@@ -63,12 +67,17 @@ class ConsensusHeads(Loss):
 
     name = "consensus_heads"
     title = "Consensus heads"
-    trained_with = MappingProxyType(
-        {"n_heads": 1, "init": "consensus", "warm_start_epochs": 4, "freeze_prototypes_epochs": 0}
-    )
+    trained_with = MappingProxyType({"n_heads": 1, "init": "consensus", "freeze_prototypes_epochs": 0})
     # The teacher is then left as training began.
     student_assigns = True
     keeps_start = True
+
+    def warm_start_epochs(self, n_clusters: int, n_rows: int) -> int:
+        """4; of many clusters up to 16, until the head has seen 3200 samples of each, as it leaves some unused that it
+        has seen little of (docs/scale.md)."""
+        if n_clusters < MANY_CLUSTERS:
+            return LEAST_EPOCHS
+        return min(max(LEAST_EPOCHS, -(-SEEN_PER_CLUSTER * n_clusters // n_rows)), MOST_EPOCHS)
 
     def look(self, probs: Probs) -> BatchLook:
         return BatchLook.of_one_view(probs.anchors)

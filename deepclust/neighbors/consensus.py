@@ -26,7 +26,7 @@ from scipy import sparse
 
 from deepclust.features.distinct_rows import distinct_rows
 from deepclust.features.rows import Rows, RowView
-from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
+from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals, order_of_signals
 from deepclust.neighbors.mining import mine_neighbors
 from deepclust.neighbors.neighbor_graph import Symmetric, Weights, neighbor_graph
 from deepclust.neighbors.neighbors import Neighbors
@@ -152,12 +152,18 @@ def views_of_rows(
 def neighbors_of_distinct(
     rows: Rows, n_clusters: int, k: int, metric: str, neighbors: Neighbors | None, progress: bool = False
 ) -> tuple[Neighbors | None, np.ndarray]:
-    """The neighbors of distinct rows, None where these are no more than C, and (N,) which of them each row is."""
+    """The neighbors of distinct rows, None where these are no more than C, and (N,) which of them each row is.
+
+    Where signals are to be diffused, these rows stand in an order in which that is quick.
+    """
     first_G, place_N = distinct_rows(rows)
     if len(first_G) <= n_clusters:
         return None, place_N
     if neighbors is None or len(first_G) < len(rows):
         neighbors = mine_neighbors(RowView(rows, first_G), min(k, len(first_G) - 1), metric=metric, progress=progress)
+    if n_clusters >= DIFFUSED_CLUSTERS:
+        order_G = order_of_signals(neighbor_graph(neighbors, k=GRAPH_NEIGHBORS[0]))
+        neighbors, place_N = neighbors.reordered(order_G), np.argsort(order_G)[place_N]
     return neighbors, place_N
 
 

@@ -24,6 +24,8 @@ from deepclust.runtime.errors import InputError
 DIFFUSED_CLUSTERS = 64
 # Twice as many tell hardly more at 100 to 1000 clusters, and cost twice as much (docs/initialization.md).
 N_SIGNALS = 64
+# Of the order in which samples that few steps join are close to each other.
+ORDER_SIGNALS, ORDER_STEPS = 16, 6
 
 
 def diffused_signals(
@@ -61,3 +63,18 @@ def diffused_signals(
         done = wanted
         # The leading eigenvector, √degree, tells no clusters apart.
         yield signals_NM - np.outer(first_N, first_N @ signals_NM)
+
+
+def order_of_signals(affinity: sparse.csr_matrix, *, seed: int = 0) -> np.ndarray:
+    """(N,) an order of the samples in which those that few steps join are mostly close to each other.
+
+    They are sorted by the signs of a few diffused signals. In this order a product with the adjacency finds what it
+    reads in the cache: with 200 000 samples of 40 neighbors each it took an eighth of the time of a random order.
+
+    Args:
+        affinity: as for `diffused_signals`.
+        seed: of the signals.
+    """
+    signals_NM = next(diffused_signals(affinity, (ORDER_STEPS,), n_signals=ORDER_SIGNALS, seed=seed))
+    codes_N = np.packbits(signals_NM > 0, axis=1).view(">u2")[:, 0]
+    return np.argsort(codes_N, kind="stable")

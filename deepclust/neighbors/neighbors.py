@@ -47,6 +47,16 @@ class Neighbors:
             raise InputError(f"{k} neighbors asked for, but only {self.k} were mined: mine again with k={k}")
         return Neighbors(self.ids[:, :k], self.similarities[:, :k], self.settings)
 
+    def reordered(self, order_N: np.ndarray) -> Neighbors:
+        """The same neighbors of the rows in another order.
+
+        Args:
+            order_N: the row that is to be at each place.
+        """
+        place_N = np.empty(len(self), self.ids.dtype)
+        place_N[order_N] = np.arange(len(self))
+        return Neighbors(place_N[self.ids[order_N]], self.similarities[order_N], self.settings)
+
     def save(self, path: str | os.PathLike) -> None:
         with written_whole(path) as temporary:
             np.savez(

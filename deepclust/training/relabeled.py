@@ -43,7 +43,7 @@ def relearned(trained: TrainedHeads, features: FeatureSet, labels_N: np.ndarray)
     learned = features
     if len(place_N) < len(labels_N):
         learned = features.view(labels_N != NOISE, place_N.astype(np.int32), list(map(str, ids_C)))
-    epochs = max(EPOCHS, trained.recipe.warm_start_epochs)
+    epochs = max(EPOCHS, trained.recipe.warm_start_epochs or 0)
     recipe = replace(trained.recipe, n_heads=1, n_clusters=len(ids_C), warm_start_epochs=epochs)
     device = torch.device(fastest_device())
     bank = FeatureBank(learned, trained.transform.to(device), device)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepclust.cli import quick
-from deepclust.cli.configure import composed
+from deepclust.cli import own_data, quick
 from deepclust.cli.main import is_place
 
 
@@ -78,15 +77,9 @@ def test_what_cannot_be_is_refused_in_a_line_and_leaves_nothing(command, planted
 
 
 def test_heads_keep_the_consensus_where_the_number_is_given():
-    assert [quick.loss_for(n, k) for n in (300, quick.SMALL + 1) for k in (5, None)] == [
+    assert [own_data.loss_for(n, k) for n in (300, own_data.SMALL + 1) for k in (5, None)] == [
         "consensus_heads", "tsp", "consensus_heads", "temi",
     ]  # fmt: skip
-
-
-def test_of_many_clusters_a_head_sees_each_sample_more_often_before_training():
-    for n_clusters, epochs in ((499, 4), (500, 16)):
-        config = composed("train", [*quick.TRAINING, *quick.training_of(2000, n_clusters), "data=features"])
-        assert config["loss"]["consensus_heads"]["warm_start_epochs"] == epochs
 
 
 def test_a_place_is_told_from_a_command(tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ from deepclust.training.module import ClusteringModule
 # Two short epochs of everything: what is computed is not looked at here.
 TINY = ("max_epochs=2", "n_heads=2", "n_neighbors=8", "data.batch_size=128", "init=kmeans")
 OWN = ("data=features", "data.train=X.npy", "n_clusters=5", *TINY)
+# Data of one's own get other heads where none are named.
+PAPERS = "loss=[temi,scan,tsp]"
 LABEL_METRICS = ("acc", "nmi", "ami", "ari")
 
 
@@ -43,6 +45,14 @@ def rows_of(folder: Path) -> list[dict]:
 
 def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_data_of_ones_own_gets_the_heads_that_are_best_over_many_sets(command, workplace):
+    outcome = command("train.py", *OWN, "baselines=none", "run_dir=run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [row["method"] for row in rows_of(workplace / "run")] == ["consensus_heads"]
+    assert command("train.py", *OWN, "loss=tsp", "baselines=none", "run_dir=asked").code == 0
+    assert [row["method"] for row in rows_of(workplace / "asked")] == ["tsp"]
 
 
 # --- what a run leaves ---------------------------------------------------------------------------------------------
@@ -79,7 +89,7 @@ def test_the_bare_command_trains_every_loss_and_runs_the_baselines(command, tmp_
 
 
 def test_without_labels_the_intrinsic_metrics_are_there_and_the_others_null(command, workplace):
-    assert command("train.py", *OWN, "run_dir=run").code == 0
+    assert command("train.py", *OWN, PAPERS, "run_dir=run").code == 0
     rows = rows_of(workplace / "run")
     assert len(rows) == 5
     for row in rows:
@@ -92,7 +102,7 @@ def test_without_labels_the_intrinsic_metrics_are_there_and_the_others_null(comm
 
 def test_a_test_split_is_scored_beside_the_training_split(command, workplace):
     arguments = ("data.train_labels=y.npy", "data.test=X_test.npy", "data.test_labels=y_test.npy")
-    assert command("train.py", *OWN, *arguments, "run_dir=run", "seed=3").code == 0
+    assert command("train.py", *OWN, PAPERS, *arguments, "run_dir=run", "seed=3").code == 0
     rows = rows_of(workplace / "run")
     assert [(row["method"], row["split"]) for row in rows] == [
         (method, split) for method in ("temi", "scan", "tsp", "kmeans", "agglomerative") for split in ("train", "test")
@@ -357,7 +367,7 @@ def test_tensorboard_shows_the_measures_of_every_epoch_the_results_and_pictures(
 @pytest.fixture
 def run(command, workplace) -> Path:
     arguments = ("data.train_labels=y.npy", "data.test=X_test.npy", "data.test_labels=y_test.npy", "baselines=none")
-    assert command("train.py", *OWN, *arguments, "n_heads=3", "run_dir=run").code == 0
+    assert command("train.py", *OWN, PAPERS, *arguments, "n_heads=3", "run_dir=run").code == 0
     return workplace / "run"
 
 

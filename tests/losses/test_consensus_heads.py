@@ -71,3 +71,15 @@ def test_heads_keep_a_partition_of_uneven_sizes_and_the_network_that_votes_stays
 def test_a_start_from_nothing_is_refused(planted):
     with pytest.raises(InputError, match="init=random, but loss=consensus_heads keeps what its heads start from"):
         fit_heads(planted, Recipe.of("consensus_heads", n_clusters=5, init="random"), TrainerSettings("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "n_rows", "epochs"),
+    [(10, 100, 4), (499, 10_000, 4), (500, 10_000, 16), (1000, 400_000, 8), (1000, 10**6, 4)],
+)
+def test_of_many_clusters_a_head_sees_each_sample_more_often_before_training(n_clusters, n_rows, epochs):
+    recipe = Recipe.of("consensus_heads", n_clusters=n_clusters)
+    assert recipe.epochs_of_warm_start(n_rows) == epochs
+    assert Recipe.of("temi", n_clusters=n_clusters).epochs_of_warm_start(n_rows) == 1
+    given = Recipe.of("consensus_heads", n_clusters=n_clusters, warm_start_epochs=2)
+    assert given.epochs_of_warm_start(n_rows) == 2

@@ -106,9 +106,13 @@ class Loss(ABC):
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def warm_start_epochs(self, n_clusters: int, n_rows: int) -> int:
+    def warm_start_epochs(self, n_clusters: int) -> int:
         """How many epochs heads learn the partition that they start from, where nobody says."""
         return 1
+
+    def epochs(self, n_rows: int) -> int:
+        """How many epochs training takes over so many samples, where nobody says and they are not few."""
+        return 10
 
     def check(self, n_clusters: int) -> None:  # noqa: B027 - most losses can train any number
         """Raises InputError where the loss cannot train so many clusters."""

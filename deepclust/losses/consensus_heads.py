@@ -20,9 +20,8 @@ from torch import Tensor
 
 from deepclust.losses.base import BatchLook, Gradients, LogProbs, Loss, Probs, both_ways, check_pairs
 
-# Of the warm start.
-LEAST_EPOCHS, MOST_EPOCHS = 4, 16
-MANY_CLUSTERS, SEEN_PER_CLUSTER = 500, 3200
+MANY_CLUSTERS = 500
+ENOUGH_PAIRS = 600_000
 
 
 def vote_loss(student_log_probs_HBC: Tensor, votes_HBC: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,12 +71,13 @@ class ConsensusHeads(Loss):
     student_assigns = True
     keeps_start = True
 
-    def warm_start_epochs(self, n_clusters: int, n_rows: int) -> int:
-        """4; of many clusters up to 16, until the head has seen 3200 samples of each, as it leaves some unused that it
-        has seen little of (docs/scale.md)."""
-        if n_clusters < MANY_CLUSTERS:
-            return LEAST_EPOCHS
-        return min(max(LEAST_EPOCHS, -(-SEEN_PER_CLUSTER * n_clusters // n_rows)), MOST_EPOCHS)
+    def warm_start_epochs(self, n_clusters: int) -> int:
+        """4, and 16 of many clusters, as a head that has seen little of a cluster leaves it unused (docs/scale.md)."""
+        return 16 if n_clusters >= MANY_CLUSTERS else 4
+
+    def epochs(self, n_rows: int) -> int:
+        """10; where there are many rows as many as show it so many pairs, 3 at least (docs/scale.md)."""
+        return max(3, min(super().epochs(n_rows), -(-ENOUGH_PAIRS // n_rows)))
 
     def look(self, probs: Probs) -> BatchLook:
         return BatchLook.of_one_view(probs.anchors)

@@ -349,7 +349,7 @@ def warm_start(heads: Heads, bank: FeatureBank, labels_HN: Tensor, recipe: Recip
     half = bank.dtype == torch.bfloat16
     generator = torch.Generator().manual_seed(recipe.seed)
     steps_per_epoch = -(-len(bank) // WARM_START_BATCH)
-    asked = recipe.epochs_of_warm_start(len(bank))
+    asked = recipe.epochs_of_warm_start()
     epochs = max(asked, -(-WARM_START_STEPS // steps_per_epoch)) if asked else 0
 
     def batches() -> Iterator[Tensor]:

@@ -73,13 +73,15 @@ def test_a_start_from_nothing_is_refused(planted):
         fit_heads(planted, Recipe.of("consensus_heads", n_clusters=5, init="random"), TrainerSettings("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("n_clusters", "n_rows", "epochs"),
-    [(10, 100, 4), (499, 10_000, 4), (500, 10_000, 16), (1000, 400_000, 8), (1000, 10**6, 4)],
-)
-def test_of_many_clusters_a_head_sees_each_sample_more_often_before_training(n_clusters, n_rows, epochs):
-    recipe = Recipe.of("consensus_heads", n_clusters=n_clusters)
-    assert recipe.epochs_of_warm_start(n_rows) == epochs
-    assert Recipe.of("temi", n_clusters=n_clusters).epochs_of_warm_start(n_rows) == 1
-    given = Recipe.of("consensus_heads", n_clusters=n_clusters, warm_start_epochs=2)
-    assert given.epochs_of_warm_start(n_rows) == 2
+@pytest.mark.parametrize(("n_clusters", "epochs"), [(10, 4), (499, 4), (500, 16)])
+def test_of_many_clusters_a_head_sees_each_sample_more_often_before_training(n_clusters, epochs):
+    assert Recipe.of("consensus_heads", n_clusters=n_clusters).epochs_of_warm_start() == epochs
+    assert Recipe.of("temi", n_clusters=n_clusters).epochs_of_warm_start() == 1
+    assert Recipe.of("consensus_heads", n_clusters=n_clusters, warm_start_epochs=2).epochs_of_warm_start() == 2
+
+
+@pytest.mark.parametrize(("n_rows", "epochs"), [(1000, 60), (60_000, 10), (100_000, 6), (200_000, 3), (10**7, 3)])
+def test_many_rows_are_passed_over_less_often(n_rows, epochs):
+    assert Recipe.of("consensus_heads", n_clusters=10).epochs(n_rows) == epochs
+    assert Recipe.of("consensus_heads", n_clusters=10, max_epochs=7).epochs(n_rows) == 7
+    assert Recipe.of("temi", n_clusters=10).epochs(max(n_rows, 60_000)) == 10

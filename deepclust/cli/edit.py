@@ -35,7 +35,7 @@ def edit(config: dict[str, Any]) -> None:
         edited = replayed(run.clusterings[name], [])
     else:
         edited = edited_clustering(edits, run.clusterings, str(config["edits"]), run.dataset.train)
-    heads = relearned_heads(run, edited.clustering) if config["retrain"] else None
+    again = relearned_heads(run, edited.clustering) if config["retrain"] else None
     kept = free_folder(run.folder.path / ("edited" if edits is not None else "handed_on"))
     out = kept if config["out"] is None else Path(config["out"]).expanduser()
     written = export(edited, run.dataset.train, out, config["folders"])
@@ -44,12 +44,12 @@ def edit(config: dict[str, Any]) -> None:
         run.clusterings = {f"edited:{kept.name}": edited.clustering, **run.clusterings}
         method = f"edited:{kept.name}"
         written.append(write_report(run, out / "report.html", method=method, texts=texts, map_kind=config["map"]))
-    if heads is not None:
-        written.append(heads.save(kept / HEADS))
+    if again is not None:
+        written.append(again.heads.save(kept / HEADS))
     found = edited.clustering.n_found
     print(f"{edited.n_steps} changes, {len(edited.clustering):,} samples in {found} clusters")
-    if heads is not None:
-        print(f"{1 - heads.losses_H[0]:.1%} of the samples are where you have them by the heads trained again")
+    if again is not None:
+        print(again)
     for path in written:
         print(f"written to {path}")
 

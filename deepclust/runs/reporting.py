@@ -185,7 +185,7 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
         return among[0], "" if len(run.clusterings) == 1 else "It is the first method of the run."
     best = max(judged, key=lambda name: judged[name])
     kind = "the trained heads" if trained else "all methods"
-    why = f"Of {kind} it separates the samples best, by silhouette. " if len(judged) > 1 else ""
+    why = f"Of {kind} it separates clusters best, by silhouette. " if len(judged) > 1 else ""
     return best, f"{why}Those of other methods are in the menu “Clusters by”."
 
 
@@ -233,11 +233,6 @@ def title_of(run: FinishedRun, has_images: bool, has_texts: bool) -> str:
 
 
 def facts_of(run: FinishedRun) -> list[str]:
-    """What was clustered."""
-    features = run.dataset.train
-    encoder = features.manifest.get("encoder", {})
-    seen = f" as the encoder {encoder['name']} sees them" if isinstance(encoder, dict) and encoder.get("name") else ""
-    facts = [f"Every sample is {features.dim} numbers{seen}; clusters are samples that are alike in them."]
-    if run.reduced.train.reduction is not None:
-        facts.append(run.reduced.train.reduction["note"])
-    return facts
+    """What was done to the features before they were clustered."""
+    reduction = run.reduced.train.reduction
+    return [] if reduction is None else [reduction["note"]]

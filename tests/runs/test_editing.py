@@ -27,6 +27,7 @@ FOUND = Clustering(
     4,
     top_ids=np.array([[0], [1], [2], [2], [3], [0]]),
     top_probs=np.full((6, 1), 0.5, np.float32),
+    disagreement=np.full(6, 0.25, np.float32),
 )
 
 
@@ -45,6 +46,8 @@ def test_clusters_that_nobody_touched_keep_their_ids():
     assert edited.marked == [1]
     # A probability is of the cluster that the method gave, not of the one that a person gave.
     np.testing.assert_array_equal(edited.clustering.top_probs[:, 0], [1, 0.5, 0.5, 0.5, 1, 1])
+    # Other heads disagreed about the clusters that were found, not about these.
+    assert (edited.clustering.disagreement, replayed(FOUND, []).clustering.disagreement is None) == (None, False)
     assert FOUND.labels.tolist() == [0, 1, 2, 2, 3, -1]
     again = replayed(
         edited.clustering, [{"step": "merge", "ids": [1, 4], "into": 1}, {"step": "rename", "id": 2, "name": ""}]

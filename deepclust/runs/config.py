@@ -18,6 +18,7 @@ from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.choosing import Choosing
 from deepclust.runs.experiment import Experiment
+from deepclust.runs.folder import RunFolder
 from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
 from deepclust.training.loggers import LoggerSettings
@@ -178,7 +179,7 @@ def reduced_as_trained(dataset: Dataset, trained_on: Settings, *, record: Path, 
     return reduced_dataset(
         reduction,
         dataset,
-        fitted_on=None if own else DataSource.of(trained_on).load().train,
+        fitted_on=None if own else DataSource.of(trained_on).load_of(RunFolder(record.parent)).train,
         neighbors_dir=neighbors_dir,
         mining=read_mining(trained_on),
         cache_dir=reductions_dir,

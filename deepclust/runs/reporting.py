@@ -79,7 +79,7 @@ class FinishedRun:
         places = {**edited, **places}
         if not places:
             raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
-        dataset = DataSource.of(config).load()
+        dataset = DataSource.of(config).load_of(folder)
         reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
         clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:most]}
         identity = Identity.read(folder.identity)

@@ -278,7 +278,7 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
-            sys.argv += names_of_jobs(command, read_words(sys.argv[1:], groups(), ("loss", "baselines")))
+            sys.argv += names_of_jobs(command, read_words(sys.argv[1:], groups(), ("loss", "baselines"), command))
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
             raise InputError(told_in_one_line(error, command)) from None

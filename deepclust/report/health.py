@@ -80,7 +80,8 @@ def _agreement(agreement_N: np.ndarray | None, n_heads: int, noun: str) -> Findi
         "fair": f"Most clusters are firm; look at the doubtful members before you rely on single {noun}.",
         "poor": "Trained again, it may draw other borders: try another number of clusters.",
     }[level]
-    who = "Clusterings of other neighbor graphs" if n_heads == 1 else f"{n_heads} heads, trained independently,"
+    several = f"{n_heads} heads (small classifiers, trained each on its own)"
+    who = "Clusterings of other neighbor graphs" if n_heads == 1 else several
     text = f"{who} agree on {100 * share:.0f} % of the assignments. {advice}"
     return Finding(level, "Stability", text)
 

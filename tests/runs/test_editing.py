@@ -196,7 +196,7 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
     Path("edits.json").write_text(json.dumps(edits))
     edited = command("edit", "run=run", "edits=edits.json", "folders=copies", "map=pca")
     assert edited.code == 0, edited.err
-    assert "12 samples in 1 clusters" in edited.out
+    assert "1 change, 12 images in 1 cluster\n" in edited.out
     assert set(Clustering.load("run/edited/clustering.npz").labels) == {1}
     assert len(list(Path("run/edited/folders/cluster 1").iterdir())) == 12
     assert "k-means, edited" in Path("run/edited/report.html").read_text(encoding="utf-8")
@@ -222,6 +222,11 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
         Path("run/clusterings/kmeans.npz").write_bytes(own)
     with pytest.raises(InputError, match="no such folder"):
         FinishedRun.read("nowhere")
+    # Who gives a place alone is told which setting it is.
+    for name, word in (("report", "run"), ("edit", "edits.json"), ("edit", "nothing")):
+        told = {"run": "write run=run", "edits.json": "write edits=edits.json"}.get(word, "write setting=value")
+        refused = command(name, word)
+        assert (refused.code, told in refused.error_line) == (2, True)
     finished = FinishedRun.read("run")
     assert list(finished.clusterings) == ["edited:edited", "edited:edited-2", "kmeans"]
     with pytest.raises(InputError, match="method=tsp is not in run: choose from"):

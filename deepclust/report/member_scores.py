@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from deepclust.clustering import NOISE
@@ -153,8 +154,10 @@ def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> t
     place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
     sums_CD = np.zeros((len(ids_C), features.dim))
     for start, unit_BD in _unit_blocks(features, mean_D):
-        members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
-        np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
+        block = slice(start, start + len(unit_BD))
+        counted_B = (labels_N[block] != NOISE).astype(np.float32)
+        where = (place_N[block], np.arange(len(unit_BD)))
+        sums_CD += sparse.csr_array((counted_B, where), shape=(len(ids_C), len(unit_BD))) @ unit_BD
     return mean_D, _unit(sums_CD).astype(np.float32)
 
 

@@ -134,7 +134,7 @@ def page_of(
     results = results_of(run)
     first, why = first_shown(run, results) if method is None else (method, "You chose it.")
     if first.startswith("edited:"):
-        why = "It holds the changes that you made."
+        why = "They hold the changes that you made."
     images = images_of(features)
     order = [first, *(name for name in run.clusterings if name != first)]
     found = [found_clustering(name, run, results[name]) for name in order]
@@ -174,7 +174,7 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
     edited = [name for name in run.clusterings if name.startswith("edited:")]
     if edited:
         newest = max(edited, key=lambda name: (run.folder.path / name[7:] / "clustering.npz").stat().st_mtime)
-        return newest, "It holds the changes that you made."
+        return newest, "They hold the changes that you made."
     selected = selected_of(run.folder)
     if selected is not None:
         return selected.stem, read_json(run.folder.path / "selection.json")["note"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("material", reason="pip install -e '.[docs]' brings mkdocs-material and mkdocstrings")
+pytest.importorskip("material", reason="pip install -e '.[docs]' brings what builds the site")
 pytest.importorskip("mkdocstrings_handlers.python")
+pytest.importorskip("mkdocs_jupyter")
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +23,10 @@ def test_the_site_builds_without_a_warning_and_asks_nobody(tmp_path):
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
     pages = {page.parent.name: page.read_text(encoding="utf-8") for page in (tmp_path / "site").rglob("index.html")}
     assert {"tutorial", "install", "commands", "api", "leaderboard"} <= set(pages)
+    # Notebooks of examples/ with their pictures; the tutorial leads to them.
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        assert "data:image/png;base64" in pages[notebook.stem] or "data:image/jpeg;base64" in pages[notebook.stem]
+        assert f"examples/{notebook.stem}/" in pages["tutorial"]
     for name, page in pages.items():
         loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?(https?://[^\" >]+)", page)
         assert [url for url in loaded if "rel=canonical" not in url] == [], name

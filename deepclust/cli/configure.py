@@ -279,7 +279,7 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
         try:
-            words = read_words(sys.argv[1:], groups(), ("loss", "baselines"))
+            words = read_words(sys.argv[1:], groups(), ("loss", "baselines"), command)
             sys.argv += names_of_jobs(command, words) + loss_of_own_data(command, words)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:

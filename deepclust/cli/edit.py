@@ -16,6 +16,8 @@ def edit(config: dict[str, Any]) -> None:
     """Replay the changes, write what is made of them, and print where it is."""
     # Imported here: `--help` and a mistyped option answer at once.
     from deepclust.features.texts import read_texts
+    from deepclust.report.neighbor_rows import images_of
+    from deepclust.report.page_parts import noun_of
     from deepclust.runs.editing import edited_clustering, export, read_edits, replayed
     from deepclust.runs.relearning import HEADS, relearned_heads
     from deepclust.runs.reporting import FinishedRun, first_shown_of, write_report
@@ -35,7 +37,7 @@ def edit(config: dict[str, Any]) -> None:
         edited = replayed(run.clusterings[name], [])
     else:
         edited = edited_clustering(edits, run.clusterings, str(config["edits"]), run.dataset.train)
-    heads = relearned_heads(run, edited.clustering) if config["retrain"] else None
+    again = relearned_heads(run, edited.clustering) if config["retrain"] else None
     kept = free_folder(run.folder.path / ("edited" if edits is not None else "handed_on"))
     out = kept if config["out"] is None else Path(config["out"]).expanduser()
     written = export(edited, run.dataset.train, out, config["folders"])
@@ -44,14 +46,20 @@ def edit(config: dict[str, Any]) -> None:
         run.clusterings = {f"edited:{kept.name}": edited.clustering, **run.clusterings}
         method = f"edited:{kept.name}"
         written.append(write_report(run, out / "report.html", method=method, texts=texts, map_kind=config["map"]))
-    if heads is not None:
-        written.append(heads.save(kept / HEADS))
+    if again is not None:
+        written.append(again.heads.save(kept / HEADS))
     found = edited.clustering.n_found
-    print(f"{edited.n_steps} changes, {len(edited.clustering):,} samples in {found} clusters")
-    if heads is not None:
-        print(f"{1 - heads.losses_H[0]:.1%} of the samples are where you have them by the heads trained again")
+    noun = noun_of(images_of(run.dataset.train) is not None, texts is not None or run.dataset.train.texts is not None)
+    print(f"{counted(edited.n_steps, 'changes')}, {len(edited.clustering):,} {noun} in {counted(found, 'clusters')}")
+    if again is not None:
+        print(again)
     for path in written:
         print(f"written to {path}")
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 change`, `2 changes`."""
+    return f"{n:,} {noun.removesuffix('s') if n == 1 else noun}"
 
 
 def free_folder(folder: Path) -> Path:

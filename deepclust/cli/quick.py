@@ -133,9 +133,9 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
         report_console().print(results_table(results.rows, notes=results.notes))
     found = read_exploration(folder, experiment.recipes[0].loss.name)
     if found is not None:
-        again = f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N"
-        print(f"{found.note} {again}", flush=True)
-    print(write_report(FinishedRun.read(str(folder.path)), texts=texts))
+        print(f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N", flush=True)
+    page = write_report(FinishedRun.read(str(folder.path)), texts=texts)
+    print(f"The page that shows what is in the clusters, to open in a browser:\n{page}")
 
 
 if __name__ == "__main__":

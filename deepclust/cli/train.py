@@ -23,7 +23,7 @@ def train(config: dict[str, Any]) -> None:
     from deepclust.training.trainer import leave_processes
 
     folder, resume = run_folder(config)
-    experiment = read_experiment(config)
+    experiment = read_experiment(config, folder if resume else None)
 
     def continued_by() -> str:
         if in_a_sweep() and config["run_dir"] is not None:

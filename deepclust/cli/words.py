@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -13,14 +14,18 @@ from hydra.errors import HydraException
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.settings import nearest
 
+# What takes the folder of a run.
+OF_A_RUN = ("assign", "edit", "evaluate", "export", "report")
 
-def read_words(words: list[str], groups: Collection[str], several: Collection[str]) -> list[Override]:
+
+def read_words(words: list[str], groups: Collection[str], several: Collection[str], command: str) -> list[Override]:
     """The settings of a command line.
 
     Args:
         words: without the program's name.
         groups: settings that are chosen by name.
         several: those of them of which there may be more than one.
+        command: of deepclust, for messages.
 
     Raises:
         InputError: if a word is no option and no setting, or a group is given what is no name.
@@ -39,7 +44,7 @@ def read_words(words: list[str], groups: Collection[str], several: Collection[st
         if word.startswith(("=", "@")):
             raise InputError(f"'{word}' names no setting: write setting=value")
         if "=" not in word and not word.startswith("~"):
-            raise InputError(f"'{word}' has no value: write setting=value")
+            raise InputError(f"'{word}' has no value: write {_meant_by(word, command)}")
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
@@ -48,6 +53,13 @@ def read_words(words: list[str], groups: Collection[str], several: Collection[st
             _check_choice(override, override.key_or_group in several)
         read.append(override)
     return read
+
+
+def _meant_by(word: str, command: str) -> str:
+    """The setting that a place without a name is, where that can be told."""
+    if command in OF_A_RUN and (Path(word).expanduser() / "config.yaml").is_file():
+        return f"run={word}"
+    return f"edits={word}" if command == "edit" and word.endswith(".json") else "setting=value"
 
 
 def _unreadable(word: str, error: Exception) -> str:

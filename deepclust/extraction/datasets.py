@@ -16,7 +16,7 @@ import numpy as np
 from deepclust.extraction.dataset_facts import DATASETS, FOLDER_ENCODER, PIXELS_ENCODER, DatasetFacts
 from deepclust.extraction.encoder_catalog import ENCODERS, EncoderSpec, encoder_spec
 from deepclust.extraction.studies import with_study
-from deepclust.features.dataset import Dataset, check_same_encoder
+from deepclust.features.dataset import Clustered, Dataset, check_same_encoder
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.idx import CLASS_NAMES, fashion_mnist
@@ -44,6 +44,7 @@ def load_dataset(
     labels: str | None = None,
     on_error: str = "skip",
     columns: Mapping[str, Any] | None = None,
+    clustered: Clustered | None = None,
 ) -> Dataset:
     """Load the features of a data set.
 
@@ -60,6 +61,7 @@ def load_dataset(
         labels: `folders` makes the sub-folders of `folder` its labels.
         on_error: `skip` or `raise`, for images of `folder` that cannot be read.
         columns: of tables among `train` and `test`, by role: see `deepclust.features.table_files`.
+        clustered: of a finished run, whose images are wanted: those that a `folder` has gained since are not extracted.
 
     Raises:
         InputError: if the data set is unknown, its features are missing or of another encoder than asked for, or the
@@ -78,7 +80,7 @@ def load_dataset(
         tables = TableReading(given_columns(columns, train, test), root / "tables")
         return _own_features(encoder, train, train_labels, test, test_labels, tables)
     if name == "folder":
-        return _own_images(encoder, root, path, labels, on_error)
+        return _own_images(encoder, root, path, labels, on_error, clustered)
     if name == "fashion_mnist" and encoder is None:
         return Dataset(name, _fashion_mnist_pixels("train", path), _fashion_mnist_pixels("test", path), None)
     return _extracted_features(name, encoder, root)
@@ -165,7 +167,12 @@ def _own_features(
 
 
 def _own_images(
-    encoder: EncoderLike | None, root: Path, path: str | os.PathLike | None, labels: str | None, on_error: str
+    encoder: EncoderLike | None,
+    root: Path,
+    path: str | os.PathLike | None,
+    labels: str | None,
+    on_error: str,
+    clustered: Clustered | None,
 ) -> Dataset:
     if path is None:
         raise InputError("data=folder needs data.path=FOLDER: the folder that holds the images")
@@ -174,7 +181,8 @@ def _own_images(
     from deepclust.extraction.image_source import folder_source
 
     spec = encoder_spec(encoder if encoder is not None else FOLDER_ENCODER)
-    features = cached_features(folder_source(path, labels=labels), spec, root / "folder", on_error=on_error)
+    source = folder_source(path, labels=labels)
+    features = cached_features(source, spec, root / "folder", on_error=on_error, clustered=clustered)
     return Dataset("folder", features, None, spec.name)
 
 

@@ -5,6 +5,7 @@ Shape suffixes: B images in the batch, S side of the image, D feature dimensions
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import time
@@ -22,11 +23,12 @@ from deepclust.extraction.image_source import ImageSource, as_source
 from deepclust.extraction.over_ray import RayWorkers, Task, ray_workers
 from deepclust.extraction.shard_maker import ShardMaker, cpus_at_hand
 from deepclust.extraction.shard_plan import ShardPlan
+from deepclust.features.dataset import Clustered
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import SHARD_BYTES, FeatureSet
 from deepclust.features.shards import MANIFEST
 from deepclust.runtime.errors import InputError
-from deepclust.runtime.files import fingerprint, make_folder
+from deepclust.runtime.files import fingerprint, make_folder, read_json
 from deepclust.runtime.locks import one_at_a_time
 from deepclust.runtime.progress import Stage
 from deepclust.runtime.ranks import Launch
@@ -172,7 +174,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip") -> FeatureSet:
+def cached_features(
+    source: ImageSource, spec: EncoderSpec, root: Path, *, on_error: str = "skip", clustered: Clustered | None = None
+) -> FeatureSet:
     """The features of a source, extracted at the first call and found again as long as images and encoder stay.
 
     Of several processes that want them at once one extracts and the others wait; the ranks of torchrun or srun share
@@ -183,14 +187,20 @@ def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_er
         spec: the encoder.
         root: folder of the cache; each combination of images and encoder has a sub-folder of its own.
         on_error: see `extract`.
+        clustered: of a finished run, whose features are wanted: where the images have changed since, those that are
+            kept of the earlier ones, and nothing is extracted.
 
     Raises:
-        InputError: see `extract`.
+        InputError: see `extract`; or if the images have changed since they were clustered, and nothing is kept.
     """
     checkpoint = None if spec.checkpoint is None else Path(spec.checkpoint).expanduser()
     status = checkpoint.stat() if checkpoint is not None and checkpoint.is_file() else None
     options = {**asdict(spec), "checkpoint": status and [str(checkpoint), status.st_size, status.st_mtime_ns]}
     folder = root / f"{spec.name}-{fingerprint(source.describe(), options)}"
+    if clustered is not None:
+        earlier = _features_of_run(source, folder / "train", clustered)
+        if earlier is not None:
+            return earlier
     with ExitStack() as until_made:
         if not (folder / "train" / MANIFEST).is_file():
             # Loaded first, so that a missing encoder is refused before anything is written.
@@ -207,10 +217,47 @@ def cached_features(source: ImageSource, spec: EncoderSpec, root: Path, *, on_er
         return extract(source, encoder, folder / "train", on_error=on_error)
 
 
+def _features_of_run(source: ImageSource, place: Path, clustered: Clustered) -> FeatureSet | None:
+    """The features that a run clustered, of its images as they were then; None where the images are the same.
+
+    Args:
+        source: the images that there are now.
+        place: where their features lie, or would lie; those of earlier images lie beside.
+        clustered: what is known of the run's.
+
+    Raises:
+        InputError: if the images are others, and the run's features are not kept.
+    """
+    if (place / MANIFEST).is_file() and clustered.digest in (None, load_features(place).fingerprint(times=False)):
+        return None
+    root, encoder = source.describe().get("root"), place.parent.name.rsplit("-", 1)[0]
+    for one in sorted(place.parent.parent.glob(f"{glob.escape(encoder)}-*/{place.name}/{MANIFEST}")):
+        told = read_json(one, f"remove {one.parent}")
+        if told.get("source", {}).get("root") != root or clustered.n_samples not in (None, told.get("n_rows")):
+            continue
+        features = load_features(one.parent)
+        if features.fingerprint(times=False) == clustered.digest:
+            print(
+                f"warning: {source.name} has changed since it was clustered ({len(source):,} images now): what follows "
+                f"is of the {len(features):,} of that time; to cluster all, run again",
+                file=sys.stderr,
+            )
+            return _relabeled(features, source)
+    if clustered.n_samples not in (None, len(source)):
+        raise InputError(
+            f"{source.name} has {len(source):,} images, {clustered.n_samples:,} were clustered, and their features are "
+            f"no longer in {place.parent.parent}: put the folder back as it was, or cluster it again"
+        )
+    return None
+
+
 def _relabeled(features: FeatureSet, source: ImageSource) -> FeatureSet:
     features.labels = features.class_names = None
     if source.labels is not None:
         rows = {source.path(index): index for index in range(len(source))}
+        gone = next((path for path in features.paths or () if path not in rows), None)
+        if gone is not None:
+            raise InputError(f"{source.name} has no {gone} any more, so its label is not known: put it back")
         features.labels = source.labels[[rows[path] for path in features.paths or ()]]
         features.class_names = source.class_names
     return features

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from deepclust.runtime.ranks import Ranks
 
 
+@dataclass(frozen=True)
+class Clustered:
+    """What is known of the training split that a run clustered.
+
+    Attributes:
+        digest: of its features, as `FeatureSet.fingerprint(times=False)` gives it, or None.
+        n_samples: how many there were, or None.
+    """
+
+    digest: str | None = None
+    n_samples: int | None = None
+
+
 @dataclass
 class Dataset:
     """The features of one data set, as a run uses them.

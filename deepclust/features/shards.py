@@ -63,6 +63,8 @@ def check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
         InputError: naming the first that differs.
     """
     stated = {key: value for key, value in manifest.items() if key != "checksum"}
+    if "checksums" in manifest and "checksum" not in manifest:  # which were never written one without the other
+        raise InputError(f"{folder / MANIFEST} is not as it was written (its own checksum is missing): {REMEDY}")
     if "checksum" in manifest and fingerprint(stated) != manifest["checksum"]:
         raise InputError(f"{folder / MANIFEST} is not as it was written (its checksum differs): {REMEDY}")
     for name, checksum in manifest.get("checksums", {}).items():

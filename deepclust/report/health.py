@@ -47,6 +47,7 @@ def findings(
     agreement_N: np.ndarray | None = None,
     n_heads: int = 0,
     n_duplicates: int | None = None,
+    noun: str = "samples",
 ) -> list[Finding]:
     """What is to be said of a clustering, the most telling first.
 
@@ -57,9 +58,10 @@ def findings(
             clustering does; None for a method without heads.
         n_heads: how many heads there are.
         n_duplicates: samples that have a near duplicate; None where nobody looked.
+        noun: what samples are called, in the plural.
     """
-    found = [_agreement(agreement_N, n_heads), _silhouette(row), _labels(row), _collapse(clustering)]
-    found += [_balance(clustering), _noise(clustering), _duplicates(n_duplicates, len(clustering))]
+    found = [_agreement(agreement_N, n_heads, noun), _silhouette(row, noun), _labels(row, noun), _collapse(clustering)]
+    found += [_balance(clustering), _noise(clustering, noun), _duplicates(n_duplicates, len(clustering), noun)]
     told = [one for one in found if one is not None]
     return [*told, *(Finding("info", "Note", note) for note in clustering.notes)]
 
@@ -68,39 +70,40 @@ def _graded(value: float, marks: tuple[float, float]) -> Level:
     return "good" if value >= marks[0] else "fair" if value >= marks[1] else "poor"
 
 
-def _agreement(agreement_N: np.ndarray | None, n_heads: int) -> Finding | None:
+def _agreement(agreement_N: np.ndarray | None, n_heads: int, noun: str) -> Finding | None:
     if agreement_N is None:
         return None
     share = float(agreement_N.mean())
     level = _graded(share, AGREEMENT)
     advice = {
         "good": "Trained again, it would give much the same clusters.",
-        "fair": "Most clusters are firm; look at the doubtful members before you rely on single samples.",
+        "fair": f"Most clusters are firm; look at the doubtful members before you rely on single {noun}.",
         "poor": "Trained again, it may draw other borders: try another number of clusters.",
     }[level]
-    who = "Clusterings of other neighbor graphs" if n_heads == 1 else f"{n_heads} heads, trained independently,"
+    several = f"{n_heads} heads (small classifiers, trained each on its own)"
+    who = "Clusterings of other neighbor graphs" if n_heads == 1 else several
     text = f"{who} agree on {100 * share:.0f} % of the assignments. {advice}"
     return Finding(level, "Stability", text)
 
 
-def _silhouette(row: Mapping[str, Any]) -> Finding | None:
+def _silhouette(row: Mapping[str, Any], noun: str) -> Finding | None:
     value = row.get("silhouette")
     if value is None:
         return None
     level = _graded(value, SILHOUETTE)
     said = {
-        "good": "samples are clearly closer to their own cluster than to any other",
+        "good": f"{noun} are clearly closer to their own cluster than to any other",
         "fair": "clusters touch each other, as is usual for photos and texts",
         "poor": "clusters overlap much: take their borders for rough",
     }[level]
     return Finding(level, "Separation", f"Silhouette {value:.2f} (1 is best, 0 is none): {said}.")
 
 
-def _labels(row: Mapping[str, Any]) -> Finding | None:
+def _labels(row: Mapping[str, Any], noun: str) -> Finding | None:
     if row.get("acc") is None:
         return None
     scores = ", ".join(f"{name} {100 * row[key]:.1f}" for key, name in (("nmi", "NMI"), ("ari", "ARI")) if row.get(key))
-    text = f"{100 * row['acc']:.1f} % of the samples lie in the cluster that matches their label ({scores})."
+    text = f"{100 * row['acc']:.1f} % of the {noun} lie in the cluster that matches their label ({scores})."
     return Finding(
         _graded(row["acc"], (0.8, 0.5)), "Against your labels", text + " The labels were not used to cluster."
     )
@@ -127,24 +130,20 @@ def _balance(clustering: Clustering) -> Finding | None:
     return Finding(level, "Balance", text if level == "good" else text + " Look whether it mixes several things.")
 
 
-def _noise(clustering: Clustering) -> Finding | None:
+def _noise(clustering: Clustering, noun: str) -> Finding | None:
     n_noise = int((clustering.labels == NOISE).sum())
     if n_noise == 0:
         return None
     share = n_noise / len(clustering)
-    text = (
-        f"{n_noise:,} samples ({100 * share:.0f} %) are in no cluster: the method found them too far from the others."
-    )
+    text = f"{n_noise:,} {noun} ({100 * share:.0f} %) are in no cluster: the method found them too far from the others."
     return Finding(_graded(1 - share, (0.9, 0.6)), "Noise", text)
 
 
-def _duplicates(n_duplicates: int | None, n_samples: int) -> Finding | None:
+def _duplicates(n_duplicates: int | None, n_samples: int, noun: str) -> Finding | None:
     if not n_duplicates:
         return None
     share = n_duplicates / n_samples
-    text = (
-        f"{n_duplicates:,} samples ({100 * share:.1f} %) have a near duplicate (cosine above {DUPLICATE}); see Lists."
-    )
+    text = f"{n_duplicates:,} {noun} ({100 * share:.1f} %) have a near duplicate (cosine above {DUPLICATE}); see Lists."
     return Finding(_graded(1 - share, (0.9, 0.0)), "Near duplicates", text)
 
 

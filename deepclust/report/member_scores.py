@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from deepclust.clustering import NOISE
@@ -126,14 +127,15 @@ def nearest_clusters(features: FeatureSet, labels_N: np.ndarray, others: Feature
     return out
 
 
-def few_numbers(features: FeatureSet) -> np.ndarray:
-    """(N, P) int8: directions from the mean of all samples, along the at most 32 in which they vary most.
+def few_numbers(features: FeatureSet) -> tuple[np.ndarray, float]:
+    """(N, P) int8: directions from the mean of all samples, along the at most 32 in which they vary most; and how long
+    in these numbers a direction is of which nothing was left out.
 
     Args:
         features: N × D.
 
     Example:
-        >>> few_numbers(FeatureSet.from_arrays(np.eye(3, dtype=np.float32))).shape
+        >>> few_numbers(FeatureSet.from_arrays(np.eye(3, dtype=np.float32)))[0].shape
         (3, 3)
     """
     mean_D = _mean(features)
@@ -142,7 +144,8 @@ def few_numbers(features: FeatureSet) -> np.ndarray:
     dims = min(FEW_DIMS, *unit_SD.shape)
     axes_PD = randomized_svd(unit_SD, dims, random_state=0)[2]
     few_NP = np.concatenate([unit_BD @ axes_PD.T for _, unit_BD in _unit_blocks(features, mean_D)])
-    return np.rint(127 * few_NP / max(float(np.abs(few_NP).max()), 1e-12)).astype(np.int8)
+    length = 127 / max(float(np.abs(few_NP).max()), 1e-12)
+    return np.rint(length * few_NP).astype(np.int8), length
 
 
 def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,8 +154,10 @@ def _centers(features: FeatureSet, labels_N: np.ndarray, ids_C: np.ndarray) -> t
     place_N = np.searchsorted(ids_C, labels_N).clip(max=len(ids_C) - 1)
     sums_CD = np.zeros((len(ids_C), features.dim))
     for start, unit_BD in _unit_blocks(features, mean_D):
-        members_B = np.flatnonzero(labels_N[start : start + len(unit_BD)] != NOISE)
-        np.add.at(sums_CD, place_N[start + members_B], unit_BD[members_B])
+        block = slice(start, start + len(unit_BD))
+        counted_B = (labels_N[block] != NOISE).astype(np.float32)
+        where = (place_N[block], np.arange(len(unit_BD)))
+        sums_CD += sparse.csr_array((counted_B, where), shape=(len(ids_C), len(unit_BD))) @ unit_BD
     return mean_D, _unit(sums_CD).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from deepclust.runtime.errors import InputError
 # Around the sample itself, and around a neighbor of another class.
 _SAMPLE, _OTHER = "#0072B2", "#D55E00"
 _FRAME = 3
+# Files of which one must be there: somebody may have removed the first.
+LOOKED_FOR = 100
 
 
 def images_of(features: FeatureSet) -> Images | None:
@@ -26,7 +29,7 @@ def images_of(features: FeatureSet) -> Images | None:
     """
     files = features.files
     if files is not None:
-        return files if files and files[0].is_file() else None
+        return files if any(one.is_file() for one in itertools.islice(files, LOOKED_FOR)) else None
     source = features.manifest.get("source")
     if not isinstance(source, dict):
         return None

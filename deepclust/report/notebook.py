@@ -144,7 +144,7 @@ def write_notebook_page(
         features,
         [Found(clustering, title, row, agreement_N, n_heads)],
         title=f"{len(features):,} {noun_of(images is not None, texts is not None)}",
-        facts=[f"Every sample is {features.dim} numbers; clusters are samples that are alike in them."],
+        facts=[],
         why=f"The clusters are those of {title}.",
         run=None,
         images=images,

@@ -145,6 +145,7 @@ def page_content(
 ) -> dict[str, Any]:
     """What the scripts read: plain values, and arrays in base64 (little-endian)."""
     features = page.features
+    few_NP, length = few_numbers(features)
     return {
         "title": page.title,
         "run": page.run,
@@ -153,7 +154,8 @@ def page_content(
         "map": map_name,
         "rows": packed(page.rows, "<i4"),
         "xy": packed(65535 * places_N2, "<u2"),
-        "vectors": packed(few_numbers(features), "i1"),
+        "vectors": packed(few_NP, "i1"),
+        "length": length,
         "paths": None if features.paths is None else list(features.paths),
         "texts": None if page.texts is None else list(page.texts),
         "labels": packed(features.labels, "<i4"),

@@ -61,17 +61,18 @@ def assembled_page(
     Args:
         features: N samples.
         found: clusterings of them.
-        title, facts, why, run: of the page.
+        title, why, run: of the page.
+        facts: what else is to be told of what was clustered.
         images, texts: of the samples, or None.
         neighbors: of the samples, for near duplicates and samples like no other; None where nobody looked.
     """
-    rows = None
+    rows, noun = None, noun_of(images is not None, texts is not None)
     if len(features) > MOST_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(len(features), MOST_ROWS, replace=False))
         facts = [
             *facts,
-            f"This page holds {len(rows):,} of the {len(features):,} samples, drawn at random; counts are of these. "
-            "Clusters that you rename, merge or split change all samples.",
+            f"This page holds {len(rows):,} of the {len(features):,} {noun}, drawn at random; counts are of these. "
+            f"Clusters that you rename, merge or split change all {noun}.",
         ]
         neighbors = None
         texts = None if texts is None else [texts[row] for row in rows]
@@ -80,12 +81,12 @@ def assembled_page(
     n_duplicates = None if neighbors is None else sum(map(len, duplicates))
     return Page(
         title=title,
-        facts=facts,
+        facts=[meaning_of(features, noun), *facts],
         why=why,
         features=features if rows is None else features.select(rows),
-        shown=[_shown(one, features, n_duplicates, rows, texts) for one in found],
+        shown=[_shown(one, features, n_duplicates, rows, texts, noun) for one in found],
         run=run,
-        noun=noun_of(images is not None, texts is not None),
+        noun=noun,
         images=images,
         texts=texts,
         duplicates=duplicates,
@@ -95,11 +96,16 @@ def assembled_page(
 
 
 def _shown(
-    one: Found, features: FeatureSet, n_duplicates: int | None, rows: np.ndarray | None, texts: Sequence[str] | None
+    one: Found,
+    features: FeatureSet,
+    n_duplicates: int | None,
+    rows: np.ndarray | None,
+    texts: Sequence[str] | None,
+    noun: str,
 ) -> Shown:
     """A clustering with its names and what is to be said of it; of some rows alone where there are too many."""
     whole, agreement_N = one.clustering, one.agreement_N
-    told = findings(whole, one.row, agreement_N=agreement_N, n_heads=one.n_heads, n_duplicates=n_duplicates)
+    told = findings(whole, one.row, agreement_N=agreement_N, n_heads=one.n_heads, n_duplicates=n_duplicates, noun=noun)
     clustering = whole if rows is None else _rows_of_clustering(whole, rows)
     if rows is not None and agreement_N is not None:
         agreement_N = agreement_N[rows]
@@ -119,3 +125,11 @@ def _rows_of_clustering(clustering: Clustering, rows: np.ndarray) -> Clustering:
 def noun_of(has_images: bool, has_texts: bool) -> str:
     """What samples are called, in the plural."""
     return "texts" if has_texts else "images" if has_images else "samples"
+
+
+def meaning_of(features: FeatureSet, noun: str) -> str:
+    """What clusters are of, in a sentence."""
+    encoder = features.manifest.get("encoder", {})
+    seen = f" as the encoder {encoder['name']} sees them" if isinstance(encoder, dict) and encoder.get("name") else ""
+    one = noun.removesuffix("s")
+    return f"Every {one} is {features.dim} numbers{seen}; clusters are {noun} that are alike in them."

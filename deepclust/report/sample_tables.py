@@ -68,7 +68,7 @@ def write_samples(
     return _write(stem, groups)
 
 
-COLUMNS = ("cluster", "name", "confidence", "top5", "top5_probs")
+COLUMNS = ("cluster", "name", "confidence", "top5", "top5_probs", "disagreement")
 
 
 def samples_table(
@@ -148,12 +148,13 @@ def _rows_of(
         columns[f"{method}_cluster"] = pa.array(labels_B)
         columns[f"{method}_name"] = _named(labels_B, names[method]).cast(pa.string())
         confidence = confidences(clustering)
-        if confidence is None:
-            continue
-        columns[f"{method}_confidence"] = pa.array(confidence[rows].astype(np.float32))
+        if confidence is not None:
+            columns[f"{method}_confidence"] = pa.array(confidence[rows].astype(np.float32))
         if clustering.top_ids is not None and clustering.top_probs is not None:
             columns[f"{method}_top5"] = _lists(clustering.top_ids[rows].astype(np.int32))
             columns[f"{method}_top5_probs"] = _lists(clustering.top_probs[rows].astype(np.float32))
+        if clustering.disagreement is not None:
+            columns[f"{method}_disagreement"] = pa.array(clustering.disagreement[rows].astype(np.float32))
     is_category = pa.types.is_dictionary  # CSV takes none
     plain = {name: one.cast(pa.string()) if is_category(one.type) else one for name, one in columns.items()}
     return pa.table(plain)

@@ -50,7 +50,7 @@ def rank_figure(rows: Sequence[Row], of: str, titles: Names) -> Figure | None:
             marker=MARKERS[index % len(MARKERS)], markersize=5, markerfacecolor=_face(color, index),
         )  # fmt: skip
     axes.set_yticks(places, [titles.get(rank.name, rank.name) for rank in ranks])
-    axes.invert_yaxis()
+    axes.set_ylim(len(ranks) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, None)
     fewest, most = min(rank.n for rank in ranks), max(rank.n for rank in ranks)

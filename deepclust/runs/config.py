@@ -18,6 +18,7 @@ from deepclust.reduction.reduction import Reduction
 from deepclust.reduction.splits import reduced_dataset
 from deepclust.runs.choosing import Choosing
 from deepclust.runs.experiment import Experiment
+from deepclust.runs.folder import RunFolder
 from deepclust.runs.source import DataSource
 from deepclust.runtime.errors import InputError
 from deepclust.training.loggers import LoggerSettings
@@ -27,11 +28,12 @@ from deepclust.training.trainer_settings import TrainerSettings
 Settings = Mapping[str, Any]
 
 
-def read_experiment(config: Settings) -> Experiment:
+def read_experiment(config: Settings, resumed: RunFolder | None = None) -> Experiment:
     """The experiment of `deepclust train`'s settings, its data read.
 
     Args:
         config: as `deepclust.cli.configure.composed("train", …)` gives them: the settings of each loss are complete.
+        resumed: the folder of the run that it continues, whose data are meant; None: of a new one.
 
     Raises:
         InputError: if the data cannot be read, or a setting is unknown or out of range.
@@ -41,7 +43,7 @@ def read_experiment(config: Settings) -> Experiment:
     mining = read_mining(config)
     neighbors_dir, reductions_dir = cache_folders(config)
     source = DataSource.of(config)
-    dataset = source.load()
+    dataset = source.load() if resumed is None else source.load_of(resumed)
     n_clusters, bounds = config["n_clusters"], None
     if n_clusters is None:
         n_clusters = source.known_classes(dataset)
@@ -178,7 +180,7 @@ def reduced_as_trained(dataset: Dataset, trained_on: Settings, *, record: Path, 
     return reduced_dataset(
         reduction,
         dataset,
-        fitted_on=None if own else DataSource.of(trained_on).load().train,
+        fitted_on=None if own else DataSource.of(trained_on).load_of(RunFolder(record.parent)).train,
         neighbors_dir=neighbors_dir,
         mining=read_mining(trained_on),
         cache_dir=reductions_dir,

@@ -162,6 +162,7 @@ def replayed(
         else clustering.notes,
         n_clusters=None if steps else clustering.n_clusters,
         repeats=None,
+        disagreement=None if steps else clustering.disagreement,
     )
     return Edited(changed, there, sorted(marked), len(steps))
 

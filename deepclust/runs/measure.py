@@ -65,7 +65,9 @@ def finished_run(config: Settings, metrics: list[str]) -> tuple[Evaluation, Sett
     own = all(value == before.get(key) for key, value in with_its_encoder(what).items())
     if not own and "overclustering" in metrics:
         raise InputError("metrics=[overclustering] trains again on the run's own data: leave out data= and benchmark=")
-    dataset = reduced_as_trained(DataSource.of(config).load(), trained_on, record=folder.reduction, own=own)
+    source = DataSource.of(config)
+    loaded = source.load_of(folder) if own else source.load()
+    dataset = reduced_as_trained(loaded, trained_on, record=folder.reduction, own=own)
     recut = asked_cut(config, folder, trained_on, dataset.train, own=own)
     evaluation = evaluate_run(
         folder,

@@ -79,7 +79,7 @@ class FinishedRun:
         places = {**edited, **places}
         if not places:
             raise InputError(f"run={path} holds no clustering yet: let the run end, or continue it with resume={path}")
-        dataset = DataSource.of(config).load()
+        dataset = DataSource.of(config).load_of(folder)
         reduced = reduced_as_trained(dataset, config, record=folder.reduction, own=True)
         clusterings = {name: Clustering.load(place) for name, place in list(places.items())[:most]}
         identity = Identity.read(folder.identity)
@@ -134,7 +134,7 @@ def page_of(
     results = results_of(run)
     first, why = first_shown(run, results) if method is None else (method, "You chose it.")
     if first.startswith("edited:"):
-        why = "It holds the changes that you made."
+        why = "They hold the changes that you made."
     images = images_of(features)
     order = [first, *(name for name in run.clusterings if name != first)]
     found = [found_clustering(name, run, results[name]) for name in order]
@@ -174,7 +174,7 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
     edited = [name for name in run.clusterings if name.startswith("edited:")]
     if edited:
         newest = max(edited, key=lambda name: (run.folder.path / name[7:] / "clustering.npz").stat().st_mtime)
-        return newest, "It holds the changes that you made."
+        return newest, "They hold the changes that you made."
     selected = selected_of(run.folder)
     if selected is not None:
         return selected.stem, read_json(run.folder.path / "selection.json")["note"]
@@ -185,7 +185,7 @@ def first_shown(run: FinishedRun, results: dict[str, dict[str, Any]]) -> tuple[s
         return among[0], "" if len(run.clusterings) == 1 else "It is the first method of the run."
     best = max(judged, key=lambda name: judged[name])
     kind = "the trained heads" if trained else "all methods"
-    why = f"Of {kind} it separates the samples best, by silhouette. " if len(judged) > 1 else ""
+    why = f"Of {kind} it separates clusters best, by silhouette. " if len(judged) > 1 else ""
     return best, f"{why}Those of other methods are in the menu “Clusters by”."
 
 
@@ -233,11 +233,6 @@ def title_of(run: FinishedRun, has_images: bool, has_texts: bool) -> str:
 
 
 def facts_of(run: FinishedRun) -> list[str]:
-    """What was clustered."""
-    features = run.dataset.train
-    encoder = features.manifest.get("encoder", {})
-    seen = f" as the encoder {encoder['name']} sees them" if isinstance(encoder, dict) and encoder.get("name") else ""
-    facts = [f"Every sample is {features.dim} numbers{seen}; clusters are samples that are alike in them."]
-    if run.reduced.train.reduction is not None:
-        facts.append(run.reduced.train.reduction["note"])
-    return facts
+    """What was done to the features before they were clustered."""
+    reduction = run.reduced.train.reduction
+    return [] if reduction is None else [reduction["note"]]

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deepclust.clustering import Clustering
 from deepclust.extraction.datasets import load_dataset
-from deepclust.features.dataset import Dataset
+from deepclust.features.dataset import Clustered, Dataset
+from deepclust.runs.folder import RunFolder
+from deepclust.runs.identity import Identity
 from deepclust.subsets.select import classes_of, select_benchmark
 from deepclust.subsets.selectors import Classes
 
@@ -60,7 +63,24 @@ class DataSource:
         Raises:
             InputError: if the features or labels are missing or unreadable, or the benchmark does not suit them.
         """
-        dataset = load_dataset(**self.data, encoder=self.encoder, features_dir=self.features_dir)
+        return self._loaded()
+
+    def load_of(self, run: RunFolder) -> Dataset:
+        """Read the splits as a finished run had them: images that a folder has gained since are no part of it.
+
+        Raises:
+            InputError: as of `load`; or if a folder of images has changed since, and the run's features are not kept.
+        """
+        if self.data["name"] != "folder" or self.benchmark:  # others are read as they are, and compared by the run
+            return self._loaded()
+        identity, saved = Identity.read(run.identity), run.saved_methods()
+        digest = None if identity is None else identity.data.get("features of the train split")
+        n_samples = len(Clustering.load(run.clustering(saved[0]))) if saved else None
+        return self._loaded(Clustered(digest, n_samples))
+
+    def _loaded(self, clustered: Clustered | None = None) -> Dataset:
+        asked = {**self.data, "encoder": self.encoder, "features_dir": self.features_dir}
+        dataset = load_dataset(**asked, clustered=clustered)
         return select_benchmark(dataset, **self.benchmark) if self.benchmark else dataset
 
     def known_classes(self, dataset: Dataset) -> int | None:

@@ -31,8 +31,8 @@ def relearned(trained: TrainedHeads, features: FeatureSet, labels_N: np.ndarray)
         labels_N: cluster ids; noise is left out.
 
     Returns:
-        A head whose cluster c is the c-th of the ids in ascending order; its loss is the share of the samples that it
-        puts elsewhere.
+        A head whose cluster c is the c-th of the ids in ascending order; its loss is the share of these same samples
+        that it puts elsewhere, which says little of others.
 
     Raises:
         InputError: if there are fewer than two clusters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_a_folder_of_seven_images_becomes_a_page(command):
     outcome = command("photos/", "-k", "2", "--encoder", "efficientnet_lite0", "--out", "found")
     assert outcome.code == 0, outcome.err
     assert "7 images from photos" in Path("found/report.html").read_text(encoding="utf-8")
+    # Images that come later are no part of the run, and nothing is extracted for its page.
+    Image.new("RGB", (40, 30)).save("photos/later.png")
+    Path("photos/0.png").unlink()
+    again = command("report", "run=found", "map=pca", "out=again.html")
+    assert (again.code, "of the 7 of that time" in again.err) == (0, True), again.err
+    page = Path("again.html").read_text(encoding="utf-8")
+    assert ("7 images from photos" in page, "later.png" in page) == (True, False)
+    asked = ("data=folder", "data.path=photos", "encoder=efficientnet_lite0", "loss=consensus_heads", "n_clusters=2")
+    resumed = command("train", "resume=found", *asked, "baselines=[kmeans,agglomerative]", "max_epochs=3", "n_heads=2")
+    assert (resumed.code, "of the 7 of that time" in resumed.err) == (0, True), resumed.err
+    Path("photos/more.png").write_bytes(Path("photos/1.png").read_bytes())
+    shutil.rmtree("features/folder")
+    refused = command("report", "run=found", "map=pca")
+    assert (refused.code, "8 images, 7 were clustered" in refused.error_line) == (2, True)
+    assert not Path("features/folder").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from deepclust.extraction.encoders import Encoder, load_encoder
 from deepclust.extraction.extract import cached_features, extract
 from deepclust.extraction.image_source import ArraySource, folder_source
 from deepclust.extraction.shard_plan import ShardPlan
+from deepclust.features.dataset import Clustered
 from deepclust.features.feature_files import load_features
 from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
@@ -268,6 +269,35 @@ def test_the_cache_follows_the_images(tmp_path: Path, photos: Path, tiny_options
     assert all(file.is_file() for file in first.files)
     Image.new("RGB", (9, 9)).save(photos / "new.png")
     assert len(cached_features(folder_source(photos), spec, tmp_path / "cache")) == 13
+
+
+def test_of_a_folder_that_has_changed_a_run_has_its_own_images(
+    tmp_path: Path,
+    photos: Path,
+    tiny_options: dict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    spec, cache = encoder_spec(tiny_options), tmp_path / "cache"
+    first = cached_features(folder_source(photos), spec, cache)
+    clustered = Clustered(first.fingerprint(times=False), 12)
+    assert cached_features(folder_source(photos), spec, cache, clustered=clustered).root == first.root
+    Image.new("RGB", (9, 9)).save(photos / "cats" / "new.png")
+    with monkeypatch.context() as never:
+        never.setattr("deepclust.extraction.extract.extract", None)
+        never.setattr("deepclust.extraction.extract.load_encoder", None)
+        again = cached_features(folder_source(photos, labels="folders"), spec, cache, clustered=clustered)
+        assert "(13 images now): what follows is of the 12 of that time" in capsys.readouterr().err
+        assert (again.root, again.labels.tolist()) == (first.root, [0] * 6 + [1] * 6)
+        with pytest.raises(InputError, match="13 images, 12 were clustered, and their features are no longer in"):
+            cached_features(folder_source(photos), spec, cache, clustered=Clustered("of others", 12))
+    # The new ones have features as well by now: the run's own are still meant.
+    assert len(cached_features(folder_source(photos), spec, cache)) == 13
+    assert len(cached_features(folder_source(photos), spec, cache, clustered=clustered)) == 12
+    (photos / "cats" / "new.png").unlink()
+    (photos / again.paths[0]).unlink()
+    with pytest.raises(InputError, match="any more, so its label is not known"):
+        cached_features(folder_source(photos, labels="folders"), spec, cache, clustered=clustered)
 
 
 def test_two_that_want_the_same_features_at_once_extract_once(

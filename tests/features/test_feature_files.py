@@ -69,6 +69,7 @@ ONE = {"file": "features-00000.npy", "rows": 30}
         (text("manifest.json", "null"), "manifest.json: *is None"),
         (text("manifest.json", "\udcff"), "manifest.json is no valid JSON"),
         (entry("format", True), "format is True"),
+        (entry("checksums", {}), "manifest.json is not as it was written \\(its own checksum is missing\\)"),
         (entry("n_rows", 29), "says 29 rows, its shards hold 30"),
         (entry("n_rows", "x"), "n_rows is 'x'"),
         (entry("shards", None), "shards is None"),

@@ -105,7 +105,7 @@ def test_the_page_is_that_of_a_run_without_the_command_for_edits(fitted, planted
     assert data["run"] is None
     assert data["texts"] == texts
     assert [one["title"] for one in data["methods"]] == ["TSP"]
-    assert "2 heads, trained independently, agree" in page
+    assert "2 heads (small classifiers, trained each on its own) agree" in page
     assert 'id="command"' not in page
 
 

@@ -40,15 +40,17 @@ def test_member_scores_are_cosines_with_the_centers(planted):
 
 
 def test_few_numbers_keep_the_angles_between_samples(planted):
-    few_NP = few_numbers(planted).astype(np.float64)
+    few_NP, length = few_numbers(planted)
+    assert np.median(np.linalg.norm(few_NP, axis=1)) / length == pytest.approx(1, abs=0.02)
+    few_NP = few_NP.astype(np.float64)
     assert few_NP.shape == (300, 16)  # planted in so many dimensions
     unit_ND = planted.features - planted.features.mean(axis=0)
     unit_ND = unit_ND / np.linalg.norm(unit_ND, axis=1, keepdims=True)
     few_NP /= np.linalg.norm(few_NP, axis=1, keepdims=True)
     np.testing.assert_allclose(few_NP @ few_NP.T, unit_ND @ unit_ND.T, atol=0.05)
     wide = FeatureSet.from_arrays(np.random.default_rng(0).normal(size=(50, 100)).astype(np.float32))
-    assert few_numbers(wide).shape == (50, 32)
-    assert not few_numbers(FeatureSet.from_arrays(np.ones((4, 3), np.float32))).any()
+    assert few_numbers(wide)[0].shape == (50, 32)
+    assert not few_numbers(FeatureSet.from_arrays(np.ones((4, 3), np.float32)))[0].any()
 
 
 def test_a_far_cluster_does_not_squeeze_the_map():
@@ -101,6 +103,9 @@ def test_trouble_is_told_in_words():
     assert (found["Separation"].level, found["Noise"].level) == ("poor", "good")
     assert "6 samples (6 %)" in found["Noise"].text
     assert "Against your labels" not in found
+    told = findings(Clustering(labels_N, "tsp", 10), {"silhouette": 0.5, "acc": 0.5}, n_duplicates=9, noun="images")
+    words = " ".join(one.text for one in told)
+    assert ("images" in words, "samples" in words) == (True, False)
     sure = findings(Clustering(labels_N, "tsp", 2), {}, agreement_N=np.full(100, 0.95), n_heads=4)
     assert (sure[0].title, sure[0].level) == ("Stability", "good")
     assert "4 heads" in sure[0].text

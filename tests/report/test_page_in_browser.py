@@ -18,6 +18,7 @@ from PIL import Image
 
 from deepclust.clustering import Clustering
 from deepclust.features.feature_set import FeatureSet
+from deepclust.report.member_scores import member_scores
 from deepclust.report.page import Page, Shown, write_page
 from deepclust.report.page_parts import Found, assembled_page
 from deepclust.runs.editing import edited_clustering, read_edits
@@ -223,6 +224,27 @@ def test_a_split_finds_the_two_kinds_that_a_cluster_mixes(tab, digits_page, digi
     edited = edited_clustering(read_edits(tmp_path / "edits.json"), {"kmeans": found}, "edits.json")
     assert edited.clustering.labels.tolist() == shown
     assert edited.names == {3: "sevens"}
+
+
+def test_members_of_a_changed_cluster_are_measured_again(tab, digits_page, digits):
+    """In the page by a few numbers of each, as `deepclust edit` will by all."""
+    tab.goto(digits_page.as_uri())
+    rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 6, 7]))
+    features = FeatureSet.from_arrays(np.concatenate([digits.features[rows], np.full((5, 64), 0.5, np.float32)]))
+    before = tab.evaluate("[Array.from(app.edits.scores.typical), Array.from(app.edits.scores.margin)]")
+    moved = tab.evaluate("app.edits.members(0).slice(0, 40)")
+    tab.evaluate("(samples) => app.change({ step: 'move', samples, to: 7 })", moved)
+    tab.evaluate("app.change({ step: 'merge', ids: [0, 1], into: 1 })")
+    scores = member_scores(features, np.array(tab.evaluate("Array.from(app.edits.labels)")))
+    typical, margin = tab.evaluate("[Array.from(app.edits.scores.typical), Array.from(app.edits.scores.margin)]")
+    np.testing.assert_allclose(typical, scores.typical_N, atol=0.06)
+    np.testing.assert_allclose(margin, scores.margin_N, atol=0.06)
+    assert np.abs(np.array(before[0]) - scores.typical_N).max() > 0.3
+    nearest = tab.evaluate("app.edits.clusters().map(({ id }) => [id, app.edits.scores.nearest[id]])")
+    assert dict(map(tuple, nearest)) == dict(zip(scores.ids_C.tolist(), scores.nearest_C.tolist()))
+    tab.evaluate("app.undo()")
+    tab.evaluate("app.undo()")
+    assert tab.evaluate("[Array.from(app.edits.scores.typical), Array.from(app.edits.scores.margin)]") == before
 
 
 def test_the_most_different_members_are_far_from_each_other_and_from_the_typical_ones(tab, digits_page):

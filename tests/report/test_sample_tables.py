@@ -28,6 +28,7 @@ HEADS = Clustering(
     8,
     top_ids=np.array([[0, 7], [0, 7], [0, 7], [7, 0], [7, 0], [7, 0]], np.int32),
     top_probs=np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [1, 0], [0.6, 0.4], [0.5, 0.5]], np.float32),
+    disagreement=np.array([0, 0, 0.25, 0, 0.5, 1], np.float32),
 )
 OTHER = Clustering(np.array([3, 3, -1, 3, -1, 3], np.int32), "hdbscan")
 FOUND = {"temi": HEADS, "hdbscan": OTHER}
@@ -65,7 +66,9 @@ def test_samples_come_back_from_parquet_and_csv_group_by_group(tmp_path, monkeyp
     assert [float(line["temi_top5_probs"].split()[0]) for line in lines] == pytest.approx(
         HEADS.top_probs[:, 0], abs=1e-6
     )
-    assert "hdbscan_confidence" not in columns
+    assert columns["temi_disagreement"] == [0, 0, 0.25, 0, 0.5, 1]
+    assert [float(line["temi_disagreement"]) for line in lines] == columns["temi_disagreement"]
+    assert not {"hdbscan_confidence", "hdbscan_disagreement"} & set(columns)
     np.testing.assert_allclose(columns["outlier_score"], 1 - neighbors.similarities[:, 0], atol=1e-6)
     assert columns["duplicate_group"] == [0, 0, 0, None, None, None]
 

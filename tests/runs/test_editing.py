@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepclust.clustering import Clustering
+from deepclust.clustering import NOISE, Clustering
 from deepclust.features.feature_set import FeatureSet
+from deepclust.features.transform import FeatureTransform
 from deepclust.runs.editing import Edited, edited_clustering, export, folder_places, read_edits, replayed
+from deepclust.runs.relearning import held_out, relearned_and_tested
 from deepclust.runs.reporting import FinishedRun, page_of, write_report
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
+from deepclust.training.recipe import Recipe
 from deepclust.training.trained import TrainedHeads
 
 FOUND = Clustering(
@@ -24,6 +27,7 @@ FOUND = Clustering(
     4,
     top_ids=np.array([[0], [1], [2], [2], [3], [0]]),
     top_probs=np.full((6, 1), 0.5, np.float32),
+    disagreement=np.full(6, 0.25, np.float32),
 )
 
 
@@ -42,6 +46,8 @@ def test_clusters_that_nobody_touched_keep_their_ids():
     assert edited.marked == [1]
     # A probability is of the cluster that the method gave, not of the one that a person gave.
     np.testing.assert_array_equal(edited.clustering.top_probs[:, 0], [1, 0.5, 0.5, 0.5, 1, 1])
+    # Other heads disagreed about the clusters that were found, not about these.
+    assert (edited.clustering.disagreement, replayed(FOUND, []).clustering.disagreement is None) == (None, False)
     assert FOUND.labels.tolist() == [0, 1, 2, 2, 3, -1]
     again = replayed(
         edited.clustering, [{"step": "merge", "ids": [1, 4], "into": 1}, {"step": "rename", "id": 2, "name": ""}]
@@ -190,7 +196,7 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
     Path("edits.json").write_text(json.dumps(edits))
     edited = command("edit", "run=run", "edits=edits.json", "folders=copies", "map=pca")
     assert edited.code == 0, edited.err
-    assert "12 samples in 1 clusters" in edited.out
+    assert "1 change, 12 images in 1 cluster\n" in edited.out
     assert set(Clustering.load("run/edited/clustering.npz").labels) == {1}
     assert len(list(Path("run/edited/folders/cluster 1").iterdir())) == 12
     assert "k-means, edited" in Path("run/edited/report.html").read_text(encoding="utf-8")
@@ -216,6 +222,11 @@ def test_report_and_edit_from_the_command_line(command, photos, tmp_path):
         Path("run/clusterings/kmeans.npz").write_bytes(own)
     with pytest.raises(InputError, match="no such folder"):
         FinishedRun.read("nowhere")
+    # Who gives a place alone is told which setting it is.
+    for name, word in (("report", "run"), ("edit", "edits.json"), ("edit", "nothing")):
+        told = {"run": "write run=run", "edits.json": "write edits=edits.json"}.get(word, "write setting=value")
+        refused = command(name, word)
+        assert (refused.code, told in refused.error_line) == (2, True)
     finished = FinishedRun.read("run")
     assert list(finished.clusterings) == ["edited:edited", "edited:edited-2", "kmeans"]
     with pytest.raises(InputError, match="method=tsp is not in run: choose from"):
@@ -238,6 +249,37 @@ def test_the_page_shows_what_the_silhouette_chose_first(command, planted, tmp_pa
     assert "By silhouette (" in page
 
 
+def test_heads_trained_again_are_as_sure_as_their_held_out_samples_allow():
+    """Two clouds that overlap: who learned them by heart is sure of all, and wrong of new samples of one in six."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(1000) % 2
+    rows = rng.normal(size=(1000, 16)).astype(np.float32)
+    rows[:, 0] += 2 * truth
+    learned, new = (FeatureSet.from_arrays(rows[part]) for part in (slice(0, 500), slice(500, None)))
+    recipe = Recipe.of("temi", n_clusters=2, n_heads=1)
+    trained = TrainedHeads(recipe, FeatureTransform(16, "none"), recipe.new_heads(16), np.zeros(1))
+    labels = np.where(truth[:500] == 1, 7, 3)
+    labels[:10] = NOISE
+    again = relearned_and_tested(trained, learned, labels)
+    assert again.n_held_out == 49
+    found = again.heads.assign(new)
+    right, sure = (found.labels == truth[500:]).mean(), found.top_probs[:, 0].mean()
+    assert abs(right - again.n_agreed / 49) < 0.1
+    assert abs(sure - right) < 0.1
+    assert f"of 49 samples that were held out, {again.n_agreed / 49:.1%}" in str(again)
+
+
+def test_each_cluster_keeps_a_sample_to_learn_from():
+    labels = np.array([4, 4, 5, 5, 5, 6, NOISE])
+    for n_copies, n_held in ((1, 1), (20, 12)):
+        many = np.tile(labels, n_copies)
+        held = held_out(many)
+        assert len(held) == n_held
+        assert set(np.delete(many, held)) == {4, 5, 6, NOISE}
+        assert NOISE not in many[held]
+    assert len(held_out(np.array([1, 2, 3]))) == 0
+
+
 def test_heads_trained_again_put_new_samples_into_the_clusters_of_a_person(command, digits, tmp_path):
     """Of a run that was asked for too few clusters: a person splits one, and new samples come apart as well."""
     rows = np.flatnonzero(np.isin(digits.labels, [0, 1, 4, 6]))
@@ -257,9 +299,9 @@ def test_heads_trained_again_put_new_samples_into_the_clusters_of_a_person(comma
     Path("edits.json").write_text(json.dumps(edits))
     edited = command("edit", "run=run", "edits=edits.json", "retrain=true", "folders=none", "map=pca")
     assert edited.code == 0, edited.err
-    assert "% of the samples are where you have them" in edited.out
+    assert "samples that were held out" in edited.out
     again = TrainedHeads.load("run/edited/heads.pt")
-    assert again.losses_H[0] < 0.02
+    assert again.losses_H[0] < 0.05
     assert Clustering.load("run/edited/clustering.npz").labels[0] == -1
     assigned = command("assign", "run=run", "data=features", "data.train=new.npy")
     assert assigned.code == 0, assigned.err

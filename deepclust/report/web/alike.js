@@ -38,6 +38,49 @@ function different(samples, from, count) {
   return found;
 }
 
+// How well samples fit the clusters that were changed: how typical each is, and how far from the border. It is measured as
+// the page's writer measured the found clusters, but by the few numbers. Members of other clusters keep what was measured.
+function rescored({ cluster, typical, margin, nearest }, labels) {
+  const changed = new Set();
+  labels.forEach((id, i) => { if (id !== cluster[i]) changed.add(id).add(cluster[i]); });
+  if (!changed.size) return { typical, margin, nearest, changed };
+  const found = { typical: typical.slice(), margin: margin.slice(), nearest: { ...nearest }, changed }, centers = centersOf(labels);
+  labels.forEach((id, i) => {
+    if (!changed.has(id)) return;
+    let other = -Infinity;
+    centers.forEach((center, one) => { if (one !== id) other = Math.max(other, dot(i, center)); });
+    const own = id === NOISE ? other : dot(i, centers.get(id));
+    found.typical[i] = Math.max(own, -1);
+    found.margin[i] = id === NOISE || other === -Infinity ? 0 : own - other;
+  });
+  centers.forEach((own, id) => {
+    if (!changed.has(id) && !changed.has(nearest[id])) return;
+    let most = -Infinity;
+    found.nearest[id] = id;
+    centers.forEach((center, one) => {
+      const cosine = own.reduce((sum, value, d) => sum + value * center[d], 0);
+      if (one !== id && cosine > most) { most = cosine; found.nearest[id] = one; }
+    });
+  });
+  return found;
+}
+
+// The direction of each cluster's members, such that `dot` gives a cosine.
+function centersOf(labels) {
+  const centers = new Map();
+  labels.forEach((id, i) => {
+    if (id === NOISE) return;
+    if (!centers.has(id)) centers.set(id, new Float64Array(DIM));
+    const center = centers.get(id);
+    for (let d = 0; d < DIM; d++) center[d] += VECTORS[i * DIM + d];
+  });
+  centers.forEach((center) => {
+    const length = Math.hypot(...center) * DATA.length || 1;
+    for (let d = 0; d < DIM; d++) center[d] /= length;
+  });
+  return centers;
+}
+
 function dot(i, vector) {
   let sum = 0;
   for (let d = 0; d < DIM; d++) sum += VECTORS[i * DIM + d] * vector[d];

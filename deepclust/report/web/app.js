@@ -15,17 +15,17 @@ const app = {
   about(i) {
     const { edits, method } = this, words = [edits.name(edits.labels[i])];
     if (LABELS) words.push(`labeled ${labelName(LABELS[i])}`);
-    if (method.confidence) words.push(`${Math.round(method.confidence[i] / 2.55)} % sure`);
+    if (method.confidence && edits.asFound(i)) words.push(`${Math.round(method.confidence[i] / 2.55)} % sure`);
     return words.join(", ");
   },
 
   doubt(i) {
-    const { agreement, confidence, margin } = this.method;
-    return (agreement ? agreement[i] : 255) + (confidence ? confidence[i] / 256 : 0.999) + margin[i] / 1000;
+    const { agreement, confidence } = this.method, found = this.edits.asFound(i);
+    return (agreement && found ? agreement[i] : 255) + (confidence && found ? confidence[i] / 256 : 0.999) + this.edits.scores.margin[i] / 1000;
   },
 
   sorted(samples, order) {
-    const { typical, margin } = this.method;
+    const { typical, margin } = this.edits.scores;
     const key = { typical: (i) => -typical[i], borderline: (i) => margin[i], doubtful: (i) => this.doubt(i), row: (i) => i }[order];
     return Array.from(samples).sort((a, b) => key(a) - key(b) || a - b);
   },
@@ -42,13 +42,6 @@ const app = {
     if (!parts) { byId("gallery-note").textContent = `These ${DATA.noun} are all alike: there is nothing to split.`; return; }
     this.change({ step: "split", id, samples: parts[1], to, ...(ROWS && { rest: parts[0] }) });
     gallery.show({ title: `${name} in two parts`, note: `The most typical ${DATA.noun} of each. Undo puts them together again.`, parts: [id, to] });
-  },
-
-  // The cluster that holds what was cluster `id`, if any.
-  mergedInto(id) {
-    const step = this.edits.steps.find((one) => one.step === "merge" && one.ids.includes(id));
-    if (!step) return id;
-    return step.into;
   },
 
   // --- the map ---
@@ -259,7 +252,7 @@ function compare() {
   // Numbers of clusters mean nothing to another method: pictures say what is meant.
   const heading = (edits, id, scope) => {
     const words = make("span", {}, edits.name(id));
-    const i = typicalOf(edits.method, edits.members(id)), pictured = SLOTS && SLOTS[i] >= 0;
+    const i = typicalOf(edits.scores, edits.members(id)), pictured = SLOTS && SLOTS[i] >= 0;
     const open = () => gallery.show({ title: `${edits.name(id)} of ${edits.method.title}`, samples: edits.members(id) });
     return make("th", { scope, title: edits.name(id) }, pictured ? thumbOf(i, open, edits.name(id)) : null, words);
   };

@@ -28,7 +28,7 @@ class Cards {
 
   glance(clusters, members) {
     const shown = clusters.slice(0, GLANCE).map(({ id, size }) => {
-      const thumb = thumbOf(typicalOf(app.method, members.get(id)), () => app.showCluster(id), `typical of ${app.edits.name(id)}`);
+      const thumb = thumbOf(typicalOf(app.edits.scores, members.get(id)), () => app.showCluster(id), `typical of ${app.edits.name(id)}`);
       const name = make("span", {}, make("i", { style: { background: app.edits.color(id) } }), app.edits.name(id), make("br"), counted(size));
       return make("div", { className: "glance" }, thumb, name);
     });
@@ -57,7 +57,7 @@ class Cards {
   size(members, id) {
     const parts = [`${app.sizeOf(members.length)}`];
     const { agreement } = app.method;
-    if (agreement && id !== NOISE) {
+    if (agreement && id !== NOISE && !app.edits.scores.changed.has(id)) {
       const share = members.reduce((sum, i) => sum + agreement[i], 0) / members.length / 255;
       parts.push(`heads agree on ${percent(share)}`);
     }
@@ -99,8 +99,7 @@ class Cards {
     if (members.length > 1 && id !== NOISE) {
       row.append(make("button", { type: "button", title: "Into the two groups that differ most", onclick: () => app.split(id) }, "Split in two"));
     }
-    let near = app.method.nearest[id];
-    if (near !== undefined) near = app.mergedInto(near);
+    const near = app.edits.scores.nearest[id];
     if (near !== undefined && near !== id && id !== NOISE) {
       row.append(make("span", { className: "hint" }, "Most like it: ",
         make("button", { type: "button", className: "link", onclick: () => app.showCluster(near) }, app.edits.name(near))));

@@ -13,6 +13,7 @@ class Edits {
     this.names = new Map(Object.entries(this.method.names).map(([id, name]) => [Number(id), name]));
     this.marked = new Set();
     this.steps.forEach((step) => this.apply(step));
+    this.scores = rescored(this.method, this.labels);
   }
 
   apply(step) {
@@ -25,7 +26,11 @@ class Edits {
     else if (step.step === "mark") step.samples.forEach((i) => (step.on ? this.marked.add(i) : this.marked.delete(i)));
   }
 
-  add(step) { this.steps.push(step); this.apply(step); }
+  add(step) {
+    this.steps.push(step);
+    this.apply(step);
+    if (!["rename", "mark"].includes(step.step)) this.scores = rescored(this.method, this.labels);
+  }
 
   undo() { this.steps.pop(); this.replay(); }
 
@@ -50,6 +55,9 @@ class Edits {
     for (const letter of this.file()) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619);
     return `edits-${(hash >>> 0).toString(16).padStart(8, "0")}.json`;
   }
+
+  // Whether a sample is where the method put it: what the method thought of it says nothing of where a person has.
+  asFound(i) { return this.labels[i] === this.method.cluster[i]; }
 
   name(id) {
     if (this.names.has(id)) return this.names.get(id);

@@ -23,8 +23,9 @@ from deepclust.runtime.settings import nearest
 MATRICES = (".npy", ".npz", ".pt", ".safetensors", *TABLES)
 BETTER_ENCODER, OFFLINE_ENCODER = "dinov2_vitb14", "efficientnet_lite0"
 TRAINING = ("baselines=kmeans", "trainer.devices=1")
-# TSP learns from fewer pairs than TEMI, whose heads have enough of them from here on.
-SMALL = 20_000
+# The heads that are best in the mean over label sets, where the number of clusters is given and where it is not
+# (docs/leaderboard.md).
+LOSS = "consensus_heads"
 # Of so many clusters a head that sees each sample four times before training leaves some unused (docs/scale.md).
 MANY_CLUSTERS, SEEN_OFTEN = 500, "loss.consensus_heads.warm_start_epochs=16"
 
@@ -74,13 +75,13 @@ def settings_for(options: argparse.Namespace) -> dict[str, Any]:
     if ready and options.encoder is not None:
         raise InputError(f"--encoder is for images, and {place} holds features already: leave it out")
     if ready:
-        config = composed("train", [*TRAINING, "loss=tsp", "data=features"])
+        config = composed("train", [*TRAINING, f"loss={LOSS}", "data=features"])
         config["data"].update(train=str(place), train_labels=options.labels)
     else:
         if options.labels not in (None, "folders"):
             raise InputError("--labels of images is `folders`: their sub-folders; or leave it out")
         config = composed(
-            "train", [*TRAINING, "loss=tsp", "data=folder", f"encoder={options.encoder or encoder_at_hand()}"]
+            "train", [*TRAINING, f"loss={LOSS}", "data=folder", f"encoder={options.encoder or encoder_at_hand()}"]
         )
         config["data"].update(path=str(place), labels=options.labels)
     config["n_clusters"] = options.n_clusters
@@ -101,18 +102,10 @@ def encoder_at_hand() -> str:
     return OFFLINE_ENCODER
 
 
-def loss_for(n_samples: int, n_clusters: int | None) -> str:
-    """The heads that are best on the mean over label sets (docs/methods.md); where the number of clusters is to be
-    chosen, several heads that start from different partitions are compared, so the consensus is none of these."""
-    if n_clusters is not None:
-        return "consensus_heads"
-    return "tsp" if n_samples <= SMALL else "temi"
-
-
-def training_of(n_samples: int, n_clusters: int | None) -> list[str]:
+def training_of(n_clusters: int | None) -> list[str]:
     """The settings of `deepclust train` for these heads."""
     seen_often = [SEEN_OFTEN] if n_clusters is not None and n_clusters >= MANY_CLUSTERS else []
-    return [f"loss={loss_for(n_samples, n_clusters)}", *seen_often]
+    return [f"loss={LOSS}", *seen_often]
 
 
 def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
@@ -135,7 +128,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     features = DataSource.of(config).load().check().train
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
-    words = training_of(len(features), config["n_clusters"])
+    words = training_of(config["n_clusters"])
     config["loss"] = composed("train", [*TRAINING, *words, "data=features"])["loss"]
     if config["n_clusters"] is None:
         config["n_clusters"] = "auto"

@@ -25,7 +25,7 @@ from deepclust.cuts.constraints import read_constraints
 from deepclust.cuts.exploration import Exploration, bounds_of, check_can_choose, cut_labels
 from deepclust.cuts.settling import settle
 from deepclust.cuts.tree import ClusterTree
-from deepclust.cuts.voting import is_voted, voted_cuts, with_most_votes
+from deepclust.cuts.voting import is_voted, voted_cuts, with_voted
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
 from deepclust.neighbors import cached_neighbors
@@ -131,7 +131,7 @@ class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, Transform
             assert bounds is not None
             asked: dict[str, Any] = {"seed": recipe.seed, "partitions": partitions, "progress": self.verbose}
             voted = voted_cuts(features, neighbors, bounds, **asked)
-            recipe = with_most_votes(recipe, voted)
+            recipe = with_voted(recipe, voted)
         accelerator = "gpu" if self.device == "cuda" else self.device
         result = fit_heads(
             features,

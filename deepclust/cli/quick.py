@@ -143,7 +143,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
         report_console().print(results_table(results.rows, notes=results.notes))
     found = read_exploration(folder, experiment.recipes[0].loss.name)
     if found is not None:
-        again = f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N"
+        again = f"-k sets another number; deepclust evaluate run={folder.path} n_clusters=N merges these clusters."
         print(f"{found.note} {again}", flush=True)
     print(write_report(FinishedRun.read(str(folder.path)), texts=texts))
 

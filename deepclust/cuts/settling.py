@@ -8,7 +8,8 @@ import numpy as np
 
 from deepclust.cuts.confidence import confidence_temperature, expected_accuracy
 from deepclust.cuts.constraints import Constraints
-from deepclust.cuts.exploration import Cut, Exploration, chosen_among, explore_heads, head_tree
+from deepclust.cuts.exploration import Cut, Exploration, explore_heads, head_tree
+from deepclust.cuts.voting import voted_exploration
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors
 from deepclust.training.trained import TrainedHeads
@@ -39,7 +40,7 @@ def settle(
     """
     exploration = None
     if voted is not None:
-        exploration = chosen_among(head_tree(trained, features, neighbors)[1], voted)
+        exploration = voted_exploration(head_tree(trained, features, neighbors)[1], voted)
     elif bounds is not None:
         exploration = explore_heads(trained, features, neighbors, bounds, constraints)
         trained.groups_C = exploration.tree.groups(exploration.chosen)

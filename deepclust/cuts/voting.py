@@ -9,7 +9,8 @@ clusters is worse than the consensus of so many. What is asked of each:
 
 Each has a bias of its own: agreement grows with the number where the data have no clusters, modularity sees some ten
 clusters where there are hundreds, the silhouette likes few. Their scales differ, so each one ranks the numbers and the
-mean rank decides. One measure alone, or two, were worse, and no tree of heads was as firm (docs/how_many.md).
+mean rank counts. Where numbers far apart have nearly as many votes chance would choose between them, so the lowest of
+those with nearly the most is taken. What else was tried is in docs/how_many.md.
 
 Shape suffixes: N samples, S samples that are looked at, V views, C clusters, M measures, G numbers of clusters.
 """
@@ -23,7 +24,8 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
 
-from deepclust.cuts.exploration import Cut
+from deepclust.cuts.exploration import ENOUGH, Cut, Exploration
+from deepclust.cuts.tree import ClusterTree
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, RowView
 from deepclust.metrics import nmi
@@ -50,9 +52,22 @@ def is_voted(recipe: Recipe, bounds: tuple[int, int] | None, constrained: bool) 
     return bounds is not None and not constrained and recipe.init == "consensus" and recipe.n_heads == 1
 
 
-def with_most_votes(recipe: Recipe, voted: Sequence[Cut]) -> Recipe:
-    """The recipe with the number of clusters that has most votes, the lowest of equals."""
-    return replace(recipe, n_clusters=max(voted, key=lambda cut: cut.score).n_clusters)
+def with_voted(recipe: Recipe, cuts: Sequence[Cut]) -> Recipe:
+    """The recipe with the number of clusters that is taken."""
+    return replace(recipe, n_clusters=nearly_most(cuts)[0])
+
+
+def voted_exploration(tree: ClusterTree, cuts: Sequence[Cut]) -> Exploration:
+    """What was voted, and the tree of the clusters that were trained."""
+    low, high = nearly_most(cuts)
+    return Exploration(tree, cuts, low, (low, high))
+
+
+def nearly_most(cuts: Sequence[Cut]) -> tuple[int, int]:
+    """The lowest and the highest number of clusters with nearly as many votes as any; the lowest is taken."""
+    enough = ENOUGH * max(cut.score for cut in cuts)
+    numbers = [cut.n_clusters for cut in cuts if cut.score >= enough]
+    return numbers[0], numbers[-1]
 
 
 def voted_cuts(
@@ -105,7 +120,7 @@ def with_votes(cuts: Sequence[Cut]) -> list[Cut]:
     measures_GM = np.array([(cut.views, cut.modularity, cut.silhouette) for cut in cuts], dtype=float)
     # A silhouette that is not defined is the lowest.
     ranks_GM = rankdata(np.nan_to_num(measures_GM, nan=-np.inf), axis=0)
-    votes_G = (ranks_GM.mean(axis=1) - 1) / max(1, len(cuts) - 1)
+    votes_G = (ranks_GM.mean(axis=1) - 1) / (len(cuts) - 1) if len(cuts) > 1 else np.ones(1)
     return [replace(cut, votes=float(votes)) for cut, votes in zip(cuts, votes_G)]
 
 

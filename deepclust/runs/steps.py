@@ -16,7 +16,7 @@ from deepclust.clustering import Clustering, display_name
 from deepclust.cuts.confidence import disagreement
 from deepclust.cuts.exploration import Cut
 from deepclust.cuts.settling import settle
-from deepclust.cuts.voting import is_voted, voted_cuts, with_most_votes
+from deepclust.cuts.voting import is_voted, voted_cuts, with_voted
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, distance_of, score
@@ -124,7 +124,7 @@ class Steps:
         started, voted = time.perf_counter(), None
         if is_voted(recipe, run.bounds, run.constraints is not None):
             voted = self.voted(recipe)
-            recipe = with_most_votes(recipe, voted)
+            recipe = with_voted(recipe, voted)
         before = time.perf_counter() - started
         result = fit_heads(
             self.data.train,

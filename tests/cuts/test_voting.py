@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from deepclust import ConsensusHeads
 from deepclust.cuts import voting
 from deepclust.cuts.exploration import Cut
-from deepclust.cuts.voting import is_voted, modularity, numbers_within, voted_cuts, with_votes
+from deepclust.cuts.voting import is_voted, modularity, nearly_most, numbers_within, voted_cuts, with_votes
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.recipe import Recipe
 
@@ -51,14 +51,17 @@ def test_modularity_is_newmans_sum_over_all_pairs():
     assert modularity(labels, sparse.csr_matrix(weights)) == pytest.approx(expected)
 
 
-def test_votes_are_ranks_so_no_scale_counts():
+def test_votes_are_ranks_so_no_scale_counts_and_the_lowest_of_nearly_the_most_is_taken():
     cuts = [cut_of(0.5, 0.6, 0.1), cut_of(0.9, 0.7, 0.3), cut_of(0.8, 0.5, 0.2)]
     votes = [cut.votes for cut in with_votes(cuts)]
     assert votes == pytest.approx([(0 + 1 + 0) / 6, 1.0, (1 + 0 + 1) / 6])
     stretched = [replace(cut, views=cut.views**7, silhouette=cut.silhouette / 100) for cut in cuts]
     assert [cut.votes for cut in with_votes(stretched)] == pytest.approx(votes)
     assert with_votes([cut_of(0.5, 0.6, None), cut_of(0.5, 0.6, -1.0)])[0].votes < 0.5  # not defined: the lowest
-    assert with_votes(cuts[:1])[0].votes == 0
+    assert nearly_most(
+        [replace(cuts[0], n_clusters=3 + i, votes=v) for i, v in enumerate((0.6, 0.79, 0.5, 0.8, 0.1))]
+    ) == (4, 6)
+    assert with_votes(cuts[:1])[0].votes == 1  # nothing to choose
 
 
 def test_of_many_samples_some_are_looked_at(planted, monkeypatch):

@@ -96,22 +96,15 @@ class Method:
 
 
 def _estimator(name: str, **settings: Any) -> Callable[[Task], np.ndarray]:
-    """An estimator of deepclust with its defaults, and what is given."""
+    """An estimator of deepclust with its defaults, and what is given; it finds the number where nobody tells it."""
 
     def fit(task: Task) -> np.ndarray:
         import deepclust
 
-        estimator = getattr(deepclust, name)(task.n_clusters, random_state=task.seed, **settings)
+        estimator = getattr(deepclust, name)(task.n_clusters or "auto", random_state=task.seed, **settings)
         return estimator.fit(task.rows_ND).labels_
 
     return fit
-
-
-def _auto(task: Task) -> np.ndarray:
-    """What `deepclust PATH` does without -k, up to 20 000 samples."""
-    from deepclust import TSP
-
-    return TSP("auto", random_state=task.seed).fit(task.rows_ND).labels_
 
 
 def _consensus(task: Task) -> np.ndarray:
@@ -248,7 +241,10 @@ METHODS: Mapping[str, Method] = {
         "umap-learn", ("umap", "sklearn.cluster"), lambda task: _kmeans(_umap(task), task),
     ),
     # Not told C.
-    "auto": _of_deepclust("TSP, auto", "n_clusters=auto, as `deepclust PATH`", _auto, told=False),
+    "consensus_auto": _of_deepclust(
+        "consensus heads, auto", "n_clusters=auto, as `deepclust PATH`", _estimator("ConsensusHeads"), told=False
+    ),
+    "auto": _of_deepclust("TSP, auto", "n_clusters=auto", _estimator("TSP"), told=False),
     "umap_hdbscan": Method(
         "UMAP + HDBSCAN", "the same UMAP; clusters of N / 200 and at least 15 samples", "umap-learn",
         ("umap", "sklearn.cluster"), _umap_hdbscan, told=False,

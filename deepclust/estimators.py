@@ -25,8 +25,10 @@ from deepclust.cuts.constraints import read_constraints
 from deepclust.cuts.exploration import Exploration, bounds_of, check_can_choose, cut_labels
 from deepclust.cuts.settling import settle
 from deepclust.cuts.tree import ClusterTree
+from deepclust.cuts.voting import is_voted, voted_cuts, with_voted
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.for_estimators import seed_of, validated_rows, whole_fit
+from deepclust.neighbors import cached_neighbors
 from deepclust.neighbors.spectral import Partitions
 from deepclust.notebook_methods import NotebookMethods
 from deepclust.runtime.errors import InputError
@@ -84,7 +86,8 @@ def documented(about: str, loss: str) -> str:
     lines = [about.strip(), "", "Args:"]
     lines += [
         "    n_clusters: C, the number of clusters, 1 or more; or `auto`, or bounds such as (5, 50): as many as the",
-        "        upper bound are trained, and merged to the number that is most stable. Default 10.",
+        "        upper bound are trained, and merged to the number that is most stable; of a single head that starts",
+        "        from a consensus the number is voted on first. Default 10.",
     ]
     for name, one in {**recipe_settings(loss), **RUN_OPTIONS}.items():
         told = f"{name}: {one.about.rstrip('.')}. Default {one.default!r}."
@@ -118,21 +121,30 @@ class HeadsEstimator(NotebookMethods, ClassNamePrefixFeaturesOutMixin, Transform
         features = self._features(X, reset=True)
         bounds = self._bounds(len(features))
         constraints = None if self.constraints is None else read_constraints(self.constraints, len(features))
-        check_can_choose(bounds, constraints is not None, self.n_heads)
         recipe = self.recipe(len(features))
+        votes = is_voted(recipe, bounds, constraints is not None)
+        check_can_choose(bounds, constraints is not None or votes, self.n_heads)
+        partitions, neighbors, voted = Partitions(), None, None
+        if votes:
+            recipe.check_features(len(features))
+            neighbors = cached_neighbors(features, recipe.mined_neighbors(len(features)), progress=self.verbose)
+            assert bounds is not None
+            asked: dict[str, Any] = {"seed": recipe.seed, "partitions": partitions, "progress": self.verbose}
+            voted = voted_cuts(features, neighbors, bounds, **asked)
+            recipe = with_voted(recipe, voted)
         accelerator = "gpu" if self.device == "cuda" else self.device
-        partitions = Partitions()
         result = fit_heads(
             features,
             recipe,
             TrainerSettings(accelerator=accelerator, precision=self.precision),
+            neighbors=neighbors,
             partitions=partitions,
             progress=self.verbose,
         )
         trained = result.trained
         trained.warn_of_collapse(features)
         views_VN = views_at_start(recipe, features, result.neighbors, partitions)
-        self.exploration_ = settle(trained, features, result.neighbors, bounds, constraints, views_VN)
+        self.exploration_ = settle(trained, features, result.neighbors, bounds, constraints, views_VN, voted)
         self._leaves = None if bounds is None else trained.assign(features, head=trained.best_head)
         labels = trained.assign(features).labels
         # On the CPU, so that a pickle of the estimator loads on a machine without a GPU.

@@ -9,16 +9,9 @@ from hydra.core.override_parser.types import Override
 OWN_DATA = ("features", "folder")
 # What decides about heads, so that nothing is left to choose; a setting of a loss does, too.
 DECIDED_BY = ("loss", "experiment", "benchmark")
-# TSP learns from fewer pairs than TEMI, whose heads have enough of them from here on.
-SMALL = 20_000
-
-
-def loss_for(n_samples: int, n_clusters: int | None) -> str:
-    """The heads that are best on the mean over label sets (docs/methods.md); where the number of clusters is to be
-    chosen, several heads that start from different partitions are compared, so the consensus is none of these."""
-    if n_clusters is not None:
-        return "consensus_heads"
-    return "tsp" if n_samples <= SMALL else "temi"
+# The heads that are best in the mean over label sets, where the number of clusters is given and where it is not
+# (docs/leaderboard.md).
+LOSS = "consensus_heads"
 
 
 def loss_of_own_data(command: str, overrides: Iterable[Override]) -> list[str]:
@@ -31,10 +24,5 @@ def loss_of_own_data(command: str, overrides: Iterable[Override]) -> list[str]:
     asked = {override.key_or_group: override for override in overrides}
     if command != "train" or any(key.split(".")[0] in DECIDED_BY for key in asked):
         return []
-    if "n_clusters" not in asked or "data" not in asked or asked["data"].value() not in OWN_DATA:
-        return []
-    given = asked["n_clusters"]
-    numbers = list(given.sweep_iterator()) if given.is_sweep_override() else [given.value()]
-    told = all(str(number).isdigit() for number in numbers)
-    loss = loss_for(0, int(numbers[0]) if told else None)
-    return [f"loss={loss}"]
+    own = "data" in asked and asked["data"].value() in OWN_DATA
+    return [f"loss={LOSS}"] if own else []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepclust.cli.arguments import Arguments, path
-from deepclust.cli.own_data import loss_for
+from deepclust.cli.own_data import LOSS
 from deepclust.features.table_files import TABLES
 from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
@@ -71,13 +71,13 @@ def settings_for(options: argparse.Namespace) -> dict[str, Any]:
     if ready and options.encoder is not None:
         raise InputError(f"--encoder is for images, and {place} holds features already: leave it out")
     if ready:
-        config = composed("train", [*TRAINING, "loss=tsp", "data=features"])
+        config = composed("train", [*TRAINING, f"loss={LOSS}", "data=features"])
         config["data"].update(train=str(place), train_labels=options.labels)
     else:
         if options.labels not in (None, "folders"):
             raise InputError("--labels of images is `folders`: their sub-folders; or leave it out")
         config = composed(
-            "train", [*TRAINING, "loss=tsp", "data=folder", f"encoder={options.encoder or encoder_at_hand()}"]
+            "train", [*TRAINING, f"loss={LOSS}", "data=folder", f"encoder={options.encoder or encoder_at_hand()}"]
         )
         config["data"].update(path=str(place), labels=options.labels)
     config["n_clusters"] = options.n_clusters
@@ -118,8 +118,7 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     features = DataSource.of(config).load().check().train
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
-    loss = loss_for(len(features), config["n_clusters"])
-    config["loss"] = composed("train", [*TRAINING, f"loss={loss}", "data=features"])["loss"]
+    config["loss"] = composed("train", [*TRAINING, f"loss={LOSS}", "data=features"])["loss"]
     if config["n_clusters"] is None:
         config["n_clusters"] = "auto"
     experiment = read_experiment(config)
@@ -133,7 +132,8 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
         report_console().print(results_table(results.rows, notes=results.notes))
     found = read_exploration(folder, experiment.recipes[0].loss.name)
     if found is not None:
-        print(f"-k sets another number, and so does deepclust evaluate run={folder.path} n_clusters=N", flush=True)
+        again = f"-k sets another number; deepclust evaluate run={folder.path} n_clusters=N merges these clusters."
+        print(again, flush=True)
     page = write_report(FinishedRun.read(str(folder.path)), texts=texts)
     print(f"The page that shows what is in the clusters, to open in a browser:\n{page}")
 

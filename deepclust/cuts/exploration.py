@@ -3,7 +3,8 @@
 Nobody knows the number from the data alone, so this is a tool and no oracle. C clusters are trained once and merged
 into a tree (`deepclust.cuts.tree`). A cut is stable where it comes out again: in the trees of the other heads, and in
 trees of half the pairs. Pair information, silhouette and sizes stand beside it. Answers that somebody gave about a few
-samples (`deepclust.cuts.constraints`) decide instead where there are any.
+samples (`deepclust.cuts.constraints`) decide instead where there are any. Of a single head that starts from a
+consensus the number is found before training (`deepclust.cuts.voting`).
 
 Shape suffixes: N samples, K neighbors, C leaves of the tree, G clusters of a cut.
 """
@@ -42,6 +43,17 @@ ENOUGH = 0.95
 # The highest score below which a choice says little.
 UNSTABLE = 0.5
 BLOCK_ROWS = 8192
+# What a table shows of a cut, where it is known, and what it is called there.
+COLUMNS = {
+    "stability": "stability",
+    "heads": "heads",
+    "halves": "halves",
+    "information": "nats",
+    "modularity": "modularity",
+    "silhouette": "silhouette",
+    "votes": "votes",
+    "pair_f1": "pair F1",
+}
 
 
 @dataclass(frozen=True)
@@ -56,27 +68,31 @@ class Cut:
         silhouette: by direction, of the features as they came; None where it is not defined.
         smallest, largest: samples in the smallest and in the largest cluster.
         pair_f1: by the constraints, or None.
+        views, modularity, votes: of a consensus, which has no halves and no pair information (`deepclust.cuts.voting`).
     """
 
     n_clusters: int
     heads: float | None
-    halves: float
-    information: float
+    halves: float | None
+    information: float | None
     silhouette: float | None
     smallest: int
     largest: int
     pair_f1: float | None = None
+    views: float | None = None
+    modularity: float | None = None
+    votes: float | None = None
 
     @property
     def stability(self) -> float:
         """The lower of both agreements: halves agree near the leaves, where few merges are left to differ in, and
-        heads near the root."""
-        return self.halves if self.heads is None else min(self.heads, self.halves)
+        heads near the root. Of a consensus the agreement of its views."""
+        return min(one for one in (self.heads, self.halves, self.views) if one is not None)
 
     @property
     def score(self) -> float:
-        """What decides: pair F1 where there are constraints, else stability."""
-        return self.stability if self.pair_f1 is None else self.pair_f1
+        """What decides: pair F1 where there are constraints, votes where measures voted, else stability."""
+        return next(one for one in (self.pair_f1, self.votes, self.stability) if one is not None)
 
 
 @dataclass(frozen=True)
@@ -99,25 +115,35 @@ class Exploration:
     def note(self) -> str:
         """Sentences to stand under a table."""
         best = next(cut for cut in self.cuts if cut.n_clusters == self.chosen)
-        why = "by stability" if best.pair_f1 is None else "by the pair F1 of the constraints"
+        sure = best.score if best.votes is None else best.stability
         low, high = self.recommended
         span = f"{low}" if low == high else f"{low} to {high}"
-        said = f"{span} clusters are recommended {why}; {self.chosen} are taken, which score {best.score:.2f} of 1."
+        said = f"{span} clusters are recommended by {self.decides}; "
+        said += f"{self.chosen} are taken, which score {best.score:.2f} of 1."
         if high == self.cuts[-1].n_clusters and len(self.cuts) > 1:
             said += f" More than {high} were not looked at; a higher upper bound would."
-        if best.score < UNSTABLE:
+        if sure < UNSTABLE:
             said += " That is little: take the number for a guess."
         return said
 
+    @property
+    def decides(self) -> str:
+        """By what the cut was chosen."""
+        first = self.cuts[0]
+        if first.pair_f1 is not None:
+            return "the pair F1 of the constraints"
+        return "stability" if first.votes is None else "votes of views, modularity and silhouette"
+
     def __str__(self) -> str:
-        head = f"{'C':>5} {'stability':>9} {'heads':>6} {'halves':>6} {'nats':>6} {'silhouette':>10} {'sizes':>13}"
-        lines = [head + ("" if self.cuts[0].pair_f1 is None else f" {'pair F1':>7}")]
+        shown = [name for name in COLUMNS if any(getattr(cut, name) is not None for cut in self.cuts)]
+        lines = [" ".join([f"{'C':>5}", *(f"{COLUMNS[name]:>10}" for name in shown), f"{'sizes':>13}"])]
         for cut in self.cuts:
             mark = "*" if cut.n_clusters == self.chosen else " "
-            heads, width = _shown(cut.heads), _shown(cut.silhouette)
-            line = f"{mark}{cut.n_clusters:>4} {cut.stability:>9.3f} {heads:>6} {cut.halves:>6.3f}"
-            line += f" {cut.information:>6.3f} {width:>10} {f'{cut.smallest}-{cut.largest}':>13}"
-            lines.append(line + ("" if cut.pair_f1 is None else f" {cut.pair_f1:>7.3f}"))
+            values = (_shown(getattr(cut, name)) for name in shown)
+            sizes = f"{cut.smallest}-{cut.largest}"
+            lines.append(
+                " ".join([f"{mark}{cut.n_clusters:>4}", *(f"{value:>10}" for value in values), f"{sizes:>13}"])
+            )
         return "\n".join([*lines, self.note])
 
     def as_dict(self) -> dict[str, Any]:
@@ -176,7 +202,8 @@ def check_can_choose(bounds: tuple[int, int] | None, constrained: bool, n_heads:
         raise InputError("constraints choose a number of clusters: set n_clusters=auto, or bounds such as [5,50]")
     if bounds is not None and not constrained and n_heads < 2:
         raise InputError(
-            "heads are compared to choose n_clusters, and n_heads=1: set n_heads=2 or more, or constraints="
+            "heads are compared to choose n_clusters, and n_heads=1: set n_heads=2 or more, init=consensus, or "
+            "constraints="
         )
     if bounds is not None and bounds[1] > MOST_LEAVES:
         raise InputError(f"the tree of {bounds[1]} clusters would take hours: set bounds up to {MOST_LEAVES}")

@@ -56,9 +56,10 @@ def draw_tree(path: Path, exploration: Exploration, examples: Mapping[int, Image
     left.set_ylabel("pair information lost, nats")
     left.grid(False, axis="x")
     counts = [cut.n_clusters for cut in exploration.cuts]
-    constrained = exploration.cuts[0].pair_f1 is not None
-    if constrained:
-        right.plot(counts, [cut.score for cut in exploration.cuts], color=PALETTE[3], label="pair F1")
+    first = exploration.cuts[0]
+    if first.pair_f1 is not None or first.votes is not None:
+        decides = "votes" if first.pair_f1 is None else "pair F1"
+        right.plot(counts, [cut.score for cut in exploration.cuts], color=PALETTE[3], label=decides)
     right.plot(counts, [cut.stability for cut in exploration.cuts], color=PALETTE[0], label="stability")
     silhouettes = [np.nan if cut.silhouette is None else cut.silhouette for cut in exploration.cuts]
     right.plot(counts, silhouettes, color=PALETTE[1], linestyle="--", label="silhouette")

@@ -122,7 +122,7 @@ class Recut:
             if self.n_clusters > most:
                 raise InputError(
                     f"n_clusters={self.n_clusters}, but {method} was trained with {most} clusters, which can only be "
-                    f"merged: train with n_clusters=[2,{self.n_clusters}]"
+                    f"merged: train with n_clusters={self.n_clusters}"
                 )
             trained.groups_C = self.tree(trained, method, neighbors).groups(self.n_clusters)
             set_confidence(trained, self.train, neighbors, views_VN)

@@ -10,6 +10,7 @@ from typing import Any
 
 from deepclust.clusterers import Linkages, make_clusterer
 from deepclust.cuts.exploration import check_can_choose
+from deepclust.cuts.voting import is_voted
 from deepclust.features.dataset import Dataset
 from deepclust.features.transform import FeatureTransform
 from deepclust.neighbors.mining import MiningSettings
@@ -119,8 +120,12 @@ class Experiment:
             raise InputError(
                 f"n_clusters={self.n_clusters}, but there are {len(train)} samples: choose between 2 and their number"
             )
-        fewest = min((recipe.n_heads for recipe in self.recipes), default=0)
-        check_can_choose(self.bounds, self.constraints is not None, fewest)
+        constrained = self.constraints is not None
+        for recipe in self.recipes:
+            voted = is_voted(recipe, self.bounds, constrained)
+            check_can_choose(self.bounds, constrained or voted, recipe.n_heads)
+        if not self.recipes:
+            check_can_choose(self.bounds, constrained, 0)
         answers_about(self.constraints, train)
         self.reduction.check(len(train), train.dim)
         most = self.n_clusters if self.bounds is None else self.bounds[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from deepclust.clusterers import Clusterer, make_clusterer
 from deepclust.clustering import Clustering, display_name
 from deepclust.cuts.confidence import disagreement
+from deepclust.cuts.exploration import Cut
 from deepclust.cuts.settling import settle
+from deepclust.cuts.voting import is_voted, voted_cuts, with_voted
 from deepclust.features.dataset import Dataset
 from deepclust.features.feature_set import FeatureSet
 from deepclust.metrics import cluster_accuracy, distance_of, score
@@ -118,6 +121,11 @@ class Steps:
         from deepclust.training.checkpoint import keep_heads
         from deepclust.training.fit import fit_heads
 
+        started, voted = time.perf_counter(), None
+        if is_voted(recipe, run.bounds, run.constraints is not None):
+            voted = self.voted(recipe)
+            recipe = with_voted(recipe, voted)
+        before = time.perf_counter() - started
         result = fit_heads(
             self.data.train,
             recipe,
@@ -139,10 +147,39 @@ class Steps:
         self.neighbors = result.neighbors
         with self.stage(f"{recipe.loss.title}: assigning samples"), self.ranks.all_or_none():
             if self.ranks.rank == 0:
-                self.save_assignments(result.trained, result.seconds, result.neighbors)
+                self.save_assignments(result.trained, before + result.seconds, result.neighbors, voted)
                 keep_heads(self.folder.checkpoint(recipe.loss.name))
 
-    def save_assignments(self, trained: TrainedHeads, seconds: float, neighbors: Neighbors) -> None:
+    def voted(self, recipe: Recipe) -> Sequence[Cut]:
+        """What speaks for each number of clusters, before one of them is trained, on every rank."""
+        run, train = self.experiment, self.data.train
+        if self.neighbors is None:
+            wanted = recipe.mined_neighbors(len(train))
+            self.neighbors = cached_neighbors(
+                train,
+                wanted,
+                cache_dir=run.neighbors_dir,
+                **asdict(run.mining),
+                progress=self.progress,
+                ranks=self.ranks,
+            )
+        found: Sequence[Cut] = ()
+        with self.ranks.all_or_none():
+            if self.ranks.rank == 0:
+                assert run.bounds is not None
+                found = voted_cuts(
+                    train,
+                    self.neighbors,
+                    run.bounds,
+                    seed=recipe.seed,
+                    partitions=self.partitions,
+                    progress=self.progress,
+                )
+        return self.ranks.gather_objects(found)[0]
+
+    def save_assignments(
+        self, trained: TrainedHeads, seconds: float, neighbors: Neighbors, voted: Sequence[Cut] | None = None
+    ) -> None:
         """Settle the number of clusters and the confidence, assign every split, and save the clusterings with what is
         to be said of them.
 
@@ -157,7 +194,8 @@ class Steps:
             notes.append(f"The heads see {trained.recipe.pca_dim} principal directions, {kept:.1f} % of the variance.")
         method, run, train = trained.recipe.loss.name, self.experiment, self.data.train
         views_VN = views_at_start(trained.recipe, train, neighbors, self.partitions)
-        exploration = settle(trained, train, neighbors, run.bounds, answers_about(run.constraints, train), views_VN)
+        answers = answers_about(run.constraints, train)
+        exploration = settle(trained, train, neighbors, run.bounds, answers, views_VN, voted)
         if exploration is not None:
             keep_exploration(self.folder, method, exploration, train, trained.assign(train))
             notes.append(f"{display_name(method)}: {exploration.note}")

@@ -96,6 +96,26 @@ def test_what_views_say_of_a_single_head_is_the_same_where_they_are_made_again(c
     assert cut.disagreement.mean() < first.disagreement.mean()  # five of five are drawn in one
 
 
+@pytest.mark.usefixtures("data")
+def test_of_a_single_head_of_a_consensus_the_number_is_voted_on_before_training(command):
+    words = (*DATA[:3], "loss=consensus_heads", "baselines=kmeans", "n_clusters=[3,8]", "max_epochs=2")
+    assert command("train", *words, "trainer.accelerator=cpu", "run_dir=run").code == 0
+    found = json.loads(Path("run/exploration/consensus_heads.json").read_text())
+    assert found["chosen"] == 5
+    assert len(found["tree"]["merges"]) == 4  # five were trained, not eight
+    rows = {row["method"]: row for row in json.loads(Path("run/results.json").read_text())}
+    assert rows["consensus_heads"]["n_clusters"] == rows["kmeans"]["n_clusters"] == 5
+    place = Path("run/clusterings/consensus_heads.npz")
+    first = Clustering.load(place)
+    place.unlink()  # as a kill before the end of the run leaves it
+    Path("run/deepclust.sha256").unlink(missing_ok=True)
+    outcome = command("train", *words, "trainer.accelerator=cpu", "resume=run")
+    assert outcome.code == 0, outcome.err
+    np.testing.assert_array_equal(Clustering.load(place).top_probs, first.top_probs)
+    assert command("evaluate", "run=run", "n_clusters=3").code == 0
+    assert json.loads(Path("run/cuts/3/evaluation.json").read_text())[0]["n_found"] == 3
+
+
 def test_a_damaged_or_foreign_note_of_the_cut_is_refused(command, data):
     assert command("train", *DATA, *SHORT, "n_clusters=5", "max_epochs=2", "baselines=none", "run_dir=run").code == 0
     note = Path("run/checkpoints/temi.json")

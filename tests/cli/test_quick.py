@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepclust.cli import own_data, quick
+from deepclust.cli import quick
 from deepclust.cli.main import is_place
 
 
 @pytest.fixture
 def short_training(monkeypatch):
     """What is trained is tested elsewhere."""
-    monkeypatch.setattr(quick, "TRAINING", (*quick.TRAINING, "max_epochs=3", "n_heads=2"))
+    monkeypatch.setattr(quick, "TRAINING", (*quick.TRAINING, "max_epochs=3"))
     monkeypatch.setattr("deepclust.report.map_layout.UMAP_SAMPLES", 0)
 
 
@@ -31,7 +31,7 @@ def test_embeddings_with_texts_become_a_page(command, planted):
     assert outcome.out.splitlines()[-1] == "found/report.html"
     assert "5 are taken" in outcome.out
     rows = json.loads(Path("found/results.json").read_text())
-    assert [row["method"] for row in rows] == ["tsp", "kmeans"]
+    assert [row["method"] for row in rows] == ["consensus_heads", "kmeans"]
     assert all(row["n_found"] == 5 for row in rows)
     page = Path("found/report.html").read_text(encoding="utf-8")
     assert "300 texts from X.npy" in page
@@ -90,12 +90,6 @@ def test_what_cannot_be_is_refused_in_a_line_and_leaves_nothing(command, planted
     assert outcome.code == 2
     assert said in outcome.error_line
     assert not Path("runs").exists()
-
-
-def test_heads_keep_the_consensus_where_the_number_is_given():
-    assert [own_data.loss_for(n, k) for n in (300, own_data.SMALL + 1) for k in (5, None)] == [
-        "consensus_heads", "tsp", "consensus_heads", "temi",
-    ]  # fmt: skip
 
 
 def test_a_place_is_told_from_a_command(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_folder_of_seven_images_becomes_a_page(command):
     page = Path("again.html").read_text(encoding="utf-8")
     assert ("7 images from photos" in page, "later.png" in page) == (True, False)
     asked = ("data=folder", "data.path=photos", "encoder=efficientnet_lite0", "loss=consensus_heads", "n_clusters=2")
-    resumed = command("train", "resume=found", *asked, "baselines=[kmeans,agglomerative]", "max_epochs=3", "n_heads=2")
+    resumed = command("train", "resume=found", *asked, "baselines=[kmeans,agglomerative]", "max_epochs=3")
     assert (resumed.code, "of the 7 of that time" in resumed.err) == (0, True), resumed.err
     Path("photos/more.png").write_bytes(Path("photos/1.png").read_bytes())
     shutil.rmtree("features/folder")

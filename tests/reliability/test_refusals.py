@@ -65,7 +65,7 @@ def test_sigterm_ends_every_other_command_so(ended, tmp_path):
 
 
 def test_sigterm_before_training_is_told_too(command, monkeypatch):
-    def read(config: object) -> None:
+    def read(*arguments: object) -> None:
         os.kill(os.getpid(), 15)
         time.sleep(10)
 

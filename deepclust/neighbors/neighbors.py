@@ -17,7 +17,7 @@ from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_npz, written_whole
 
 # Raised whenever the mining changes its result, so that no cache of an older rule is read.
-MINING_VERSION = 5
+MINING_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -180,14 +180,17 @@ def calibrated(rows: Rows, lists: Lists, k: int, recall: float, *, seed: int = 0
     np.put_along_axis(place_QL, nearest_QL, np.arange(1, nearest_QL.shape[1] + 1, dtype=np.int32)[None], axis=1)
     place_QK = np.take_along_axis(place_QL, lists.of_rows(true_QK), axis=1)
     nearest_Q = similarities_QL.max(axis=1)
+    # The query itself is always found: as one of few neighbors it would let the others have less than the recall.
+    others_QK = true_QK != sample_Q[:, None]
     needed_QK = place_QK * _nearness(nearest_Q)[:, None]
     # A millionth more, so that rounding does not leave out the list that decides.
-    effort = max(1.0, float(np.quantile(needed_QK, recall, method="inverted_cdf")) * (1 + 1e-6))
+    effort = max(1.0, float(np.quantile(needed_QK[others_QK], recall, method="inverted_cdf")) * (1 + 1e-6))
     probes = Probes(effort, 0.0, 0.0, 0.0)
     wanted_Q = probes.of(nearest_Q, len(lists.centers_LD))
     seen_QL = np.cumsum(lists.sizes_L[nearest_QL], axis=1)
     share = float(np.take_along_axis(seen_QL, wanted_Q[:, None] - 1, axis=1).mean()) / len(rows)
-    return Probes(effort, float((place_QK <= wanted_Q[:, None]).mean()), share, float(wanted_Q.mean()))
+    reached = float((place_QK <= wanted_Q[:, None])[others_QK].mean())
+    return Probes(effort, reached, share, float(wanted_Q.mean()))
 
 
 def _nearness(nearest_Q: np.ndarray) -> np.ndarray:

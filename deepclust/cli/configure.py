@@ -280,7 +280,10 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
     with one_line_errors():
         try:
             words = read_words(sys.argv[1:], groups(), ("loss", "baselines"), command)
-            sys.argv += names_of_jobs(command, words) + loss_of_own_data(command, words)
+            # Hydra takes no option between settings, such as -m.
+            settings = [word.input_line for word in words]
+            options = [word for word in sys.argv[1:] if word not in settings]
+            sys.argv[1:] = [*options, *settings, *names_of_jobs(command, words), *loss_of_own_data(command, words)]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
             raise InputError(told_in_one_line(error, command)) from None

@@ -40,7 +40,7 @@ def read_words(words: list[str], groups: Collection[str], several: Collection[st
 
     parser.error = refuse  # type: ignore[method-assign, assignment]
     read = []
-    for word in parser.parse_args(words).overrides:
+    for word in parser.parse_intermixed_args(words).overrides:
         if word.startswith(("=", "@")):
             raise InputError(f"'{word}' names no setting: write setting=value")
         if "=" not in word and not word.startswith("~"):

@@ -66,7 +66,9 @@ class ConsensusHeads(Loss):
 
     name = "consensus_heads"
     title = "Consensus heads"
-    trained_with = MappingProxyType({"n_heads": 1, "init": "consensus", "freeze_prototypes_epochs": 0})
+    trained_with = MappingProxyType(
+        {"n_heads": 1, "init": "consensus", "warm_start_epochs": None, "freeze_prototypes_epochs": 0}
+    )
     # The teacher is then left as training began.
     student_assigns = True
     keeps_start = True

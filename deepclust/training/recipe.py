@@ -59,11 +59,12 @@ class Recipe:
         choices=INITIALIZATIONS,
     )
     warm_start_epochs: int | None = setting(
-        None,
-        "after `spectral` or `consensus`, epochs of cross-entropy on the partition before training; None: 1, of "
-        "`consensus_heads` 4, and 16 where there are 500 clusters or more",
+        1,
+        "after `spectral` or `consensus`, epochs of cross-entropy on the partition before training; None, the default "
+        "of `consensus_heads`: 4, and 16 where there are 500 clusters or more; of other losses 1",
         at_least=0,
         whole=True,
+        optional=True,
     )
     preprocess: str = setting(
         "standardize", "`standardize`, `l2` or `none`, fitted on the training split", choices=PREPROCESSINGS

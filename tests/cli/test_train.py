@@ -261,7 +261,7 @@ def test_a_second_run_reads_the_neighbors_of_the_first(command, workplace, monke
 
 
 def test_a_sweep_writes_one_folder_per_job(command, workplace):
-    outcome = command("train.py", "-m", *OWN, "loss=temi,tsp", "seed=0,1", "baselines=none", "run_dir=sweep")
+    outcome = command("train.py", *OWN, "loss=temi,tsp", "-m", "seed=0,1", "baselines=none", "run_dir=sweep")
     assert outcome.code == 0, outcome.err
     results = sorted((workplace / "sweep").rglob("results.json"))
     found = {(row["method"], row["seed"]) for path in results for row in json.loads(path.read_text())}

@@ -281,7 +281,7 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
         try:
             words = read_words(sys.argv[1:], groups(), ("loss", "baselines"), command)
             # Hydra takes no option between settings, such as -m.
-            settings = [word.input_line for word in words]
+            settings = [str(word.input_line) for word in words]
             options = [word for word in sys.argv[1:] if word not in settings]
             sys.argv[1:] = [*options, *settings, *names_of_jobs(command, words), *loss_of_own_data(command, words)]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()

@@ -3,7 +3,7 @@
     python benchmarks/initialization.py [--quick] [--record]
 
 The first table has its correlation with accuracy over spectral candidates, the second, of synthetic classes of unequal
-size below parents of their own, k-means beside one candidate of eigenvectors, one of diffused signals, and what
+size below parents of their own, k-means beside one candidate of eigenvectors, one of diffused features, and what
 `init=spectral` chooses for one head. Labels are used to judge only.
 """
 
@@ -21,7 +21,7 @@ from tables import REAL_FEATURES, arguments, report
 from deepclust.features.feature_files import load_features
 from deepclust.metrics import ami, cluster_accuracy
 from deepclust.neighbors import mine_neighbors
-from deepclust.neighbors.diffusion import diffused_signals
+from deepclust.neighbors.diffusion import diffused_rows, principal_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import spectral_embedding, spectral_labels
 from deepclust.spherical_kmeans import spherical_kmeans
@@ -72,13 +72,14 @@ def many(n_clusters: int, n_rows: int) -> list[dict[str, object]]:
         return spectral_labels(embedding, n_clusters, n_init=1)
 
     def by_diffusion() -> np.ndarray:
-        return spectral_labels(next(diffused_signals(neighbor_graph(neighbors, k=k), (4,))), n_clusters, n_init=1)
+        diffused = next(diffused_rows(principal_rows(features), neighbor_graph(neighbors, k=k), (2,)))
+        return spectral_labels(diffused, n_clusters, n_init=1)
 
     starts: dict[str, Callable[[], np.ndarray]] = {
         "k-means, one run": lambda: spherical_kmeans(features, n_clusters, n_init=1).labels_N,
         "eigenvectors, one candidate": by_eigenvectors,
-        "diffused signals, one candidate": by_diffusion,
-        "init=spectral, the chosen": lambda: spectral_partitions(neighbors, n_clusters, 1)[0],
+        "diffused features, one candidate": by_diffusion,
+        "init=spectral, the chosen": lambda: spectral_partitions(features, neighbors, n_clusters, 1)[0],
     }
     rows: list[dict[str, object]] = []
     for name, start in starts.items():

@@ -26,7 +26,7 @@ from scipy import sparse
 
 from deepclust.features.distinct_rows import distinct_rows
 from deepclust.features.rows import Rows, RowView
-from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals, order_of_signals
+from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_rows, order_of_signals, principal_rows
 from deepclust.neighbors.mining import mine_neighbors
 from deepclust.neighbors.neighbor_graph import Symmetric, Weights, neighbor_graph
 from deepclust.neighbors.neighbors import Neighbors
@@ -38,8 +38,9 @@ GRAPHS: tuple[tuple[Weights, Symmetric], ...] = (("similarity", "mean"), ("simil
 GRAPH_NEIGHBORS = (10, 15, 30)
 EIGENVECTORS_PER_CLUSTER = 2.5
 WALK_STEPS = 32
-# Of many clusters the diffused signals hold all directions, where 32 steps would leave a few.
-DIFFUSION_STEPS = 8
+# Of many clusters features are diffused: so often over the graph of a view, where small clusters must not run into each
+# other, and over the agreed graph, whose edges hardly leave a cluster.
+VIEW_STEPS, AGREED_STEPS = 2, 4
 # Ward's method takes time with the square of C: from so many clusters on only k-means makes partitions.
 MOST_WARD_CLUSTERS = 1000
 # An edge over which no partition agrees keeps so much of its weight: it holds the graph together.
@@ -67,11 +68,18 @@ class Consensus(NamedTuple):
 
 
 def consensus_partitions(
-    neighbors: Neighbors, n_clusters: int, n_partitions: int = 1, *, seed: int = 0, progress: bool = False
+    rows: Rows,
+    neighbors: Neighbors,
+    n_clusters: int,
+    n_partitions: int = 1,
+    *,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Consensus:
     """The partitions that most views of the graph agree on, and the views.
 
     Args:
+        rows: N × D, which are diffused over the graph where there are many clusters.
         neighbors: mined neighbors, 30 for the graphs that the method was measured with.
         n_clusters: C, at most N.
         n_partitions: H.
@@ -79,7 +87,8 @@ def consensus_partitions(
         progress: show how far it is.
     """
     sizes = graph_sizes(neighbors)
-    made = (view for k in sizes for view in views(neighbors, k, n_clusters, seed))
+    walks = Walks(rows, neighbors, n_clusters, seed)
+    made = (view for k in sizes for view in walks.views(k))
     per_size = (2 if n_clusters < MOST_WARD_CLUSTERS else 1) * len(GRAPHS)
     seen = list(tracked(made, "partitions of the graph", per_size * len(sizes), enabled=progress))
     # The narrowest graphs see small clusters and miss chains; whether they help differs from one data set to the next.
@@ -88,12 +97,13 @@ def consensus_partitions(
     candidates = [
         labels_N
         for pool in pools
-        for made_RN in ways(agreed_graph(neighbors, pool), n_clusters, seed, at_least=wanted)
+        for made_RN in walks.ways(agreed_graph(walks.neighbors, pool), AGREED_STEPS, at_least=wanted)
         for labels_N in made_RN
     ]
-    graph = neighbor_graph(neighbors)
+    graph = neighbor_graph(walks.neighbors)
     candidates.sort(key=lambda labels_N: -walk_information(labels_N, graph, seed=seed))
-    return Consensus(np.stack(candidates[:n_partitions]), np.stack([made_RN[0] for made_RN in seen]))
+    chosen_HN, views_VN = np.stack(candidates[:n_partitions]), np.stack([made_RN[0] for made_RN in seen])
+    return Consensus(chosen_HN[:, walks.place_N], views_VN[:, walks.place_N])
 
 
 def consensus_of_rows(
@@ -122,11 +132,13 @@ def consensus_of_rows(
         seed: of Lanczos and k-means.
         progress: show how far it is.
     """
-    distinct, place_N = neighbors_of_distinct(rows, n_clusters, k, metric, neighbors, progress)
-    if distinct is None:
+    distinct, neighbors, place_N = neighbors_of_distinct(rows, n_clusters, k, metric, neighbors, progress)
+    if neighbors is None:
         labels_N = place_N.astype(np.int32)
         return Consensus(np.tile(labels_N, (n_partitions, 1)), labels_N[None])
-    partitions_HG, views_VG = consensus_partitions(distinct, n_clusters, n_partitions, seed=seed, progress=progress)
+    partitions_HG, views_VG = consensus_partitions(
+        distinct, neighbors, n_clusters, n_partitions, seed=seed, progress=progress
+    )
     return Consensus(partitions_HG[:, place_N], views_VG[:, place_N])
 
 
@@ -142,59 +154,94 @@ def views_of_rows(
         neighbors: as there.
         seed: as there.
     """
-    distinct, place_N = neighbors_of_distinct(rows, n_clusters, k, "cosine", neighbors)
-    if distinct is None:
+    distinct, neighbors, place_N = neighbors_of_distinct(rows, n_clusters, k, "cosine", neighbors)
+    if neighbors is None:
         return place_N.astype(np.int32)[None]
-    seen = [view for size in graph_sizes(distinct) for view in views(distinct, size, n_clusters, seed, most_runs=1)]
-    return np.concatenate(seen)[:, place_N]
+    walks = Walks(distinct, neighbors, n_clusters, seed)
+    seen = [view for size in graph_sizes(neighbors) for view in walks.views(size, most_runs=1)]
+    return np.concatenate(seen)[:, walks.place_N[place_N]]
 
 
 def neighbors_of_distinct(
     rows: Rows, n_clusters: int, k: int, metric: str, neighbors: Neighbors | None, progress: bool = False
-) -> tuple[Neighbors | None, np.ndarray]:
-    """The neighbors of distinct rows, None where these are no more than C, and (N,) which of them each row is.
-
-    Where signals are to be diffused, these rows stand in an order in which that is quick.
-    """
+) -> tuple[Rows, Neighbors | None, np.ndarray]:
+    """Distinct rows, their neighbors, None where these rows are no more than C, and (N,) which of them each row is."""
     first_G, place_N = distinct_rows(rows)
     if len(first_G) <= n_clusters:
-        return None, place_N
-    if neighbors is None or len(first_G) < len(rows):
-        neighbors = mine_neighbors(RowView(rows, first_G), min(k, len(first_G) - 1), metric=metric, progress=progress)
-    if n_clusters >= DIFFUSED_CLUSTERS:
-        order_G = order_of_signals(neighbor_graph(neighbors, k=GRAPH_NEIGHBORS[0]))
-        neighbors, place_N = neighbors.reordered(order_G), np.argsort(order_G)[place_N]
-    return neighbors, place_N
+        return rows, None, place_N
+    if len(first_G) < len(rows):
+        rows, neighbors = RowView(rows, first_G), None
+    if neighbors is None:
+        neighbors = mine_neighbors(rows, min(k, len(rows) - 1), metric=metric, progress=progress)
+    return rows, neighbors, place_N
 
 
-def views(
-    neighbors: Neighbors, k: int, n_clusters: int, seed: int = 0, *, most_runs: int = RUNS
-) -> Iterator[np.ndarray]:
-    """Six views, each (R, N) labels: three graphs of k neighbors, each clustered by k-means and by Ward's method."""
-    for weights, symmetric in GRAPHS:
-        graph = neighbor_graph(neighbors, k=k, weights=weights, symmetric=symmetric)
-        yield from ways(graph, n_clusters, seed, most_runs=most_runs)
-
-
-def ways(
-    graph: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, at_least: int = 1, most_runs: int = RUNS
-) -> Iterator[np.ndarray]:
-    """(R, N) int32 labels of R runs of k-means in a graph's leading eigenvectors, then (1, N) of Ward's method.
+class Walks:
+    """Clusters of graphs, sought among rows that change little along a walk on the graph.
 
     Args:
-        graph: N × N.
+        rows: N × D.
+        neighbors: mined of them.
         n_clusters: C.
         seed: of Lanczos and k-means.
-        at_least: so many runs in any case.
-        most_runs: else so many, or fewer where they are long. The first ones are the same however many there are.
+
+    Attributes:
+        neighbors: where features are diffused, of the samples in an order in which that is quick.
+        place_N: (N,) where each sample stands in it.
     """
-    rows_NM = walk_rows(graph, n_clusters, seed)
-    afforded = RUN_PAIRS // (n_clusters * min(len(rows_NM), FITTED_ROWS))
-    n_runs = max(at_least, min(most_runs, afforded))
-    seeds = range(seed * SEED_STRIDE, seed * SEED_STRIDE + n_runs)
-    yield np.stack([spectral_labels(rows_NM, n_clusters, n_init=1, seed=one, sampled=True) for one in seeds])
-    if n_clusters < MOST_WARD_CLUSTERS:
-        yield ward_labels(rows_NM, n_clusters, seed=seed)[None].astype(np.int32)
+
+    def __init__(self, rows: Rows, neighbors: Neighbors, n_clusters: int, seed: int = 0) -> None:
+        self.n_clusters = n_clusters
+        self.seed = seed
+        self.neighbors = neighbors
+        self.place_N = np.arange(len(neighbors))
+        self._principal_NM: np.ndarray | None = None
+        if n_clusters >= DIFFUSED_CLUSTERS:
+            order_N = order_of_signals(neighbor_graph(neighbors, k=GRAPH_NEIGHBORS[0]))
+            self.neighbors = neighbors.reordered(order_N)
+            self.place_N = np.argsort(order_N)
+            self._principal_NM = principal_rows(rows)[order_N]
+
+    def views(self, k: int, *, most_runs: int = RUNS) -> Iterator[np.ndarray]:
+        """Six views, each (R, N) labels: three graphs of k neighbors, by k-means and by Ward's method."""
+        for weights, symmetric in GRAPHS:
+            graph = neighbor_graph(self.neighbors, k=k, weights=weights, symmetric=symmetric)
+            yield from self.ways(graph, most_runs=most_runs)
+
+    def rows(self, graph: sparse.csr_matrix, steps: int) -> np.ndarray:
+        """(N, M) unit rows: of the leading eigenvectors, each weighted by λ^32, or of diffused features.
+
+        Args:
+            graph: N × N.
+            steps: how often features are diffused.
+        """
+        if self._principal_NM is not None:
+            rows_NM = next(diffused_rows(self._principal_NM, graph, (steps,)))
+        else:
+            wanted = min(round(EIGENVECTORS_PER_CLUSTER * self.n_clusters) + 2, graph.shape[0] - 1)
+            values_M, vectors_NM = leading_eigenvectors(graph, wanted, seed=self.seed)
+            rows_NM = vectors_NM * np.maximum(values_M, 0).astype(np.float32) ** WALK_STEPS
+        rows_NM = with_lonely(rows_NM)
+        return rows_NM / np.linalg.norm(rows_NM, axis=1, keepdims=True)
+
+    def ways(
+        self, graph: sparse.csr_matrix, steps: int = VIEW_STEPS, *, at_least: int = 1, most_runs: int = RUNS
+    ) -> Iterator[np.ndarray]:
+        """(R, N) int32 labels of R runs of k-means in a graph's rows, then (1, N) of Ward's method.
+
+        Args:
+            graph: N × N.
+            steps: as for `rows`.
+            at_least: so many runs in any case.
+            most_runs: else so many, or fewer where they are long. The first ones are the same however many there are.
+        """
+        rows_NM, n_clusters = self.rows(graph, steps), self.n_clusters
+        afforded = RUN_PAIRS // (n_clusters * min(len(rows_NM), FITTED_ROWS))
+        n_runs = max(at_least, min(most_runs, afforded))
+        seeds = range(self.seed * SEED_STRIDE, self.seed * SEED_STRIDE + n_runs)
+        yield np.stack([spectral_labels(rows_NM, n_clusters, n_init=1, seed=one, sampled=True) for one in seeds])
+        if n_clusters < MOST_WARD_CLUSTERS:
+            yield ward_labels(rows_NM, n_clusters, seed=self.seed)[None].astype(np.int32)
 
 
 def walk_information(labels_N: np.ndarray, graph: sparse.csr_matrix, *, seed: int = 0) -> float:
@@ -249,15 +296,3 @@ def agreed_graph(neighbors: Neighbors, views: Sequence[np.ndarray]) -> sparse.cs
             agreement += (labels_N[graph.row] == labels_N[graph.col]) / np.float32(len(view_RN) * len(views))
     graph.data = graph.data * (FLOOR + (1 - FLOOR) * agreement**2)
     return graph.tocsr()
-
-
-def walk_rows(graph: sparse.csr_matrix, n_clusters: int, seed: int = 0) -> np.ndarray:
-    """(N, M) unit rows of the leading eigenvectors, each weighted by λ^32; for many clusters of diffused signals."""
-    if n_clusters >= DIFFUSED_CLUSTERS:
-        rows_NM = next(diffused_signals(graph, (DIFFUSION_STEPS,), seed=seed))
-    else:
-        wanted = min(round(EIGENVECTORS_PER_CLUSTER * n_clusters) + 2, graph.shape[0] - 1)
-        values_M, vectors_NM = leading_eigenvectors(graph, wanted, seed=seed)
-        rows_NM = vectors_NM * np.maximum(values_M, 0).astype(np.float32) ** WALK_STEPS
-    rows_NM = with_lonely(rows_NM)
-    return rows_NM / np.linalg.norm(rows_NM, axis=1, keepdims=True)

@@ -94,7 +94,7 @@ def spectral_labels(
     """(N,) int32 clusters: k-means on the rows of the leading eigenvectors, normalized to length 1.
 
     Args:
-        embedding_NM: from `spectral_embedding`, or of `diffused_signals`.
+        embedding_NM: from `spectral_embedding`, or of `diffused_rows`.
         n_clusters: C.
         n_components: use only so many leading eigenvectors; None uses all.
         n_init: k-means runs, of which the best counts.

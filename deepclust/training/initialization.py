@@ -25,7 +25,7 @@ from deepclust.features.rows import Rows, RowView
 from deepclust.losses import SelfLabel
 from deepclust.neighbors import Neighbors
 from deepclust.neighbors.consensus import consensus_of_rows, views_of_rows
-from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_signals
+from deepclust.neighbors.diffusion import DIFFUSED_CLUSTERS, diffused_rows, principal_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
@@ -43,7 +43,7 @@ SEED_STRIDE = 1009
 GRAPH_NEIGHBORS = (10, 15, 20, SPECTRAL_NEIGHBORS)
 COMPONENTS_PER_CLUSTER = (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.5)
 # Graphs of so many neighbors and steps of diffusion, the best choices of trials first, one graph's together.
-DIFFUSIONS = ((15, (4, 8)), (10, (4, 8)), (20, (2, 4)), (30, (2, 4)))
+DIFFUSIONS = ((15, (2, 4)), (10, (2, 4)), (20, (1, 2)), (30, (1, 2)))
 # So many samples times clusters are compared for all candidates together, but one candidate is made in any case.
 DIFFUSED_PAIRS = 2_500_000_000
 # Pairs per sample over which the mutual information is measured.
@@ -148,12 +148,12 @@ class HeadStart:
         """(H, N) each head's clusters of the neighbor graph."""
         recipe, n_heads = self.recipe, heads.n_heads
         shared = Partitions() if self.partitions is None else self.partitions
+        rows = self.features.features
 
         def make() -> np.ndarray:
             asked: dict[str, Any] = {"seed": recipe.seed, "progress": self.progress}
             if recipe.init == "spectral":
-                return spectral_partitions(self.neighbors, recipe.n_clusters, n_heads, **asked)
-            rows = self.features.features
+                return spectral_partitions(rows, self.neighbors, recipe.n_clusters, n_heads, **asked)
             found = consensus_of_rows(
                 rows, recipe.n_clusters, n_heads, k=self.neighbors.k, neighbors=self.neighbors, **asked
             )
@@ -259,19 +259,20 @@ KMEANS: Mapping[str, tuple[Callable[[Rows, int, int], Start], Callable[[Rows, np
 
 
 def spectral_partitions(
-    neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, progress: bool = False
+    rows: Rows, neighbors: Neighbors, n_clusters: int, n_partitions: int, *, seed: int = 0, progress: bool = False
 ) -> np.ndarray:
     """(H, N) the partitions of the neighbor graph with the highest `pair_information`, best first.
 
     Args:
-        neighbors: mined neighbors.
+        rows: N × D, which are diffused over the graph where there are many clusters.
+        neighbors: mined of them.
         n_clusters: C.
         n_partitions: H; where it exceeds the candidates they are drawn again with other seeds.
         seed: of Lanczos and k-means.
         progress: show how far it is.
     """
     if n_clusters >= DIFFUSED_CLUSTERS:
-        return _best_diffusions(neighbors, n_clusters, n_partitions, seed, progress)
+        return _best_diffusions(rows, neighbors, n_clusters, n_partitions, seed, progress)
     n_samples = len(neighbors)
     limit = max(1, n_samples - 1)
     sizes = sorted({min(limit, round(n_clusters * factor)) for factor in COMPONENTS_PER_CLUSTER})
@@ -288,18 +289,21 @@ def spectral_partitions(
     return np.stack([labels_N for _, labels_N in kept])
 
 
-def _best_diffusions(neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool) -> np.ndarray:
-    """As `_best_partitions`, of diffused signals; where few candidates can be afforded several heads share one."""
+def _best_diffusions(
+    rows: Rows, neighbors: Neighbors, n_clusters: int, n_partitions: int, seed: int, progress: bool
+) -> np.ndarray:
+    """As `spectral_partitions`, of diffused features; where few candidates can be afforded several heads share one."""
     most = max(n_partitions, sum(len(steps) for _, steps in DIFFUSIONS))
     wanted = max(1, min(most, DIFFUSED_PAIRS // (len(neighbors) * n_clusters)))
     kept: list[tuple[float, np.ndarray]] = []
+    principal_NM = principal_rows(rows)
 
     def candidates() -> Iterator[np.ndarray]:
         for draw, (k, steps) in enumerate(itertools.cycle(DIFFUSIONS)):
             run_seed = seed * SEED_STRIDE + draw
             graph = neighbor_graph(neighbors, k=k)
-            for signals_NM in diffused_signals(graph, steps, seed=run_seed):
-                yield spectral_labels(signals_NM, n_clusters, n_init=1, seed=run_seed, sampled=True)
+            for diffused_NM in diffused_rows(principal_NM, graph, steps):
+                yield spectral_labels(diffused_NM, n_clusters, n_init=1, seed=run_seed, sampled=True)
 
     taken = itertools.islice(candidates(), wanted)
     for labels_N in tracked(taken, "partitions of the graph", wanted, enabled=progress):

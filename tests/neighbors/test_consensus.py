@@ -12,13 +12,12 @@ from deepclust.clusterers import make_clusterer
 from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import Neighbors, mine_neighbors
 from deepclust.neighbors.consensus import (
+    Walks,
     agreed_graph,
     consensus_of_rows,
     consensus_partitions,
-    views,
     views_of_rows,
     walk_information,
-    walk_rows,
 )
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.ward import merged, ward_labels
@@ -52,12 +51,14 @@ def test_many_samples_are_merged_by_way_of_fine_clusters(planted, monkeypatch):
 
 
 def test_walks_weight_eigenvectors_by_their_eigenvalues():
-    affinity = neighbor_graph(mine_neighbors(np.random.default_rng(1).standard_normal((120, 6)).astype(np.float32), 8))
+    rows = np.random.default_rng(1).standard_normal((120, 6)).astype(np.float32)
+    neighbors = mine_neighbors(rows, 8)
+    affinity = neighbor_graph(neighbors)
     degree = np.asarray(affinity.sum(axis=1)).ravel()
     values, vectors = np.linalg.eigh(affinity.toarray() / np.sqrt(np.outer(degree, degree)))
     expected = vectors[:, -12:] * np.maximum(values[-12:], 0) ** 32
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = walk_rows(affinity, 4)  # 2.5 × 4 + 2 eigenvectors
+    found = Walks(rows, neighbors, 4).rows(affinity, 2)  # 2.5 × 4 + 2 eigenvectors
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-2)
 
 
@@ -84,7 +85,10 @@ def test_walk_information_is_that_of_two_steps_written_out(monkeypatch):
 def test_the_candidate_whose_clusters_tell_most_of_walks_comes_first(digits):
     neighbors = mine_neighbors(digits, 30)
     graph = neighbor_graph(neighbors)
-    found = [walk_information(labels_N, graph) for labels_N in consensus_partitions(neighbors, 10, 16).partitions_HN]
+    found = [
+        walk_information(labels_N, graph)
+        for labels_N in consensus_partitions(digits.features, neighbors, 10, 16).partitions_HN
+    ]
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
 
@@ -92,20 +96,23 @@ def test_the_candidate_whose_clusters_tell_most_of_walks_comes_first(digits):
 @pytest.mark.parametrize("n_partitions", [1, 21])  # more than there are candidates of eight runs
 def test_planted_clusters_are_found_by_every_view_and_by_the_consensus(n_partitions, planted):
     neighbors = mine_neighbors(planted, 20)
-    seen = [view for k in (10, 15, 20) for view in views(neighbors, k, 5)]
+    walks = Walks(planted.features, neighbors, 5)
+    seen = [view for k in (10, 15, 20) for view in walks.views(k)]
     assert [len(view) for view in seen] == [8, 1] * 9
     assert all(adjusted_rand_score(planted.labels, labels) == 1 for view in seen for labels in view)
-    found = consensus_partitions(neighbors, 5, n_partitions, seed=1).partitions_HN
+    found = consensus_partitions(planted.features, neighbors, 5, n_partitions, seed=1).partitions_HN
     assert found.shape == (n_partitions, len(planted))
     assert found.dtype == np.int32
     assert adjusted_rand_score(planted.labels, found[0]) == 1
-    np.testing.assert_array_equal(found, consensus_partitions(neighbors, 5, n_partitions, seed=1).partitions_HN)
+    np.testing.assert_array_equal(
+        found, consensus_partitions(planted.features, neighbors, 5, n_partitions, seed=1).partitions_HN
+    )
 
 
 @pytest.mark.parametrize(("n_samples", "n_clusters"), [(3, 2), (3, 3), (12, 12), (40, 1)])
 def test_few_samples_are_clustered_too(n_samples, n_clusters):
     rows = np.random.default_rng(0).standard_normal((n_samples, 3)).astype(np.float32)
-    found = consensus_partitions(mine_neighbors(rows, min(30, n_samples - 1)), n_clusters).partitions_HN
+    found = consensus_partitions(rows, mine_neighbors(rows, min(30, n_samples - 1)), n_clusters).partitions_HN
     assert set(found.ravel()) <= set(range(n_clusters))
 
 

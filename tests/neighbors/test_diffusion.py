@@ -1,17 +1,20 @@
-"""Diffused signals are powers of the normalized adjacency, and tell many clusters apart that k-means does not.
+"""Diffused features are averages over walks, and tell many clusters apart that k-means does not.
 
-Shape suffixes: N samples, M signals.
+Shape suffixes: N samples, M principal directions.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.decomposition import PCA
 
 import deepclust.training.initialization as initialization
 from deepclust.metrics import ami
 from deepclust.neighbors import mine_neighbors
-from deepclust.neighbors.diffusion import diffused_signals
+from deepclust.neighbors.consensus import consensus_of_rows, views_of_rows
+from deepclust.neighbors.diffusion import diffused_rows, order_of_signals, principal_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import spectral_labels
 from deepclust.runtime.errors import InputError
@@ -30,30 +33,60 @@ def long_tail() -> tuple[np.ndarray, np.ndarray]:
     return (means[labels] + spread * rng.standard_normal((3000, 32))).astype(np.float32), labels
 
 
-def test_signals_are_powers_of_the_normalized_adjacency_without_what_all_share(long_tail):
-    neighbors = mine_neighbors(long_tail[0][:200], 10)
-    affinity = neighbor_graph(neighbors, k=6).toarray().astype(np.float64)
-    degree = affinity.sum(axis=1)
-    normalized = affinity / np.sqrt(np.outer(degree, degree))
-    shared_N = np.sqrt(degree / degree.sum())
-    start_NM = np.random.default_rng(4).standard_normal((200, 5), dtype=np.float32)
-    graph = neighbor_graph(neighbors, k=6)
-    for steps, found_NM in zip((1, 3), diffused_signals(graph, (1, 3), n_signals=5, seed=4)):
-        expected_NM = np.linalg.matrix_power(normalized, steps) @ start_NM
-        np.testing.assert_allclose(found_NM, expected_NM - np.outer(shared_N, shared_N @ expected_NM), atol=1e-5)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_principal_rows_are_those_of_unit_rows(dtype, long_tail):
+    rows = long_tail[0][:500].astype(dtype)
+    unit_ND = rows / np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
+    expected_NM = PCA(5).fit_transform(unit_ND)
+    found_NM = principal_rows(rows, 5)
+    np.testing.assert_allclose(found_NM @ found_NM.T, expected_NM @ expected_NM.T, atol=1e-4)
+    np.testing.assert_allclose(principal_rows(rows, 32), unit_ND - unit_ND.mean(axis=0), atol=1e-5)  # all directions
+
+
+def test_diffused_rows_are_averages_over_walks_less_what_all_share(long_tail):
+    rows_NM = principal_rows(long_tail[0][:200], 5)
+    graph = neighbor_graph(mine_neighbors(long_tail[0][:200], 10), k=6)
+    steps_NN = graph.toarray() / graph.toarray().sum(axis=1, keepdims=True)
+    for steps, found_NM in zip((1, 3), diffused_rows(rows_NM, graph, (1, 3))):
+        expected_NM = np.linalg.matrix_power(steps_NN, steps) @ rows_NM
+        np.testing.assert_allclose(found_NM, expected_NM - expected_NM.mean(axis=0), atol=1e-6)
+
+
+def test_a_sample_without_edges_keeps_its_features():
+    graph = sparse.csr_matrix(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], np.float32))
+    rows_NM = np.array([[1, 0], [0, 1], [-1, -1]], np.float32)
+    np.testing.assert_allclose(next(diffused_rows(rows_NM, graph, (2,))), rows_NM)
+
+
+def test_the_order_puts_samples_of_a_class_together(long_tail):
+    rows, labels = long_tail
+    order_N = order_of_signals(neighbor_graph(mine_neighbors(rows, 10)))
+    np.testing.assert_array_equal(np.sort(order_N), np.arange(len(rows)))
+    together = np.mean(labels[order_N][1:] == labels[order_N][:-1])
+    assert together > 3 * np.mean(labels[1:] == labels[:-1])
 
 
 def test_many_clusters_of_unequal_size_are_found_better_than_by_kmeans(long_tail):
     rows, labels = long_tail
-    found_HN = spectral_partitions(mine_neighbors(rows, 30), 80, 2)
-    assert min(ami(labels, found_N) for found_N in found_HN) > ami(labels, spherical_kmeans(rows, 80).labels_N) + 0.02
+    neighbors = mine_neighbors(rows, 30)
+    by_kmeans = ami(labels, spherical_kmeans(rows, 80).labels_N)
+    found_HN = spectral_partitions(rows, neighbors, 80, 2)
+    assert min(ami(labels, found_N) for found_N in found_HN) > by_kmeans + 0.02
+    assert ami(labels, consensus_of_rows(rows, 80, neighbors=neighbors).partitions_HN[0]) > by_kmeans + 0.02
+
+
+def test_where_features_are_diffused_labels_belong_to_the_samples_as_they_came(long_tail):
+    rows, labels = long_tail
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    views_VN = views_of_rows(rows[shuffled], 80)
+    assert min(ami(labels[shuffled], view_N) for view_N in views_VN) > 0.5
 
 
 @pytest.mark.parametrize(("affordable", "distinct"), [(0, 1), (3 * 3000 * 80, 3), (10**12, 10)])
 def test_heads_share_partitions_where_few_can_be_afforded(affordable, distinct, long_tail, monkeypatch):
     monkeypatch.setattr(initialization, "DIFFUSED_PAIRS", affordable)
     neighbors = mine_neighbors(long_tail[0], 15)
-    found_HN = spectral_partitions(neighbors, 80, 10)
+    found_HN = spectral_partitions(long_tail[0], neighbors, 80, 10)
     assert len({labels_N.tobytes() for labels_N in found_HN}) == distinct
     information = [pair_information(labels_N, neighbors, 80) for labels_N in found_HN[:distinct]]
     assert information == sorted(information, reverse=True)
@@ -70,7 +103,7 @@ def test_clusters_of_a_sample_take_in_the_others_by_the_nearest_center(long_tail
     np.testing.assert_array_equal(found_N, kmeans_predict(rows, centers, top=1)[0])
 
 
-@pytest.mark.parametrize("wrong", [{"steps": (4, 4)}, {"steps": (0, 2)}, {"steps": (2,), "n_signals": 0}])
-def test_steps_that_do_not_ascend_and_no_signals_are_refused(wrong, long_tail):
-    with pytest.raises(InputError, match=r"steps are|n_signals is 0"):
-        next(diffused_signals(neighbor_graph(mine_neighbors(long_tail[0][:50], 5)), **wrong))
+@pytest.mark.parametrize("steps", [(4, 4), (0, 2)])
+def test_steps_that_do_not_ascend_are_refused(steps, long_tail):
+    with pytest.raises(InputError, match="steps are"):
+        next(diffused_rows(long_tail[0][:50], neighbor_graph(mine_neighbors(long_tail[0][:50], 5)), steps))

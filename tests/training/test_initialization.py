@@ -164,17 +164,18 @@ def test_pair_information_prefers_the_planted_clusters(planted):
 
 
 def test_spectral_partitions_come_best_first_one_per_head(digits):
-    neighbors = mine_neighbors(digits.select(np.arange(400)), 25)
-    labels_HN = spectral_partitions(neighbors, 10, 4)
+    some = digits.select(np.arange(400))
+    neighbors = mine_neighbors(some, 25)
+    labels_HN = spectral_partitions(some.features, neighbors, 10, 4)
     assert labels_HN.shape == (4, 400)
     informations = [pair_information(labels_N, neighbors, 10) for labels_N in labels_HN]
     assert informations == sorted(informations, reverse=True)
-    np.testing.assert_array_equal(labels_HN, spectral_partitions(neighbors, 10, 4))
+    np.testing.assert_array_equal(labels_HN, spectral_partitions(some.features, neighbors, 10, 4))
 
 
 @pytest.mark.parametrize("n_heads", [1, 40], ids=["one head", "more heads than candidates"])
 def test_spectral_partitions_for_any_number_of_heads(n_heads, planted):
-    labels_HN = spectral_partitions(mine_neighbors(planted, 20), C, n_heads)
+    labels_HN = spectral_partitions(planted.features, mine_neighbors(planted, 20), C, n_heads)
     assert labels_HN.shape == (n_heads, 300)
     assert adjusted_rand_score(planted.labels, labels_HN[0]) == 1
 

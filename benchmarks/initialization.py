@@ -72,7 +72,8 @@ def many(n_clusters: int, n_rows: int) -> list[dict[str, object]]:
         return spectral_labels(embedding, n_clusters, n_init=1)
 
     def by_diffusion() -> np.ndarray:
-        diffused = next(diffused_rows(principal_rows(features), neighbor_graph(neighbors, k=k), (2,)))
+        graph = neighbor_graph(neighbors, symmetric="mutual")
+        diffused = next(diffused_rows(principal_rows(features), graph, (2,)))
         return spectral_labels(diffused, n_clusters, n_init=1)
 
     starts: dict[str, Callable[[], np.ndarray]] = {

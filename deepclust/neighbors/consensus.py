@@ -200,7 +200,7 @@ class Walks:
             order_N = order_of_signals(neighbor_graph(neighbors, k=GRAPH_NEIGHBORS[0]))
             self.neighbors = neighbors.reordered(order_N)
             self.place_N = np.argsort(order_N)
-            self._principal_NM = principal_rows(rows)[order_N]
+            self._principal_NM = principal_rows(rows, metric=neighbors.metric)[order_N]
 
     def views(self, k: int, *, most_runs: int = RUNS) -> Iterator[np.ndarray]:
         """Six views, each (R, N) labels: three graphs of k neighbors, by k-means and by Ward's method."""

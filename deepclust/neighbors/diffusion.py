@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.linalg import eigh
 
 from deepclust.features.rows import Rows
-from deepclust.features.unit_rows import unit_blocks
+from deepclust.features.unit_rows import BLOCK_ROWS, unit_blocks
 from deepclust.neighbors.spectral import normalized_adjacency
 from deepclust.runtime.errors import InputError
 
@@ -32,31 +32,43 @@ PRINCIPAL_DIRECTIONS = 128
 ORDER_SIGNALS, ORDER_STEPS = 16, 6
 
 
-def principal_rows(rows: Rows, n_directions: int = PRINCIPAL_DIRECTIONS) -> np.ndarray:
-    """(N, M) float32 unit rows less their mean, along the M directions in which they vary most; all where D ≤ M.
+def principal_rows(rows: Rows, n_directions: int = PRINCIPAL_DIRECTIONS, *, metric: str = "cosine") -> np.ndarray:
+    """(N, M) float32 rows less their mean, along the M directions in which they vary most; all where D ≤ M.
 
     Args:
         rows: N × D.
         n_directions: M.
+        metric: `cosine`: of the rows' directions; `euclidean`: of the rows themselves.
 
     Raises:
-        InputError: if rows are not finite, or have no direction.
+        InputError: if rows are not finite, or have no direction where it counts.
     """
-    mean_D = sum(block_BD.sum(axis=0, dtype=np.float64) for _, block_BD in unit_blocks(rows)) / len(rows)
-    mean_D = mean_D.astype(np.float32)
-    dim = rows.shape[1]
+    n_rows, dim = rows.shape
+    total_D = sum(block_BD.sum(axis=0, dtype=np.float64) for _, block_BD in blocks(rows, metric))
+    mean_D = (total_D / n_rows).astype(np.float32)
+
+    def centered() -> Iterator[tuple[int, np.ndarray]]:
+        return ((start, block_BD - mean_D) for start, block_BD in blocks(rows, metric))
+
     onto_DM = None
     if dim > n_directions:
         covariance_DD = np.zeros((dim, dim))
-        for _, block_BD in unit_blocks(rows):
-            centered_BD = block_BD - mean_D
-            covariance_DD += centered_BD.T @ centered_BD
+        for _, block_BD in centered():
+            covariance_DD += block_BD.T @ block_BD
         onto_DM = eigh(covariance_DD, subset_by_index=(dim - n_directions, dim - 1))[1].astype(np.float32)
-    found_NM = np.empty((len(rows), min(dim, n_directions)), np.float32)
-    for start, block_BD in unit_blocks(rows):
-        centered_BD = block_BD - mean_D
-        found_NM[start : start + len(block_BD)] = centered_BD if onto_DM is None else centered_BD @ onto_DM
+    found_NM = np.empty((n_rows, min(dim, n_directions)), np.float32)
+    for start, block_BD in centered():
+        found_NM[start : start + len(block_BD)] = block_BD if onto_DM is None else block_BD @ onto_DM
     return found_NM
+
+
+def blocks(rows: Rows, metric: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float32 block), of unit rows where directions count."""
+    if metric == "cosine":
+        yield from unit_blocks(rows)
+        return
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield start, np.asarray(rows[start : start + BLOCK_ROWS], dtype=np.float32)
 
 
 def diffused_rows(rows_NM: np.ndarray, affinity: sparse.csr_matrix, steps: Sequence[int]) -> Iterator[np.ndarray]:

@@ -70,7 +70,7 @@ def neighbor_graph(
 
 
 def _similarity_weights(neighbors: Neighbors) -> np.ndarray:
-    if neighbors.settings.get("metric") != "euclidean":
+    if neighbors.metric != "euclidean":
         return np.maximum(neighbors.similarities, 0)
     distances_NK = -neighbors.similarities.astype(np.float64)
     scale_N = distances_NK[:, -1]

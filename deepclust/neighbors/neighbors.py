@@ -41,6 +41,11 @@ class Neighbors:
     def k(self) -> int:
         return self.ids.shape[1]
 
+    @property
+    def metric(self) -> str:
+        """`cosine` or `euclidean`, by which they were mined."""
+        return self.settings.get("metric", "cosine")
+
     def first(self, k: int) -> Neighbors:
         """The k nearest of these."""
         if k > self.k:

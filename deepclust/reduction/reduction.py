@@ -202,7 +202,7 @@ class Reduction:
             raise InputError(f"reduction={self.kind} needs {package}: {command}") from None
 
     def _check_neighbors(self, neighbors: Neighbors, n_samples: int) -> None:
-        metric = neighbors.settings.get("metric", "cosine")
+        metric = neighbors.metric
         if metric != self.metric:
             raise InputError(
                 f"the neighbors are by {metric}, the reduction's metric is {self.metric}: mine by the same"
@@ -311,8 +311,9 @@ def _check_finite(features_ND: Rows) -> None:
 
 def _distances(neighbors: Neighbors) -> np.ndarray:
     """(N, K) float32 cosine distances 1 - cos, or Euclidean distances."""
-    euclidean = neighbors.settings.get("metric") == "euclidean"
-    distances_NK = -neighbors.similarities if euclidean else np.maximum(1 - neighbors.similarities, 0)
+    distances_NK = (
+        -neighbors.similarities if neighbors.metric == "euclidean" else np.maximum(1 - neighbors.similarities, 0)
+    )
     return distances_NK.astype(np.float32)
 
 

@@ -43,6 +43,13 @@ def test_principal_rows_are_those_of_unit_rows(dtype, long_tail):
     np.testing.assert_allclose(principal_rows(rows, 32), unit_ND - unit_ND.mean(axis=0), atol=1e-5)  # all directions
 
 
+def test_by_distance_lengths_count_and_a_row_of_zeros_has_its_place(long_tail):
+    rows = np.concatenate([np.zeros((1, 32), np.float32), long_tail[0][:300]])
+    np.testing.assert_allclose(principal_rows(rows, metric="euclidean"), rows - rows.mean(axis=0), atol=1e-5)
+    neighbors = mine_neighbors(rows, 10, metric="euclidean")
+    assert len(np.unique(consensus_of_rows(rows, 70, neighbors=neighbors).partitions_HN[0])) > 60
+
+
 def test_diffused_rows_are_averages_over_walks_less_what_all_share(long_tail):
     rows_NM = principal_rows(long_tail[0][:200], 5)
     graph = neighbor_graph(mine_neighbors(long_tail[0][:200], 10), k=6)

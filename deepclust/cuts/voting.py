@@ -9,8 +9,10 @@ clusters is worse than the consensus of so many. What is asked of each:
 
 Each has a bias of its own: agreement grows with the number where the data have no clusters, modularity sees some ten
 clusters where there are hundreds, the silhouette likes few. Their scales differ, so each one ranks the numbers and the
-mean rank counts. Where numbers far apart have nearly as many votes chance would choose between them, so the lowest of
-those with nearly the most is taken. What else was tried is in docs/how_many.md.
+mean rank counts. There are two rounds. The first tries numbers at equal ratios; where some far apart have nearly as
+many votes chance would choose between them, so the lowest of those with nearly the most is gone on with. The second
+tries the numbers around it, and of all of both rounds the one with the most votes is taken. What else was tried is in
+docs/how_many.md.
 
 Shape suffixes: N samples, S samples that are looked at, V views, C clusters, M measures, G numbers of clusters.
 """
@@ -31,15 +33,17 @@ from deepclust.features.rows import Rows, RowView
 from deepclust.metrics import nmi
 from deepclust.metrics.intrinsic import silhouette
 from deepclust.neighbors import Neighbors, mine_neighbors
-from deepclust.neighbors.consensus import consensus_of_rows
+from deepclust.neighbors.consensus import Consensus, consensus_of_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.progress import tracked
 from deepclust.training.initialization import VIEWS
 from deepclust.training.recipe import Recipe
 
-# Numbers that are tried, at equal ratios: a consensus takes seconds to minutes.
+# Numbers that are tried first, at equal ratios: a consensus takes seconds to minutes.
 TRIED = 13
+# Numbers that are tried then, between those on both sides of the best one.
+MOST_BETWEEN = 6
 # So many samples are looked at, drawn at random where there are more, or so many for each cluster.
 SAMPLE, SAMPLE_PER_CLUSTER = 10_000, 20
 
@@ -54,17 +58,21 @@ def is_voted(recipe: Recipe, bounds: tuple[int, int] | None, constrained: bool) 
 
 def with_voted(recipe: Recipe, cuts: Sequence[Cut]) -> Recipe:
     """The recipe with the number of clusters that is taken."""
-    return replace(recipe, n_clusters=nearly_most(cuts)[0])
+    return replace(recipe, n_clusters=most_voted(cuts))
 
 
 def voted_exploration(tree: ClusterTree, cuts: Sequence[Cut]) -> Exploration:
     """What was voted, and the tree of the clusters that were trained."""
-    low, high = nearly_most(cuts)
-    return Exploration(tree, cuts, low, (low, high))
+    return Exploration(tree, cuts, most_voted(cuts), nearly_most(cuts))
+
+
+def most_voted(cuts: Sequence[Cut]) -> int:
+    """The number of clusters that is taken: that of the most votes, the lowest of equals."""
+    return max(cuts, key=lambda cut: cut.score).n_clusters
 
 
 def nearly_most(cuts: Sequence[Cut]) -> tuple[int, int]:
-    """The lowest and the highest number of clusters with nearly as many votes as any; the lowest is taken."""
+    """The lowest and the highest number of clusters with nearly as many votes as any."""
     enough = ENOUGH * max(cut.score for cut in cuts)
     numbers = [cut.n_clusters for cut in cuts if cut.score >= enough]
     return numbers[0], numbers[-1]
@@ -91,28 +99,38 @@ def voted_cuts(
     """
     rows, neighbors = looked_at(features.features, neighbors, bounds[1], seed)
     graph = neighbor_graph(neighbors)
-    cuts = []
-    for count in tracked(numbers_within(*bounds), "numbers of clusters", TRIED, enabled=progress):
-        found = consensus_of_rows(rows, count, k=neighbors.k, neighbors=neighbors, seed=seed)
-        if partitions is not None and len(rows) == len(features):
-            partitions.keep(("consensus", count, seed), found.partitions_HN)
-            partitions.keep((VIEWS, count, seed), found.views_VN)
-        labels_S = found.partitions_HN[0]
-        sizes = np.bincount(labels_S, minlength=count)
-        cuts.append(
-            Cut(
-                n_clusters=count,
-                heads=None,
-                halves=None,
-                information=None,
-                silhouette=silhouette(rows, labels_S).value,
-                smallest=int(sizes.min()),
-                largest=int(sizes.max()),
-                views=float(np.mean([nmi(labels_S, view_S) for view_S in found.views_VN])),
-                modularity=modularity(labels_S, graph),
-            )
-        )
-    return with_votes(cuts)
+
+    def looked(numbers: Sequence[int], title: str) -> list[Cut]:
+        cuts = []
+        for count in tracked(numbers, title, len(numbers), enabled=progress):
+            found = consensus_of_rows(rows, count, k=neighbors.k, neighbors=neighbors, seed=seed)
+            if partitions is not None and len(rows) == len(features):
+                partitions.keep(("consensus", count, seed), found.partitions_HN)
+                partitions.keep((VIEWS, count, seed), found.views_VN)
+            cuts.append(cut_of(found, count, rows, graph))
+        return cuts
+
+    first = with_votes(looked(numbers_within(*bounds), "numbers of clusters"))
+    between = numbers_between([cut.n_clusters for cut in first], nearly_most(first)[0])
+    second = looked(between, "numbers between them") if between else []
+    return with_votes(sorted([*first, *second], key=lambda cut: cut.n_clusters))
+
+
+def cut_of(found: Consensus, count: int, rows: Rows, graph: sparse.csr_matrix) -> Cut:
+    """What speaks for the consensus of so many clusters."""
+    labels_S = found.partitions_HN[0]
+    sizes = np.bincount(labels_S, minlength=count)
+    return Cut(
+        n_clusters=count,
+        heads=None,
+        halves=None,
+        information=None,
+        silhouette=silhouette(rows, labels_S).value,
+        smallest=int(sizes.min()),
+        largest=int(sizes.max()),
+        views=float(np.mean([nmi(labels_S, view_S) for view_S in found.views_VN])),
+        modularity=modularity(labels_S, graph),
+    )
 
 
 def with_votes(cuts: Sequence[Cut]) -> list[Cut]:
@@ -127,6 +145,21 @@ def with_votes(cuts: Sequence[Cut]) -> list[Cut]:
 def numbers_within(low: int, high: int) -> list[int]:
     """Numbers of clusters to try, both bounds among them."""
     return sorted({round(count) for count in np.geomspace(low, high, TRIED)})
+
+
+def numbers_between(tried: Sequence[int], taken: int) -> list[int]:
+    """Numbers to try next: those between the neighbors, among the tried ones, of the one that would be taken.
+
+    Example:
+        >>> numbers_between([3, 8, 10, 12, 31], 10), numbers_between([3, 8, 10, 12, 31], 31)
+        ([9, 11], [14, 16, 18, 21, 24, 27])
+    """
+    place = tried.index(taken)
+    low, high = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)]
+    between = [count for count in range(low + 1, high) if count != taken]
+    if len(between) <= MOST_BETWEEN:
+        return between
+    return sorted({round(count) for count in np.geomspace(low, high, MOST_BETWEEN + 2)} - set(tried))
 
 
 def looked_at(rows: Rows, neighbors: Neighbors, most: int, seed: int) -> tuple[Rows, Neighbors]:

@@ -12,7 +12,17 @@ from sklearn.metrics import adjusted_rand_score
 from deepclust import ConsensusHeads
 from deepclust.cuts import voting
 from deepclust.cuts.exploration import Cut
-from deepclust.cuts.voting import is_voted, modularity, nearly_most, numbers_within, voted_cuts, with_votes
+from deepclust.cuts.voting import (
+    is_voted,
+    modularity,
+    most_voted,
+    nearly_most,
+    numbers_between,
+    numbers_within,
+    voted_cuts,
+    with_votes,
+)
+from deepclust.features.feature_set import FeatureSet
 from deepclust.neighbors import mine_neighbors
 from deepclust.training.recipe import Recipe
 
@@ -51,17 +61,37 @@ def test_modularity_is_newmans_sum_over_all_pairs():
     assert modularity(labels, sparse.csr_matrix(weights)) == pytest.approx(expected)
 
 
-def test_votes_are_ranks_so_no_scale_counts_and_the_lowest_of_nearly_the_most_is_taken():
+def test_votes_are_ranks_so_no_scale_counts_and_the_lowest_of_the_most_is_taken():
     cuts = [cut_of(0.5, 0.6, 0.1), cut_of(0.9, 0.7, 0.3), cut_of(0.8, 0.5, 0.2)]
     votes = [cut.votes for cut in with_votes(cuts)]
     assert votes == pytest.approx([(0 + 1 + 0) / 6, 1.0, (1 + 0 + 1) / 6])
     stretched = [replace(cut, views=cut.views**7, silhouette=cut.silhouette / 100) for cut in cuts]
     assert [cut.votes for cut in with_votes(stretched)] == pytest.approx(votes)
     assert with_votes([cut_of(0.5, 0.6, None), cut_of(0.5, 0.6, -1.0)])[0].votes < 0.5  # not defined: the lowest
-    assert nearly_most(
-        [replace(cuts[0], n_clusters=3 + i, votes=v) for i, v in enumerate((0.6, 0.79, 0.5, 0.8, 0.1))]
-    ) == (4, 6)
+    given = [replace(cuts[0], n_clusters=3 + i, votes=v) for i, v in enumerate((0.6, 0.79, 0.5, 0.8, 0.8))]
+    assert nearly_most(given) == (4, 7)
+    assert most_voted(given) == 6
     assert with_votes(cuts[:1])[0].votes == 1  # nothing to choose
+
+
+def test_between_the_neighbors_of_the_best_number_a_second_round_finds_one_that_was_not_tried(monkeypatch):
+    monkeypatch.setattr(voting, "TRIED", 5)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 11, 275)
+    rows = 2 * rng.standard_normal((11, 16))[labels] + rng.standard_normal((275, 16))
+    features = FeatureSet.from_arrays(rows.astype(np.float32), labels)
+    assert numbers_within(4, 25) == [4, 6, 10, 16, 25]
+    cuts = voted_cuts(features, mine_neighbors(features, 30), (4, 25))
+    assert most_voted(cuts) == 11
+    assert [cut.n_clusters for cut in cuts] == [4, 6, 7, 8, 9, 10, 11, 12, 14, 16, 25]
+
+
+def test_the_second_round_tries_at_most_six_numbers_on_either_side():
+    assert numbers_between([8, 10, 12], 10) == [9, 11]
+    assert numbers_between([3, 4, 5], 4) == []
+    assert numbers_between([3, 5, 8], 3) == [4]  # the lowest has one neighbor
+    assert numbers_between([25, 31, 40], 31) == [27, 29, 33, 35, 37]
+    assert numbers_between([7], 7) == []
 
 
 def test_of_many_samples_some_are_looked_at(planted, monkeypatch):

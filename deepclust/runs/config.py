@@ -43,7 +43,7 @@ def read_experiment(config: Settings, resumed: RunFolder | None = None) -> Exper
     mining = read_mining(config)
     neighbors_dir, reductions_dir = cache_folders(config)
     source = DataSource.of(config)
-    dataset = source.load() if resumed is None else source.load_of(resumed)
+    dataset = source.load() if resumed is None else source.load_for(resumed)
     n_clusters, bounds = config["n_clusters"], None
     if n_clusters is None:
         n_clusters = source.known_classes(dataset)

@@ -58,7 +58,7 @@ def as_matrix(values: Any, name: str = "X") -> np.ndarray:
     if 0 in matrix.shape:
         raise InputError(f"{name} is empty: shape {matrix.shape}")
     if matrix.dtype in (np.float16, np.float32):
-        return matrix
+        return matrix if min(matrix.strides) >= 0 else matrix.copy()  # torch takes no reversed rows
     if matrix.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {matrix.dtype} values: features must be real numbers")
     try:

@@ -175,7 +175,7 @@ def test_it_works_in_a_pipeline(kind, planted):
 
 
 @every_estimator
-@pytest.mark.parametrize("given", ["FeatureSet", "mapped", "float64", "float16", "list", "shards"])
+@pytest.mark.parametrize("given", ["FeatureSet", "mapped", "float64", "float16", "list", "shards", "reversed"])
 def test_every_kind_of_features_gives_the_same_labels(kind, given, planted, tmp_path):
     half = np.asarray(planted.features).astype(np.float16)
     expected = small(kind).fit(half.astype(np.float32)).labels_
@@ -186,6 +186,7 @@ def test_every_kind_of_features_gives_the_same_labels(kind, given, planted, tmp_
         "float64": half.astype(np.float64),
         "float16": half,
         "list": half.astype(float).tolist(),
+        "reversed": half[::-1].copy()[::-1],
         "shards": FeatureSet.from_arrays(ShardedRows([half[:100], half[100:]])),
     }[given]
     fitted = small(kind).fit(rows)

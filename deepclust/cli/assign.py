@@ -16,6 +16,8 @@ def assign(config: dict[str, Any]) -> None:
     """Write the clusters of the samples, and print where they are."""
     # Imported here: `--help` and a mistyped option answer at once.
     from deepclust.cli.edit import free_folder
+    from deepclust.report.neighbor_rows import images_of
+    from deepclust.report.page_parts import noun_of
     from deepclust.runs.assigning import assign, hand_out
     from deepclust.runs.folder import RunFolder
     from deepclust.runtime.errors import InputError
@@ -31,7 +33,8 @@ def assign(config: dict[str, Any]) -> None:
     written = hand_out(found, folder, out)
     for note in found.notes:
         print(note)
-    print(f"{len(found.features):,} samples, by {', '.join(found.clusterings)}")
+    noun = noun_of(images_of(found.features) is not None, found.features.texts is not None)
+    print(f"{len(found.features):,} {noun}, by {', '.join(found.clusterings)}")
     for path in written:
         print(f"written to {path}")
 

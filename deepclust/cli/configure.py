@@ -22,15 +22,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deepclust.cli.mistakes import told_in_one_line
 from deepclust.cli.own_data import loss_of_own_data
 from deepclust.cli.words import read_words
 from deepclust.runtime.errors import InputError, one_line_errors
-from deepclust.runtime.settings import nearest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel conf/ lies inside the package, in a clone beside it.
@@ -191,7 +191,7 @@ def composed(command: str, overrides: Iterable[str]) -> dict[str, Any]:
     try:
         config = _composed(command, overrides)
     except MISTAKES as error:
-        raise InputError(told_in_one_line(error, command)) from None
+        raise InputError(told_in_one_line(error, command, _choices, _known_keys)) from None
     return settled(config, overrides)
 
 
@@ -271,7 +271,7 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
             try:
                 settings = settled(config, HydraConfig.get().overrides.task)
             except MISTAKES as error:  # in an interpolation, which is resolved here
-                raise InputError(told_in_one_line(error, command)) from None
+                raise InputError(told_in_one_line(error, command, _choices, _known_keys)) from None
             check(command, settings)
             task(settings)
 
@@ -286,7 +286,7 @@ def run_hydra(command: str, task: Callable[[dict[str, Any]], None]) -> None:
             sys.argv[1:] = [*options, *settings, *names_of_jobs(command, words), *loss_of_own_data(command, words)]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(job)()
         except MISTAKES as error:
-            raise InputError(told_in_one_line(error, command)) from None
+            raise InputError(told_in_one_line(error, command, _choices, _known_keys)) from None
 
 
 def groups() -> set[str]:
@@ -331,50 +331,10 @@ class no_note_of_a_refused_sweep:
                 folder.rmdir()
 
 
-def told_in_one_line(error: Exception, command: str) -> str:
-    """What is wrong with a command line, with the nearest name that there is."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        known = [choice for choice in error.options or _choices(group) if choice != "default"]
-        if group:
-            return f"{group}={name} is unknown{nearest(name, known)}: choose from {', '.join(sorted(known))}"
-        return f"there is no configuration '{name}': leave out --config-name"
-    unknown = _unknown_key(error)
-    if unknown is not None:
-        return (
-            f"no setting is called '{unknown}'{nearest(unknown, _known_keys(command))}: "
-            f"`deepclust {command.replace('_', '-')} --help` lists them"
-        )
-    asked = str(error)
-    if "Ambiguous value for argument" in asked:
-        key, _, value = asked.split("'", 1)[1].split("'\n")[0].rpartition("'")[0].partition("=")
-        if not key:
-            key, _, value = asked.split("'")[1].partition("=")
-        return (
-            f"{key}={value} holds a comma: put it in two kinds of quotes, \"{key}='{value}'\"; a list is "
-            f"{key}=[{value}], a sweep over several values takes -m"
-        )
-    if "missing EQUAL" in asked:
-        return f"'{asked.split(chr(39))[1]}' has no value: write setting=value"
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(said[:2])
-
-
 def _choices(group: str) -> list[str]:
     files = [path.stem for path in (CONF / group).glob("*.yaml")]
     kept = ConfigStore.instance().repo.get(group, {})
     return [*files, *(name.removesuffix(".yaml") for name in kept)]
-
-
-def _unknown_key(error: Exception) -> str | None:
-    first = str(error).splitlines()[0]
-    for start in ("Could not override '", "Could not append to config. An item is already at '"):
-        if first.startswith(start) and "is not in struct" in str(error.__cause__ or error):
-            return first.removeprefix(start).split("'")[0]
-    if first.startswith("In '") or "No match in the defaults list" in str(error):
-        words = [part for part in str(error).split("'") if part]
-        return words[1] if len(words) > 1 else None
-    return None
 
 
 def _known_keys(command: str) -> set[str]:

@@ -37,7 +37,8 @@ def edit(config: dict[str, Any]) -> None:
         edited = replayed(run.clusterings[name], [])
     else:
         edited = edited_clustering(edits, run.clusterings, str(config["edits"]), run.dataset.train)
-    again = relearned_heads(run, edited.clustering) if config["retrain"] else None
+    noun = noun_of(images_of(run.dataset.train) is not None, texts is not None or run.dataset.train.texts is not None)
+    again = relearned_heads(run, edited.clustering, noun) if config["retrain"] else None
     kept = free_folder(run.folder.path / ("edited" if edits is not None else "handed_on"))
     out = kept if config["out"] is None else Path(config["out"]).expanduser()
     written = export(edited, run.dataset.train, out, config["folders"])
@@ -49,7 +50,6 @@ def edit(config: dict[str, Any]) -> None:
     if again is not None:
         written.append(again.heads.save(kept / HEADS))
     found = edited.clustering.n_found
-    noun = noun_of(images_of(run.dataset.train) is not None, texts is not None or run.dataset.train.texts is not None)
     print(f"{counted(edited.n_steps, 'changes')}, {len(edited.clustering):,} {noun} in {counted(found, 'clusters')}")
     if again is not None:
         print(again)

@@ -22,6 +22,7 @@ from deepclust.runtime.errors import InputError, one_line_errors
 from deepclust.runtime.settings import nearest
 
 MATRICES = (".npy", ".npz", ".pt", ".safetensors", *TABLES)
+PAGE = "report.html"  # comes last
 BETTER_ENCODER, OFFLINE_ENCODER = "dinov2_vitb14", "efficientnet_lite0"
 TRAINING = ("baselines=kmeans", "trainer.devices=1")
 
@@ -114,18 +115,20 @@ def run_quick(config: dict[str, Any], options: argparse.Namespace) -> None:
     texts = None if options.texts is None else read_texts(options.texts)
     name = options.place.resolve().stem
     folder = RunFolder(options.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}")
-    folder.check_free()
+    resume = folder.config.is_file()  # of a command that was killed: the same one goes on
+    if (folder.path / PAGE).is_file():
+        raise InputError(f"--out {folder.path} holds a run already: choose another folder, or remove it")
     features = DataSource.of(config).load().check().train
     if texts is not None and len(texts) != len(features):
         raise InputError(f"--texts has {len(texts)} lines for {len(features)} rows: give one line per row")
     config["loss"] = composed("train", [*TRAINING, f"loss={LOSS}", "data=features"])["loss"]
     if config["n_clusters"] is None:
         config["n_clusters"] = "auto"
-    experiment = read_experiment(config)
+    experiment = read_experiment(config, folder if resume else None)
     experiment.check()
     try:
         with ended_by_sigterm(lambda: "start it again"):
-            results = experiment.run(folder, progress=True)
+            results = experiment.run(folder, resume=resume, progress=True)
     finally:
         leave_processes()
     if results is not None:

@@ -35,6 +35,12 @@ def run_folder(config: dict[str, Any]) -> tuple[RunFolder, bool]:
         InputError: if the folder holds a run already, there is none to resume, or ranks could not agree on a name.
     """
     if config["resume"] is not None:
+        places = {Path(one).expanduser().resolve() for one in (config["run_dir"], config["resume"]) if one is not None}
+        if len(places) > 1:
+            raise InputError(
+                f"run_dir={config['run_dir']} and resume={config['resume']} are two folders: a run goes on where it "
+                "is; leave out run_dir=, or resume= to start anew"
+            )
         return resumed_folder(config["resume"]), True
     if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
         return RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), False

@@ -69,6 +69,10 @@ def load_dataset(
     """
     if name != "features" and any(given is not None for given in (train, train_labels, test, test_labels)):
         raise InputError(f"data.train, data.test and their labels are for data=features, not for data={name}")
+    if name in ("features", "digits") and (path is not None or labels is not None):
+        of, own = ("path", "data.train=") if path is not None else ("labels", "data.train_labels=")
+        instead = f"; {own} is for features" if name == "features" else ""
+        raise InputError(f"data.{of} is for images, and data={name} comes without: leave it out{instead}")
     if name != "features":
         given_columns(columns)
     encoder = _with_its_name(encoder, name)

@@ -58,7 +58,7 @@ def as_matrix(values: Any, name: str = "X") -> np.ndarray:
     if 0 in matrix.shape:
         raise InputError(f"{name} is empty: shape {matrix.shape}")
     if matrix.dtype in (np.float16, np.float32):
-        return matrix
+        return matrix if min(matrix.strides) >= 0 else matrix.copy()  # torch takes no reversed rows
     if matrix.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {matrix.dtype} values: features must be real numbers")
     try:
@@ -82,7 +82,8 @@ def as_labels(
         class_names: names that are known already.
 
     Raises:
-        InputError: if there is not one class per row: NaN, fractions, negative numbers, other kinds of values.
+        InputError: if there is not one class per row: NaN, fractions, negative numbers, empty text, other kinds of
+            values.
     """
     labels = as_array(values, f"labels of {name}")
     if labels.ndim != 1 or len(labels) != n_rows:
@@ -95,6 +96,12 @@ def as_labels(
         labels = labels.astype(str)
     if labels.dtype.kind == "U":
         own, numbers = np.unique(labels, return_inverse=True)
+        if own[0] == "":
+            missing = labels == ""
+            raise InputError(
+                f"labels of {name} are missing in {missing.sum()} of {n_rows} rows (first: row {_first(missing)}): "
+                "leave out the rows without one, or give their class a name"
+            )
         known = {label: index for index, label in enumerate(names or ())}
         if names is not None and known.keys() >= set(own.tolist()):
             return np.array([known[label] for label in own.tolist()])[numbers].astype(np.int64), names

@@ -17,6 +17,7 @@ from deepclust.features.paths import PathsFile, read_paths
 from deepclust.features.rows import Rows, ShardedRows
 from deepclust.features.shards import FORMAT_VERSION, MANIFEST, PATHS, check_folder
 from deepclust.features.table_files import TABLES, TableReading, converted, is_table
+from deepclust.features.texts import read_texts
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import read_json
 from deepclust.runtime.settings import ANYTHING, Group, setting
@@ -35,7 +36,8 @@ def load_features(
 
     Args:
         path: the file or folder. A folder with one sub-folder per split gives `split`.
-        labels: optional file with one label per row (`.npy`, `.npz` or `.pt`); overrides labels that came along.
+        labels: optional file with one label per row (`.npy`, `.npz`, `.pt`, `.safetensors`, or `.txt` with a line per
+            row); overrides labels that came along.
         split: which split of a folder of splits.
         tables: which columns of a table are what, and where it is converted to; None looks for the columns.
 
@@ -52,9 +54,19 @@ def load_features(
         features = FeatureSet.from_arrays(matrix, own_labels, name=str(path))
         features.root = path
     if labels is not None:
-        vector, _ = _load_file(Path(labels).expanduser(), ("labels", "y", "targets"))
+        vector = _label_file(Path(labels).expanduser())
         features.labels, features.class_names = as_labels(vector, len(features), str(path), features.class_names)
     return features
+
+
+def _label_file(path: Path) -> Any:
+    """One label per row."""
+    if is_table(path):
+        raise InputError(
+            f"{path}: labels come as a .npy, .npz, .pt, .safetensors or .txt file, the last with a line per row; those "
+            "of a table are a column beside its embeddings, data.columns.label=NAME"
+        )
+    return read_texts(path, "labels") if path.suffix == ".txt" else _load_file(path, ("labels", "y", "targets"))[0]
 
 
 def _load_folder(path: Path, split: str) -> FeatureSet:

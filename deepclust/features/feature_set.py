@@ -182,10 +182,13 @@ class FeatureSet:
             Itself, so that a loader can end with it.
 
         Raises:
-            InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum.
+            InputError: naming how many rows are bad and the first of them, or the file that differs from its checksum;
+                or if rows are one number each, whose cosines say nothing.
         """
         from deepclust.runtime.ranks import ALONE  # imports torch, which whoever opens features need not
 
+        if self.dim < 2:
+            raise InputError(f"{name}: n_features={self.dim}, and a direction needs at least 2: give more features")
         ranks, bad = ranks or ALONE, BadRows()
         with ranks.all_or_none(), ThreadPoolExecutor(1) as background:
             compared: Future[None] | None = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepclust.features.columns import COLUMNS, Columns
+from deepclust.features.csv_files import csv_batches
 from deepclust.features.shards import MANIFEST, write_shard, write_split
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import file_sha256, fingerprint, make_folder, written_whole
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 TABLES = (".parquet", ".pq", ".csv", ".tsv", ".feather", ".arrow", ".ipc", ".h5ad")
 # Of the folders that tables are converted to; another one converts again.
 VERSION = 1
+# Of those of texts: earlier ones took an empty label for a class.
+TEXT_VERSION = 2
+TEXTS = (".csv", ".tsv")
 BATCH_ROWS = 8192
 SHARD_BYTES = 256 << 20
 
@@ -70,7 +74,9 @@ def converted(path: Path, reading: TableReading) -> Path:
         raise InputError(f"{path} is empty (0 bytes)")
     asked = {role: value for role, value in reading.columns.items() if value is not None}
     # The name of the folder that images lie under is part of the result.
-    key = fingerprint(file_sha256(path), path.suffix.lower(), str(path.parent.resolve()), asked, VERSION)
+    kind = path.suffix.lower()
+    version = TEXT_VERSION if kind in TEXTS else VERSION
+    key = fingerprint(file_sha256(path), kind, str(path.parent.resolve()), asked, version)
     folder = reading.folder / f"{path.stem}-{key}"
     if not (folder / MANIFEST).is_file():
         make_folder(reading.folder)
@@ -288,8 +294,8 @@ def opened(path: Path, asked: Mapping[str, Any]) -> Iterator[tuple[pa.Schema, It
 
             with parquet.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
                 yield file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
-        elif kind in (".csv", ".tsv"):
-            with _csv(path, "\t" if kind == ".tsv" else ",") as reader:
+        elif kind in TEXTS:
+            with csv_batches(path) as reader:
                 yield reader.schema, iter(reader)
         elif kind == ".h5ad":
             table = _anndata(path, asked)
@@ -297,7 +303,7 @@ def opened(path: Path, asked: Mapping[str, Any]) -> Iterator[tuple[pa.Schema, It
         else:
             with pa.memory_map(str(path)) as source:
                 yield _arrow(source)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise InputError(f"{path} is no readable {kind} file, or is truncated ({reason})") from None
 
@@ -313,32 +319,6 @@ def _arrow(source: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         stream = pa.ipc.open_stream(source)
         return stream.schema, iter(stream)
     return reader.schema, (reader.get_batch(index) for index in range(reader.num_record_batches))
-
-
-def _csv(path: Path, delimiter: str) -> Any:
-    """Batches of a CSV file; one whose first line is all numbers, other than 0, 1, 2 …, has no line of names."""
-    import csv as lines
-    import itertools
-
-    from pyarrow import csv
-
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        first = next(lines.reader(itertools.islice(stream, 64), delimiter=delimiter), [])
-    nameless = bool(first) and all(map(_is_numeral, first)) and first != [str(number) for number in range(len(first))]
-    return csv.open_csv(
-        path,
-        read_options=csv.ReadOptions(autogenerate_column_names=nameless, block_size=16 << 20),
-        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=False),
-    )
-
-
-def _is_numeral(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _anndata(path: Path, asked: Mapping[str, Any]) -> pa.Table:

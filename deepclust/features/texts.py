@@ -7,7 +7,7 @@ from pathlib import Path
 from deepclust.runtime.errors import InputError
 
 # What has a line of its own.
-ONE = {"texts": "row of the features", "words": "word or phrase"}
+ONE = {"texts": "row of the features", "labels": "row of the features", "words": "word or phrase"}
 
 
 def read_texts(path: Path, setting: str = "texts") -> list[str]:

@@ -11,6 +11,8 @@ Shape suffixes: N samples, K classes, C clusters, A distinct class sizes, G dist
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -33,16 +35,10 @@ def contingency_table(
         (K, C) sparse int64 counts, the K class ids and the C cluster ids, both ascending. Noise is a cluster.
 
     Raises:
-        InputError: if the labels are empty, not one-dimensional, or of different lengths.
+        InputError: if the labels are empty, not one-dimensional, of different lengths, or name no groups: fractions,
+            NaN, None.
     """
-    labels_true, labels_pred = np.asarray(labels_true), np.asarray(labels_pred)
-    if labels_true.ndim != 1 or labels_true.shape != labels_pred.shape:
-        raise InputError(
-            f"labels have shape {labels_true.shape}, the clustering has {labels_pred.shape}: "
-            "give one label and one cluster id per sample"
-        )
-    if len(labels_true) == 0:
-        raise InputError("there are no labels to compare: give at least one sample")
+    labels_true, labels_pred = _checked(labels_true, labels_pred)
     classes_K, class_N = np.unique(labels_true, return_inverse=True)
     clusters_C, cluster_N = np.unique(labels_pred, return_inverse=True)
     table = sparse.coo_array(
@@ -51,19 +47,45 @@ def contingency_table(
     return table.tocsr(), classes_K, clusters_C
 
 
-def hungarian_map(labels_true: np.ndarray, labels_pred: np.ndarray) -> dict[int, int]:
+def _checked(labels_true: np.ndarray, labels_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays; raises InputError as `contingency_table`."""
+    labels_true, labels_pred = _of_groups(labels_true, "labels"), _of_groups(labels_pred, "clusters")
+    if labels_true.ndim != 1 or labels_true.shape != labels_pred.shape:
+        raise InputError(
+            f"labels have shape {labels_true.shape}, the clustering has {labels_pred.shape}: "
+            "give one label and one cluster id per sample"
+        )
+    if len(labels_true) == 0:
+        raise InputError("there are no labels to compare: give at least one sample")
+    return labels_true, labels_pred
+
+
+def _of_groups(values: Any, name: str) -> np.ndarray:
+    """Labels whose values name groups: whole numbers, truth values or text."""
+    labels = np.asarray(values)
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.ravel()):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.floor(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "biuU" and labels.size:
+        raise InputError(f"{name} hold values that name no groups ({labels.dtype}): give whole numbers, or text")
+    return labels
+
+
+def hungarian_map(labels_true: np.ndarray, labels_pred: np.ndarray) -> dict[Any, Any]:
     """The one-to-one map from clusters to classes that makes the most samples right, also for C ≠ K.
 
     Returns:
-        {cluster: class}. Clusters left over, clusters that could only get a class they share no sample with, and
-        noise are absent.
+        {cluster: class}, each as it was given. Clusters left over, clusters that could only get a class they share no
+        sample with, and noise are absent.
 
     Raises:
         InputError: as `contingency_table`.
     """
     table_KC, classes_K, clusters_C = contingency_table(labels_true, labels_pred)
     counts = table_KC.tocoo()
-    wanted = clusters_C[counts.col] != NOISE
+    is_noise_C = clusters_C == NOISE if clusters_C.dtype.kind != "U" else np.zeros(len(clusters_C), bool)
+    wanted = ~is_noise_C[counts.col]
     rows, columns, overlap = counts.row[wanted], counts.col[wanted], counts.data[wanted]
     if len(overlap) == 0:
         return {}
@@ -81,7 +103,7 @@ def hungarian_map(labels_true: np.ndarray, labels_pred: np.ndarray) -> dict[int,
     )
     matched_rows, matched_columns = min_weight_full_bipartite_matching(sparse.csr_matrix(costs))
     return {
-        int(clusters_C[column]): int(classes_K[row])
+        clusters_C[column].item(): classes_K[row].item()
         for row, column in zip(matched_rows, matched_columns)
         if column < n_clusters
     }
@@ -95,8 +117,8 @@ def cluster_accuracy(labels_true: np.ndarray, labels_pred: np.ndarray) -> float:
     """
     table_KC, classes_K, clusters_C = contingency_table(labels_true, labels_pred)
     mapping = hungarian_map(labels_true, labels_pred)
-    columns = np.searchsorted(clusters_C, list(mapping.keys())).astype(np.intp)
-    rows = np.searchsorted(classes_K, list(mapping.values())).astype(np.intp)
+    columns = np.searchsorted(clusters_C, np.array(list(mapping.keys()), clusters_C.dtype)).astype(np.intp)
+    rows = np.searchsorted(classes_K, np.array(list(mapping.values()), classes_K.dtype)).astype(np.intp)
     n_right = table_KC[rows, columns].sum() if mapping else 0
     return float(n_right) / len(labels_true)
 
@@ -107,8 +129,7 @@ def nmi(labels_true: np.ndarray, labels_pred: np.ndarray) -> float:
     Raises:
         InputError: as `contingency_table`.
     """
-    contingency_table(labels_true, labels_pred)
-    return float(normalized_mutual_info_score(labels_true, labels_pred, average_method="arithmetic"))
+    return float(normalized_mutual_info_score(*_checked(labels_true, labels_pred), average_method="arithmetic"))
 
 
 def ari(labels_true: np.ndarray, labels_pred: np.ndarray) -> float:
@@ -117,8 +138,7 @@ def ari(labels_true: np.ndarray, labels_pred: np.ndarray) -> float:
     Raises:
         InputError: as `contingency_table`.
     """
-    contingency_table(labels_true, labels_pred)
-    return float(adjusted_rand_score(labels_true, labels_pred))
+    return float(adjusted_rand_score(*_checked(labels_true, labels_pred)))
 
 
 def ami(labels_true: np.ndarray, labels_pred: np.ndarray) -> float:

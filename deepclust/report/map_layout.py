@@ -10,6 +10,7 @@ import importlib.util
 import numpy as np
 
 from deepclust.features.feature_set import FeatureSet
+from deepclust.reduction.plane import principal_plane
 from deepclust.reduction.reduction import Reduction
 
 MAPS = ("auto", "umap", "pca")
@@ -41,6 +42,8 @@ def map_layout(features: FeatureSet, kind: str = "auto", seed: int = 0) -> tuple
     if features.dim < 2 or len(features) < 3:
         places_N2 = np.zeros((len(features), 2), np.float32)
         places_N2[:, 0] = np.asarray(features.features[:])[:, 0]
+    elif kind == "pca":
+        places_N2 = principal_plane(features.features)
     else:
         layout = Reduction(kind, 2, n_neighbors=UMAP_NEIGHBORS, min_dist=0.1, metric="cosine", seed=seed)
         places_N2 = layout.fit_transform(features.features)

@@ -6,6 +6,7 @@ Nothing here knows the command line: a notebook or a test may read an old run's 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_experiment(config: Settings, resumed: RunFolder | None = None) -> Exper
     mining = read_mining(config)
     neighbors_dir, reductions_dir = cache_folders(config)
     source = DataSource.of(config)
-    dataset = source.load() if resumed is None else source.load_of(resumed)
+    dataset = source.load() if resumed is None else source.load_for(resumed)
     n_clusters, bounds = config["n_clusters"], None
     if n_clusters is None:
         n_clusters = source.known_classes(dataset)
@@ -55,7 +56,7 @@ def read_experiment(config: Settings, resumed: RunFolder | None = None) -> Exper
     if most is None and config["loss"]:
         raise InputError(f"data={config['data']['name']} has no known number of clusters: set n_clusters=")
     baselines = runnable(config["baselines"], most, choosing)
-    notes: list[str] = []
+    notes = [] if config["loss"] else not_for_baselines(config)
     if most is not None and not config.get("baselines_named", True):
         baselines, notes = possible(baselines, most, len(dataset.train))
     losses = config["loss"]
@@ -117,6 +118,17 @@ def with_neighbors_there(losses: Settings, n_samples: int) -> tuple[dict[str, An
     fewer = {name: {**one, "n_neighbors": most} for name, one in losses.items() if one["n_neighbors"] >= n_samples}
     notes = [f"n_neighbors is {most}, as there are only {n_samples} samples."] if fewer and n_samples > 1 else []
     return {**losses, **fewer}, notes
+
+
+def not_for_baselines(config: Settings) -> list[str]:
+    """A sentence on the settings of heads that a run without heads was given, which change nothing in it."""
+    names = [one.name for one in fields(Recipe) if one.name not in ("loss", "n_clusters", "seed")]
+    given = [name for name in names if config.get(name) is not None]
+    given += [f"data.{name}" for name in names if config["data"].get(name) is not None]
+    if not given:
+        return []
+    change = f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for heads, of which this run trains none"
+    return [f"{change}; a baseline has options of its own, +baselines.NAME.OPTION=VALUE."]
 
 
 def read_choosing(config: Settings) -> Choosing | None:

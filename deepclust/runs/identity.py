@@ -7,12 +7,14 @@ was made otherwise is never taken over.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepclust.clusterers import make_clusterer
+from deepclust.features.dataset import Dataset
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint, read_json, write_json
 
@@ -43,11 +45,7 @@ class Identity:
     @classmethod
     def of(cls, run: Experiment) -> Identity:
         """That of an experiment. Where things lie, devices and loggers are no part of it."""
-        data = {}
-        for split, features in run.dataset.splits().items():
-            data[f"features of the {split} split"] = features.fingerprint(times=False)
-            if features.labels is not None:
-                data[f"labels of the {split} split"] = fingerprint(features.labels)
+        data = digests_of(run.dataset)
         methods: dict[str, Any] = {}
         for recipe in run.recipes:
             methods[recipe.loss.name] = {
@@ -101,6 +99,31 @@ class Identity:
         """Names a method's part: that of its checkpoint and clusterings."""
         return fingerprint(self.data, self.shared, self.methods[method])
 
+    def check_data(self, dataset: Dataset, folder: Path) -> None:
+        """Refuse features that are not those of the run: its clusters would be scored and shown on other samples.
+
+        Labels may have been corrected since; a warning says so.
+
+        Args:
+            dataset: read from the place that the run had its data from.
+            folder: of the run, for messages.
+
+        Raises:
+            InputError: naming the split whose features have changed.
+        """
+        for what, digest in digests_of(dataset).items():
+            if self.data.get(what) == digest:
+                continue
+            if what.startswith("features"):
+                raise InputError(
+                    f"{folder} is a run on other data than are there now (the {what} differ): put back what it was "
+                    "run on, or run again"
+                )
+            print(
+                f"warning: the {what} are not those that {folder} was scored by; they count as they are now",
+                file=sys.stderr,
+            )
+
     def check_own(self, path: Path, method: str, named: str | None) -> None:
         """Raises InputError if a method's file is of another run than its folder.
 
@@ -142,6 +165,16 @@ class Identity:
                         "resume it with its own settings, or set another run_dir"
                     )
         return Identity(before.data, before.shared, {**self.methods, **before.methods}, self.asked, before.results_of)
+
+
+def digests_of(dataset: Dataset) -> Settings:
+    """A digest of the features and of the labels of every split, by what it is of."""
+    data = {}
+    for split, features in dataset.splits().items():
+        data[f"features of the {split} split"] = features.fingerprint(times=False)
+        if features.labels is not None:
+            data[f"labels of the {split} split"] = fingerprint(features.labels)
+    return data
 
 
 def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

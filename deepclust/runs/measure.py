@@ -189,7 +189,12 @@ def levels(evaluation: Evaluation, config: Settings) -> Sweep:
 
 
 def overclustering(evaluation: Evaluation, config: Settings, trained_on: Settings) -> Sweep:
-    """The run again with other numbers of clusters; returns the sweep of NMI over them."""
+    """The run again with other numbers of clusters; returns the sweep of NMI over them.
+
+    Raises:
+        InputError: if there are no labels to take NMI with.
+    """
+    labels_of(evaluation.dataset.train, "metrics=[overclustering]")
     n_clusters = trained_on["n_clusters"] or trained_on["data"]["n_clusters"]
     if not isinstance(n_clusters, int):  # what it found
         n_clusters = evaluation.rows[0]["n_clusters"]
@@ -197,7 +202,8 @@ def overclustering(evaluation: Evaluation, config: Settings, trained_on: Setting
     counts = config["counts"] or default_counts(n_clusters, len(evaluation.dataset.train))
     as_run = replace(
         # The heads' recipes are those of the checkpoints, so the losses' settings need not be read.
-        read_experiment({**trained_on, "loss": {}}),
+        read_experiment({**trained_on, "loss": {}}, RunFolder(Path(config["run"]).expanduser())),
+        notes=(),
         trainer=TrainerSettings.of({**trained_on["trainer"], "strategy": "auto", "devices": 1, "num_nodes": 1}),
         neighbors_dir=config["cache_dir"],
     )

@@ -9,7 +9,7 @@ Shape suffixes: N samples, C clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,27 +39,30 @@ class Relearned:
         heads: their loss is the share of the held-out samples that came elsewhere, and as sure as that share allows.
         n_held_out: samples that were held out; 0 where every cluster has one alone.
         n_agreed: those of them that came to where the person has them.
+        noun: what samples are called, in the plural.
     """
 
     heads: TrainedHeads
     n_held_out: int
     n_agreed: int
+    noun: str = "samples"
 
     def __str__(self) -> str:
         if not self.n_held_out:
-            return "Heads trained again. How well is not known: no cluster has a sample to spare for a test."
+            return f"Heads trained again. How well is not known: no cluster has one of the {self.noun} to spare."
         return (
-            f"Heads trained again: of {self.n_held_out:,} samples that were held out, "
+            f"Heads trained again: of {self.n_held_out:,} {self.noun} that were held out, "
             f"{self.n_agreed / self.n_held_out:.1%} came to where you have them; then the heads learned these, too."
         )
 
 
-def relearned_heads(run: FinishedRun, clustering: Clustering) -> Relearned:
+def relearned_heads(run: FinishedRun, clustering: Clustering, noun: str = "samples") -> Relearned:
     """A head that puts samples into the clusters of a person, of the kind that found them.
 
     Args:
         run: of which the clusters are; those of a method without heads are learned by heads of the run's first loss.
         clustering: of its training split, with the changes.
+        noun: what its samples are called, in the plural.
 
     Raises:
         InputError: if the run has no heads, or there are fewer than two clusters.
@@ -69,7 +72,8 @@ def relearned_heads(run: FinishedRun, clustering: Clustering) -> Relearned:
         raise InputError(f"retrain=true: {run.folder.path} holds no heads: train with loss=NAME")
     method = clustering.method if clustering.method in methods else methods[0]
     trained = TrainedHeads.load(run.folder.checkpoint(method))
-    return relearned_and_tested(trained, run.reduced.train, clustering.labels)
+    found = relearned_and_tested(trained, run.reduced.train, clustering.labels)
+    return replace(found, noun=noun)
 
 
 def relearned_and_tested(trained: TrainedHeads, features: FeatureSet, labels_N: np.ndarray) -> Relearned:

@@ -69,9 +69,16 @@ class DataSource:
         """Read the splits as a finished run had them: images that a folder has gained since are no part of it.
 
         Raises:
-            InputError: as of `load`; or if a folder of images has changed since, and the run's features are not kept.
+            InputError: as of `load`; or if the data have changed since, and the run's features are not kept.
         """
-        if self.data["name"] != "folder" or self.benchmark:  # others are read as they are, and compared by the run
+        dataset, identity = self.load_for(run), Identity.read(run.identity)
+        if identity is not None:
+            identity.check_data(dataset, run.path)
+        return dataset
+
+    def load_for(self, run: RunFolder) -> Dataset:
+        """As `load_of`, of a run that compares the data itself, as it is continued."""
+        if self.data["name"] != "folder" or self.benchmark:
             return self._loaded()
         identity, saved = Identity.read(run.identity), run.saved_methods()
         digest = None if identity is None else identity.data.get("features of the train split")

@@ -1,8 +1,9 @@
 """What a run is doing, how far it is, and when it will be done: a bar on a terminal, now and then a line elsewhere.
 
-A run whose output goes to a log file prints a line when nothing was printed for 30 seconds (10 at its beginning), and
-one where a stage ends that has printed some. So a quick run prints none, and a long one is never silent for long, also
-while a library computes and does not come back.
+A run whose output goes to a log file prints nothing in its first 10 seconds. From then on it prints a line for each
+stage that lasts 3 seconds, again whenever nothing was printed for 30, and one where a stage ends that has printed some.
+So a quick run prints none, a long one is never silent for long, also while a library computes and does not come back,
+and the last line of one that was killed names the stage that it was in.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-# Without a terminal: at most one line in so many seconds beside those that say what has ended.
+# Without a terminal: a line whenever there was none for so long; none before so much of a run; one of a stage that
+# lasts so long, as it may be the one that is killed.
 LINE_SECONDS = 30.0
 FIRST_SECONDS = 10.0
+STAGE_SECONDS = 3.0
 
 Item = TypeVar("Item")
 
@@ -30,16 +33,19 @@ class _Clock:
     """When the latest line was printed, by any stage of this process, and whether one is under way."""
 
     def __init__(self) -> None:
-        self.latest = -math.inf
+        self.began = self.latest = -math.inf
         self.ended = -math.inf
         self.open = False
 
     def begin(self) -> None:
         """From now on the first line is due in `FIRST_SECONDS`."""
-        self.latest = time.monotonic() - LINE_SECONDS + FIRST_SECONDS
+        self.began = time.monotonic()
+        self.latest = self.began - LINE_SECONDS + FIRST_SECONDS
 
-    def seconds_until_due(self) -> float:
-        return self.latest + LINE_SECONDS - time.monotonic()
+    def seconds_until_due(self, stage_began: float = math.inf) -> float:
+        """Until the next line, sooner where a stage that began then has said nothing yet."""
+        own = max(self.began + FIRST_SECONDS, stage_began + STAGE_SECONDS)
+        return min(self.latest + LINE_SECONDS, own) - time.monotonic()
 
 
 _CLOCK = _Clock()
@@ -164,10 +170,13 @@ class Stage:
         return sys.stderr if self._stderr else sys.stdout
 
     def _print_when_due(self) -> None:
-        while not self._ended.wait(max(0.0, _CLOCK.seconds_until_due())):
-            if _CLOCK.seconds_until_due() <= 0:
+        while not self._ended.wait(max(0.0, self._seconds_until_due())):
+            if self._seconds_until_due() <= 0:
                 self._said = True
                 self._print(self.line())
+
+    def _seconds_until_due(self) -> float:
+        return _CLOCK.seconds_until_due(math.inf if self._said else self._began)
 
     def _print(self, line: str) -> None:
         _CLOCK.latest = time.monotonic()

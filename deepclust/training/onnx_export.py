@@ -1,6 +1,8 @@
-"""Trained heads as an ONNX graph: transform, one head, softmax; its output is compared with ours before it is written.
+"""Trained heads as an ONNX graph: transform, one head, cut, softmax; its output is compared with ours before it is
+written.
 
-The graph takes `features` (N, D) float32 and gives `probabilities` (N, C) float32 and `clusters` (N,) int64.
+The graph takes `features` (N, D) float32 and gives `probabilities` (N, C) float32 and `clusters` (N,) int64, those that
+`TrainedHeads.assign` gives.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepclust.clustering import TOP
+from deepclust.features.feature_set import FeatureSet
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import written_whole
 from deepclust.training.heads import DIRECTIONS, Heads, LinearHeads, MLPHeads, StudentTHeads
@@ -56,13 +60,25 @@ class _Graph:
         length = self("ReduceL2", rows, axes=[1], keepdims=1)
         return self("Div", rows, self("Max", length, self.number(f"shortest_{len(self.nodes)}", 1e-12)))
 
+    def largest(self, rows: str, n: int) -> tuple[str, str]:
+        """The largest values of each row, and their columns."""
+        values, columns = f"largest_{len(self.nodes)}", f"columns_{len(self.nodes)}"
+        count = self.constant(f"count_{len(self.nodes)}", np.array([n], np.int64))
+        self.nodes.append(self._make("TopK", [rows, count], [values, columns], axis=1))
+        return values, columns
+
     def product(self, rows: str, name: str, weight: Tensor) -> str:
         """Rows times the transpose of a weight."""
         return self("MatMul", rows, self.constant(name, weight.T))
 
 
 def export_onnx(trained: TrainedHeads, path: str | os.PathLike, head: int | None = None) -> Path:
-    """Write one head, the best by default, with its transform as an ONNX file.
+    """Write the best head as an ONNX file, with its transform, its cut and its confidence.
+
+    Args:
+        trained: the heads.
+        path: of the file.
+        head: another one instead, uncut and with its own confidence.
 
     Raises:
         InputError: if onnx and onnxruntime are not installed, the heads are of a kind that has no graph, or the file
@@ -80,9 +96,14 @@ def export_onnx(trained: TrainedHeads, path: str | os.PathLike, head: int | None
     one = trained.heads.single(trained.best_head if head is None else head)
     graph = _Graph()
     logits = _head(graph, one, _transform(graph, trained))
-    scaled = graph("Div", logits, graph.number("temperature", trained.recipe.temperature))
-    graph("Softmax", scaled, name="probabilities", axis=1)
-    graph("ArgMax", scaled, name="clusters", axis=1, keepdims=0)
+    scores = graph("Div", logits, graph.number("temperature", trained.recipe.temperature))
+    n_clusters = trained.recipe.n_clusters
+    if head is None:
+        n_clusters = trained.n_clusters
+        scores = _cut(graph, scores, trained)
+        scores = graph("Div", scores, graph.number("confidence_temperature", trained.confidence_temperature))
+    graph("Softmax", scores, name="probabilities", axis=1)
+    graph("ArgMax", scores, name="clusters", axis=1, keepdims=0)
     info = onnx.helper.make_tensor_value_info
     float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     model = onnx.helper.make_model(
@@ -90,7 +111,7 @@ def export_onnx(trained: TrainedHeads, path: str | os.PathLike, head: int | None
             graph.nodes,
             trained.recipe.loss.name,
             [info("features", float32, ["N", trained.in_dim])],
-            [info("probabilities", float32, ["N", trained.recipe.n_clusters]), info("clusters", int64, ["N"])],
+            [info("probabilities", float32, ["N", n_clusters]), info("clusters", int64, ["N"])],
             graph.constants,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -142,16 +163,30 @@ def _head(graph: _Graph, one: Heads, rows: str) -> str:
     raise InputError(f"heads of the kind {type(one).__name__} have no ONNX graph: export them with to=torch")
 
 
+def _cut(graph: _Graph, scores: str, trained: TrainedHeads) -> str:
+    """What `cut_scores` does, where the tree of the clusters was cut."""
+    if trained.groups_C is None:
+        return scores
+    probabilities = graph("Softmax", scores, axis=1)
+    values, ids = graph.largest(probabilities, min(TOP, trained.recipe.n_clusters))
+    none = graph("Mul", probabilities, graph.number("none", 0.0))
+    most_probable = graph("ScatterElements", none, ids, values, axis=1)
+    member_CG = np.eye(trained.n_clusters, dtype=np.float32)[trained.groups_C]
+    return graph("Log", graph("MatMul", most_probable, graph.constant("groups", member_CG)))
+
+
 def _compare(session: Any, trained: TrainedHeads, head: int | None) -> None:
     """Refuse a graph that gives other probabilities than the heads, on rows like those they were trained on."""
     generator = torch.Generator().manual_seed(0)
     rows_BD = torch.randn(CHECKED_ROWS, trained.in_dim, generator=generator)
     spread = torch.where(trained.transform.scale > 0, 1 / trained.transform.scale, torch.ones(()))
     rows_BD = rows_BD * spread + trained.transform.mean
-    one = trained.heads.single(trained.best_head if head is None else head)
-    with torch.no_grad():
-        logits_BC = one(trained.transform(rows_BD))[0] / trained.recipe.temperature
-        ours_BC = torch.softmax(logits_BC, dim=1).numpy()
+    features = FeatureSet.from_arrays(rows_BD)
+    if head is None:
+        ours_BC = trained.probabilities(features)
+    else:
+        logits_BC = torch.from_numpy(trained.logits(features, head))
+        ours_BC = torch.softmax(logits_BC / trained.recipe.temperature, dim=1).numpy()
     theirs_BC, clusters_B = session.run(["probabilities", "clusters"], {"features": rows_BD.numpy()})
     furthest = float(np.abs(ours_BC - theirs_BC).max())
     # Where two clusters are as probable, either is the first.

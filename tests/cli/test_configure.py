@@ -258,6 +258,9 @@ def test_configurations_are_few():
             "loss.temi.n_head=5",
             r"no setting is called 'loss.temi.n_head' \(did you mean loss.temi.n_heads\?\)",
         ),
+        ("train", "loss=tsp loss.temi.beta=1", r"loss.temi.beta is of loss=temi, which is not chosen"),
+        ("train", "loss=[tsp,tsp]", r"tsp is chosen twice: name it once"),
+        ("train", "baselines.kmeans.n_init=3", r"added, \+baselines.kmeans.n_init=VALUE, where it is chosen"),
         ("train", "trainer.device=2", r"no setting is called 'trainer.device' \(did you mean trainer.devices\?\)"),
         ("evaluate", "metric=[probe]", r"no setting is called 'metric' \(did you mean metrics\?\)"),
         (
@@ -269,7 +272,7 @@ def test_configurations_are_few():
 )
 def test_an_unknown_name_is_told_in_one_line_with_the_nearest_one(command, word, told):
     with pytest.raises(InputError) as refused:
-        composed(command, [word])
+        composed(command, word.split())
     assert re.search(told, str(refused.value)), refused.value
     assert len(str(refused.value).splitlines()) == 1
 

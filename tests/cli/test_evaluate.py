@@ -276,6 +276,7 @@ def test_overclustering_runs_every_method_at_each_number_of_clusters_once(run, c
         count: Clustering.load(run / "overclustering" / str(count) / "clusterings" / "temi.npz") for count in (5, 10)
     }
     assert {count: clustering.n_clusters for count, clustering in clusterings.items()} == {5: 5, 10: 10}
+    assert "for heads" not in (run / "overclustering" / "5" / "results.md").read_text()
     # The same recipe at the same number of clusters is the same run.
     assert (clusterings[5].labels == Clustering.load(run / "clusterings" / "temi.npz").labels).all()
     written = (run / "overclustering" / "10" / "checkpoints" / "temi.ckpt").stat().st_mtime_ns
@@ -332,6 +333,14 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, command, arguments,
     assert outcome.code == 2
     assert message in outcome.error_line
     assert not (run / "evaluation.json").exists()
+
+
+def test_overclustering_without_labels_is_refused_before_it_trains(command, workplace):
+    asked = ("data=features", "data.train=X.npy", "loss=none", "baselines=kmeans", "n_clusters=5")
+    assert command("train.py", *asked, "run_dir=bare").code == 0
+    outcome = command("evaluate.py", "run=bare", "metrics=overclustering", "counts=[3,4]")
+    assert "metrics=[overclustering] needs labels" in outcome.error_line
+    assert not (workplace / "bare" / "overclustering").exists()
 
 
 def test_a_refused_sweep_leaves_nothing(command, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from deepclust.cli import quick
 from deepclust.cli.main import is_place
+from deepclust.clustering import Clustering
 
 
 @pytest.fixture
@@ -38,7 +39,25 @@ def test_embeddings_with_texts_become_a_page(command, planted):
     for word in words:  # each cluster is called by its own word
         assert f'"{word}"' in page or f'"{word},' in page
     again = command("X.npy", "-k", "5", "--out", "found")
-    assert (again.code, "holds a run already" in again.error_line) == (2, True)
+    assert (again.code, "--out found holds a run already: choose another folder" in again.error_line) == (2, True)
+
+
+@pytest.mark.usefixtures("short_training")
+@pytest.mark.parametrize("lost", [["results.json", "report.html", "clusterings/consensus_heads.npz"], ["report.html"]])
+def test_a_killed_command_goes_on_when_it_is_said_again(lost, command, planted):
+    """As a kill leaves it once k-means has ended, and once all but the page is there."""
+    np.save("X.npy", np.asarray(planted.features)[:100])
+    words = ("X.npy", "-k", "3", "--out", "found")
+    assert command(*words).code == 0
+    labels = Clustering.load("found/clusterings/consensus_heads.npz").labels
+    kept = Path("found/clusterings/kmeans.npz").stat().st_mtime_ns
+    for name in lost:
+        Path("found", name).unlink()
+    again = command(*words)
+    assert again.code == 0, again.err
+    assert Path("found/clusterings/kmeans.npz").stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(Clustering.load("found/clusterings/consensus_heads.npz").labels, labels)
+    assert Path("found/report.html").is_file()
 
 
 @pytest.mark.usefixtures("short_training")

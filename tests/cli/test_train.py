@@ -791,6 +791,23 @@ def test_a_run_is_continued_by_itself_alone(words, told, finished, command, work
     assert {path: (workplace / path).stat().st_mtime_ns for path in files_in(workplace)} == before
 
 
+def test_a_run_is_continued_in_its_own_folder_alone(command, workplace):
+    assert command("train.py", *LABELED, "loss=none", "baselines=kmeans", "run_dir=run").code == 0
+    again = (*LABELED, "loss=none", "baselines=kmeans", "resume=run")
+    assert "two folders" in command("train.py", *again, "run_dir=other").error_line
+    assert command("train.py", *again, f"run_dir={workplace / 'run'}").code == 0
+
+
+def test_settings_of_heads_are_said_to_change_nothing_where_none_are_trained(command, workplace):
+    """Leiden has neighbors, too, and does not take these."""
+    asked = ("data=features", "data.train=X.npy", "loss=none", "baselines=leiden", "n_neighbors=4", "data.batch_size=9")
+    outcome = command("train.py", *asked, "run_dir=run")
+    assert outcome.code == 0
+    told = (workplace / "run" / "results.md").read_text()
+    assert "n_neighbors, data.batch_size are for heads, of which this run trains none" in told
+    assert "for heads" not in command("train.py", *asked[:4], "run_dir=other").out
+
+
 def test_a_method_is_added_to_a_finished_run(command, workplace):
     assert command("train.py", *LABELED, "loss=temi", "baselines=none", "run_dir=run").code == 0
     first = workplace / "run" / "clusterings" / "temi.npz"

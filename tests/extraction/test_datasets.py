@@ -152,6 +152,8 @@ def test_own_features_are_checked(tmp_path: Path) -> None:
         ("folder", {}, "data=folder needs data.path"),
         ("digits", {"encoder": "dino_vitb16"}, "make them with `deepclust extract data=digits encoder=dino_vitb16`"),
         ("digits", {"train": "x.npy"}, "are for data=features"),
+        ("features", {"train": "x.npy", "path": "photos"}, "data.path is for images"),
+        ("features", {"train": "x.npy", "labels": "folders"}, "data.labels is for images.*data.train_labels= is for"),
         ("features", {"train": "x.npy", "test_labels": "y.npy"}, "without data.test"),
         ("nothing", {}, "unknown data set 'nothing': one of .*cifar10"),
     ],

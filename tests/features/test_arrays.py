@@ -95,6 +95,17 @@ def test_rows_that_float32_cannot_square_are_refused_by_all_who_compare_rows(tak
         take(ROWS * np.float32(scale))
 
 
+def test_reversed_rows_are_copied_and_others_stay_where_they_are():
+    assert as_matrix(ROWS) is ROWS
+    for view in (ROWS[::-1], ROWS[:, ::-1], ROWS.astype(np.float16)[::-1]):
+        np.testing.assert_array_equal(torch.from_numpy(as_matrix(view)), view.copy())
+
+
+def test_one_number_per_row_has_no_direction():
+    with pytest.raises(InputError, match="X: n_features=1, and a direction needs at least 2"):
+        FeatureSet.from_arrays(ROWS[:, :1]).check("X")
+
+
 def test_rows_near_zero_are_as_good_as_zero_where_distances_are_euclidean():
     rows = ROWS.copy()
     rows[7] *= np.float32(1e-30)

@@ -165,3 +165,23 @@ def test_a_file_of_labels_without_any_is_refused(folder, tmp_path):
     torch.save(None, tmp_path / "y.pt")
     with pytest.raises(InputError, match=r"labels of .* have shape"):
         load_features(folder, tmp_path / "y.pt")
+
+
+def test_labels_are_lines_of_a_text_file(tmp_path):
+    np.save(tmp_path / "X.npy", np.eye(4, dtype=np.float32))
+    (tmp_path / "y.txt").write_bytes(b"cat\r\ndog\r\ncat\r\nowl\r\n")
+    found = load_features(tmp_path / "X.npy", tmp_path / "y.txt")
+    assert [found.class_names[label] for label in found.labels] == ["cat", "dog", "cat", "owl"]
+    (tmp_path / "y.txt").write_text("cat\n\ncat\nowl\n")
+    with pytest.raises(InputError, match=r"missing in 1 of 4 rows \(first: row 1\)"):
+        load_features(tmp_path / "X.npy", tmp_path / "y.txt")
+    (tmp_path / "y.txt").write_text("cat\n")
+    with pytest.raises(InputError, match="give one label per row"):
+        load_features(tmp_path / "X.npy", tmp_path / "y.txt")
+
+
+def test_labels_in_a_table_of_their_own_are_refused_in_words_that_help(tmp_path):
+    np.save(tmp_path / "X.npy", np.eye(4, dtype=np.float32))
+    (tmp_path / "y.csv").write_text("label\ncat\n")
+    with pytest.raises(InputError, match=r"data\.columns\.label=NAME"):
+        load_features(tmp_path / "X.npy", tmp_path / "y.csv")

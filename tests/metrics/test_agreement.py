@@ -107,3 +107,25 @@ def test_other_lengths_and_empty_labels_are_refused(metric):
         metric(np.zeros(3), np.zeros(4))
     with pytest.raises(InputError, match="at least one sample"):
         metric(np.zeros(0), np.zeros(0))
+
+
+@pytest.mark.parametrize("metric", [cluster_accuracy, nmi, ami, ari, one_sided_ami])
+def test_labels_and_clusters_may_be_text(metric):
+    labels, clusters = partitions(200, 5, 7)
+    named = np.array([f"class {label}" for label in labels])
+    assert metric(named, clusters) == pytest.approx(metric(labels, clusters))
+    assert metric(named.tolist(), [f"c{cluster}" for cluster in clusters]) == pytest.approx(metric(labels, clusters))
+    assert metric(labels.astype(float), clusters) == pytest.approx(metric(labels, clusters))
+
+
+def test_a_map_between_names_holds_the_names():
+    assert hungarian_map(["cat", "cat", "dog"], [7, 7, -1]) == {7: "cat"}
+
+
+@pytest.mark.parametrize("metric", [cluster_accuracy, nmi, ami, ari, one_sided_ami, hungarian_map])
+@pytest.mark.parametrize("values", [[0, 1, np.nan], [0, 0.5, 1], ["cat", None, "dog"]], ids=str)
+def test_what_names_no_groups_is_refused(metric, values):
+    with pytest.raises(InputError, match=r"labels hold values that name no groups"):
+        metric(values, [0, 1, 1])
+    with pytest.raises(InputError, match=r"clusters hold values that name no groups"):
+        metric([0, 1, 1], values)

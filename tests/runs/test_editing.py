@@ -297,9 +297,11 @@ def test_heads_trained_again_put_new_samples_into_the_clusters_of_a_person(comma
     steps += [{"step": "rename", "id": 14, "name": "fours"}, {"step": "move", "rows": [0], "to": -1}]
     edits = {"deepclust_edits": 1, "made_of": fingerprint(found.labels), "steps": steps}
     Path("edits.json").write_text(json.dumps(edits))
-    edited = command("edit", "run=run", "edits=edits.json", "retrain=true", "folders=none", "map=pca")
+    Path("texts.txt").write_text("a digit\n" * len(truth))
+    words = ("edits=edits.json", "retrain=true", "folders=none", "map=pca", "texts=texts.txt")
+    edited = command("edit", "run=run", *words)
     assert edited.code == 0, edited.err
-    assert "samples that were held out" in edited.out
+    assert "texts that were held out" in edited.out  # samples are called what they are
     again = TrainedHeads.load("run/edited/heads.pt")
     assert again.losses_H[0] < 0.05
     assert Clustering.load("run/edited/clustering.npz").labels[0] == -1

@@ -59,6 +59,20 @@ def test_a_quick_run_prints_nothing_even_where_others_came_before_it(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_of_a_long_run_every_stage_that_lasts_is_named_before_it_ends(monkeypatch, capsys):
+    """So that what was printed of a run that is killed tells where it was."""
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "STAGE_SECONDS", 0.05)
+    begin_run()
+    with Stage("mining"):
+        time.sleep(0.2)
+    with Stage("a short one"):
+        pass
+    with Stage("voting"):
+        time.sleep(0.2)
+        assert capsys.readouterr().out.splitlines()[-1] == "voting: for 0 s so far"
+
+
 def test_many_short_stages_are_not_silent_together(hasty, capsys):
     for number in range(12):
         with Stage(f"stage {number}"):

@@ -58,6 +58,25 @@ def test_an_onnx_file_gives_the_probabilities_of_the_head(planted, tmp_path, los
         np.testing.assert_allclose(probs, session.run(None, {"features": planted.features[5:6]})[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [None, [0, 1, 1, 2, 0, 2, 2]], ids=["uncut", "cut"])
+@pytest.mark.parametrize("confidence", [0.5, 2.0])
+def test_what_is_exported_is_cut_and_as_sure_as_the_run_says(groups, confidence, planted, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    from deepclust.training.onnx_export import export_onnx
+
+    trained = heads_of(planted)
+    trained.groups_C = None if groups is None else np.array(groups, np.int32)
+    trained.confidence_temperature = confidence
+    found = trained.assign(planted)
+    back = TrainedHeads.load(write_safetensors(trained.state(), tmp_path / "heads.safetensors"))
+    np.testing.assert_array_equal(back.assign(planted).top_probs, found.top_probs)
+    session = runtime.InferenceSession(export_onnx(trained, tmp_path / "heads.onnx"))
+    probs, clusters = session.run(None, {"features": planted.features})
+    np.testing.assert_array_equal(clusters, found.labels)
+    np.testing.assert_allclose(probs, trained.probabilities(planted), atol=1e-5)
+    np.testing.assert_allclose(probs.max(axis=1), found.top_probs[:, 0], atol=1e-5)
+
+
 def test_a_graph_that_differs_is_refused_and_leaves_no_file(planted, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from deepclust.training import onnx_export

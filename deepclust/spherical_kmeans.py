@@ -12,6 +12,7 @@ or those that the seeding looks at, T closest centers kept per sample, R candida
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -100,13 +101,11 @@ def spherical_kmeans(
         InputError: if the features are no N × D matrix with D ≥ 2, hold NaN, infinite or zero rows, if C < 1 or
             C > N, or if a setting is out of range.
     """
-    _check_settings(n_init, max_iter, init, precision)
+    _check_settings(n_clusters, n_init, max_iter, init, precision)
     check_matrix(features_ND)
     n_samples = features_ND.shape[0]
     if n_samples < 2:
         raise InputError("features have n_samples=1: k-means needs at least 2, give more samples")
-    if n_clusters < 1:
-        raise InputError(f"n_clusters is {n_clusters}: k-means needs at least 1")
     if n_clusters > n_samples:
         raise InputError(
             f"n_clusters is {n_clusters}, but n_samples={n_samples}: ask for fewer clusters or give more samples"
@@ -177,11 +176,10 @@ def _unit_rows(features_ND: Rows, half: bool, ranks: Ranks) -> UnitRows:
         return UnitRows(features_ND, ranks.share(features_ND.shape[0]), half=half, device=fastest_device())
 
 
-def _check_settings(n_init: int, max_iter: int, init: str, precision: str) -> None:
-    if n_init < 1:
-        raise InputError(f"n_init is {n_init}: k-means needs at least one run")
-    if max_iter < 1:
-        raise InputError(f"max_iter is {max_iter}: k-means needs at least one iteration")
+def _check_settings(n_clusters: int, n_init: int, max_iter: int, init: str, precision: str) -> None:
+    for name, value in (("n_clusters", n_clusters), ("n_init", n_init), ("max_iter", max_iter)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} is {value!r}: k-means needs a whole number of at least 1")
     if init not in STARTS:
         raise InputError(f"init is '{init}': k-means starts from 'k-means++' or 'random'")
     if precision not in PRECISIONS:

@@ -122,7 +122,9 @@ def test_predict_gives_the_five_closest_centers_in_order(digits):
     ("features", "n_clusters", "message"),
     [
         (np.eye(4), 5, "n_clusters is 5, but n_samples=4"),
-        (np.eye(4), 0, "at least 1"),
+        (np.eye(4), 0, "n_clusters is 0: k-means needs a whole number of at least 1"),
+        (np.eye(4), 2.5, "n_clusters is 2.5"),
+        (np.eye(4), "2", "n_clusters is '2'"),
         (np.ones(4), 2, "needs a matrix"),
         (np.ones((4, 1)), 2, "n_features=1"),
         (np.array([[1.0, 2], [3, 4], [np.nan, 1]]), 2, r"NaN or infinite values \(first: row 2\)"),

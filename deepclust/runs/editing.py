@@ -16,7 +16,7 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,15 +127,17 @@ def replayed(
     labels_N = clustering.labels.astype(np.int32)
     names = {int(cluster): str(name) for cluster, name in clustering.settings.get("names", {}).items()}
     marked = set(clustering.settings.get("marked", []))
+    # Ids that clusters have or had: a change of any other would change nothing.
+    known = set(np.unique(labels_N).tolist())
     for number, step in enumerate(steps, start=1):
         try:
             kind = step["step"]
             if kind == "rename":
-                names[_id(step["id"])] = str(step["name"])
+                names[_id(step["id"], known)] = str(step["name"])
                 if not step["name"]:
                     del names[step["id"]]
             elif kind == "merge":
-                labels_N[np.isin(labels_N, [_id(one) for one in step["ids"]])] = _id(step["into"])
+                labels_N[np.isin(labels_N, [_id(one, known) for one in step["ids"]])] = _id(step["into"])
             elif kind == "move":
                 labels_N[_rows(step["rows"], len(labels_N))] = _id(step["to"])
             elif kind == "split":
@@ -147,6 +149,7 @@ def replayed(
                 raise ValueError(kind)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{where}: change {number} cannot be made ({str(step)[:80]}): {REMEDY}") from None
+        known.update(step[key] for key in ("into", "to") if key in step)
     there = {cluster: name for cluster, name in names.items() if (labels_N == cluster).any()}
     same_N = labels_N == clustering.labels
     # What the method thought of a sample is no confidence in where a person has put it.
@@ -189,8 +192,10 @@ def _split(labels_N: np.ndarray, step: Mapping[str, Any], features: FeatureSet |
     return labels_N
 
 
-def _id(value: Any) -> int:
+def _id(value: Any, known: Collection[int] | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not NOISE <= value < 2**31:
+        raise ValueError(value)
+    if known is not None and value not in known:
         raise ValueError(value)
     return value
 

@@ -63,7 +63,9 @@ def test_clusters_that_nobody_touched_keep_their_ids():
         {},
         3,
         {"step": "rename", "id": "x", "name": "y"},
+        {"step": "rename", "id": 8, "name": "y"},  # which no cluster has
         {"step": "merge", "ids": 3, "into": 1},
+        {"step": "merge", "ids": [0, 8], "into": 1},
         {"step": "merge", "ids": [0], "into": -2},
         {"step": "merge", "ids": [0], "into": 2**40},
         {"step": "move", "rows": [6], "to": 1},

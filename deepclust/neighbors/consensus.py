@@ -12,8 +12,8 @@ where walks of two steps end is taken (`walk_information`; docs/initialization.m
 Which eigenvectors count is decided by their eigenvalues λ, by λ^32: those that are nearly constant along 32 steps of a
 random walk on the graph. A fixed number of them was worse (docs/initialization.md).
 
-Shape suffixes: N samples, M eigenvectors, C clusters, H partitions that are asked for, V views, R runs, S middles of
-walks.
+Shape suffixes: N samples, M eigenvectors or principal directions, C clusters, H partitions asked for, V views, R runs,
+S middles of walks.
 """
 
 from __future__ import annotations

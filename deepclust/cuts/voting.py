@@ -19,6 +19,7 @@ Shape suffixes: N samples, S samples that are looked at, V views, C clusters, M 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from scipy.stats import rankdata
 
 from deepclust.cuts.exploration import ENOUGH, Cut, Exploration
 from deepclust.cuts.tree import ClusterTree
+from deepclust.features.distinct_rows import distinct_rows
 from deepclust.features.feature_set import FeatureSet
 from deepclust.features.rows import Rows, RowView
 from deepclust.metrics import nmi
@@ -92,13 +94,19 @@ def voted_cuts(
     Args:
         features: the training split.
         neighbors: mined of it.
-        bounds: the lowest and the highest number that are tried.
+        bounds: the lowest and the highest number that are tried; where there are fewer distinct rows, these.
         seed: of the consensus.
         partitions: where heads find the consensus that they start from, if it is of all samples; None keeps none.
         progress: show how far it is.
     """
     rows, neighbors = looked_at(features.features, neighbors, bounds[1], seed)
     graph = neighbor_graph(neighbors)
+    n_distinct = len(distinct_rows(rows)[0])
+    low, high = (min(bound, n_distinct) for bound in bounds)
+    if high < bounds[1]:
+        warnings.warn(
+            f"of {len(rows)} rows {n_distinct} are distinct: no more clusters than these are looked at", stacklevel=2
+        )
 
     def looked(numbers: Sequence[int], title: str) -> list[Cut]:
         cuts = []
@@ -110,7 +118,7 @@ def voted_cuts(
             cuts.append(cut_of(found, count, rows, graph))
         return cuts
 
-    first = with_votes(looked(numbers_within(*bounds), "numbers of clusters"))
+    first = with_votes(looked(numbers_within(low, high), "numbers of clusters"))
     between = numbers_between([cut.n_clusters for cut in first], nearly_most(first)[0])
     second = looked(between, "numbers between them") if between else []
     return with_votes(sorted([*first, *second], key=lambda cut: cut.n_clusters))

@@ -115,3 +115,13 @@ def test_only_a_single_head_of_a_consensus_is_voted_on(settings, bounds, constra
 def test_numbers_are_tried_at_equal_ratios():
     assert numbers_within(3, 50) == [3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 31, 40, 50]
     assert numbers_within(3, 6) == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("n_distinct", [1, 2, 4])
+def test_no_more_clusters_are_looked_at_than_there_are_distinct_rows(n_distinct):
+    rows = np.random.default_rng(0).standard_normal((n_distinct, 8)).astype(np.float32)[np.arange(120) % n_distinct]
+    features = FeatureSet.from_arrays(rows)
+    with pytest.warns(UserWarning, match=f"of 120 rows {n_distinct} are distinct"):
+        cuts = voted_cuts(features, mine_neighbors(rows, 20), (3, 6))
+    assert [cut.n_clusters for cut in cuts] == list(range(min(3, n_distinct), n_distinct + 1))
+    assert all(cut.smallest > 0 for cut in cuts)

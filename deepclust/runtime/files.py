@@ -27,6 +27,8 @@ import yaml
 from deepclust.runtime.errors import InputError
 
 CHECKSUMS = "deepclust.sha256"
+# How torch and safetensors, which write by themselves, say that a disk is full.
+FULL_DISK = ("PytorchStreamWriter", "inline_container.cc", "No space left on device")
 # Folders above a file among which its checksums are looked for.
 DEPTH = 4
 # Of a temporary file: whose it is. Only its own machine can tell whether that process still runs.
@@ -61,10 +63,11 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(_cannot_write(path, error)) from None
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):
+    except Exception as error:
+        if not any(word in str(error) for word in FULL_DISK):
             raise
-        raise InputError(_cannot_write(path, error)) from None  # torch's own of a full disk
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise InputError(_cannot_write(path, full)) from None
     finally:
         if temporary is not None:
             with suppress(OSError):

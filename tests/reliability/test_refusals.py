@@ -110,6 +110,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         FeatureSet.from_arrays(np.eye(3)).save(tmp_path / "file" / "features")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 141760 vs 141648",  # torch, of a 1 MB tmpfs
+        "PytorchStreamWriter failed writing file data/0: file write failed",
+        "Error while serializing: I/O error: No space left on device (os error 28)",  # safetensors
+    ],
+)
+def test_libraries_that_write_by_themselves_say_that_a_disk_is_full(said, tmp_path):
+    with (
+        pytest.raises(InputError, match=r"heads\.pt \(No space left on device\): free space"),
+        written_whole(tmp_path / "heads.pt"),
+    ):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="odd"), written_whole(tmp_path / "heads.pt"):
+        raise RuntimeError("odd")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_disk_refuses_elsewhere_is_one_line_too(capsys):
     for error, told in (
         (OSError(28, "No space left on device"), "error: the disk: no space left on device: free space"),

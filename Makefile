@@ -37,7 +37,7 @@ notebooks: $(READY)
 # The rows go to benchmarks/latest/; `make bench RECORD=1` writes them where git tracks them.
 bench: $(READY)
 	@set -e; for script in initialization neighbors kmeans hungarian step_speed memory time_to_accuracy out_of_core plan \
-		agglomerative silhouette outputs extraction launches gpu large leaderboard; do \
+		agglomerative silhouette outputs extraction launches threads gpu large leaderboard; do \
 		$(BIN)/python benchmarks/$$script.py --quick $(if $(RECORD),--record); done
 
 clean:

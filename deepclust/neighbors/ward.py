@@ -5,6 +5,7 @@ Shape suffixes: N samples, M dimensions, F points that are merged, C clusters.
 
 from __future__ import annotations
 
+import fastcluster
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -32,7 +33,7 @@ def ward_labels(rows_NM: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.nd
     """
     n_fine = max(FINE_CLUSTERS, FINE_PER_CLUSTER * n_clusters)
     if len(rows_NM) <= n_fine:
-        return merged(rows_NM, np.ones(len(rows_NM)), n_clusters)
+        return cut_of_tree(fastcluster.linkage(rows_NM, "ward"), n_clusters)
     fine = spherical_kmeans(rows_NM, n_fine, n_init=1, max_iter=FINE_ITERATIONS, init="random", seed=seed)
     sizes_F = np.bincount(fine.labels_N, minlength=n_fine)
     member = sparse.csr_matrix((np.ones(len(rows_NM)), (fine.labels_N, np.arange(len(rows_NM)))))
@@ -41,6 +42,22 @@ def ward_labels(rows_NM: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.nd
     labels_F = np.zeros(n_fine, np.int32)
     labels_F[used_F] = merged(means_FM, sizes_F[used_F], n_clusters)
     return labels_F[fine.labels_N]
+
+
+def cut_of_tree(tree: np.ndarray, n_clusters: int) -> np.ndarray:
+    """(N,) int32 clusters of a tree that is cut where so many are left.
+
+    Args:
+        tree: (N - 1, 4) merges in the order of their heights, as SciPy writes them.
+        n_clusters: C, at most N.
+    """
+    n_samples = len(tree) + 1
+    merged = np.arange(n_samples - n_clusters)
+    ends = tree[merged, :2].astype(int).T.ravel()
+    made = np.tile(n_samples + merged, 2)
+    n_nodes = n_samples + len(merged)
+    edges = sparse.csr_matrix((np.ones(len(ends)), (ends, made)), shape=(n_nodes, n_nodes))
+    return connected_components(edges, directed=False)[1][:n_samples]
 
 
 def merged(points_FM: np.ndarray, sizes_F: np.ndarray, n_clusters: int) -> np.ndarray:

@@ -44,6 +44,13 @@ def test_a_point_of_weight_three_is_three_samples_at_one_place(points):
     assert adjusted_rand_score(expected, np.repeat(merged(points, sizes, 6), sizes)) == 1
 
 
+@pytest.mark.parametrize("n_clusters", [1, 6, 80])
+def test_few_samples_are_merged_as_points_that_weigh_alike(points, n_clusters):
+    labels = ward_labels(points, n_clusters)
+    assert len(np.unique(labels)) == n_clusters
+    assert adjusted_rand_score(merged(points, np.ones(80), n_clusters), labels) == 1
+
+
 def test_many_samples_are_merged_by_way_of_fine_clusters(planted, monkeypatch):
     monkeypatch.setattr("deepclust.neighbors.ward.FINE_CLUSTERS", 40)
     rows = planted.features / np.linalg.norm(planted.features, axis=1, keepdims=True)

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 from tables import REAL_FEATURES, arguments, report
 
-from deepclust.neighbors import consensus, mine_neighbors
+from deepclust.neighbors import Neighbors, mine_neighbors
+from deepclust.neighbors.consensus import consensus_of_rows
+from deepclust.runtime import threads
 
 
 def main() -> None:
@@ -40,10 +42,10 @@ def main() -> None:
     report("threads", made, record=options.record)
 
 
-def seconds(rows: np.ndarray, neighbors: consensus.Neighbors, most: int) -> float:
-    consensus.ONE_THREAD_ROWS = most
+def seconds(rows: np.ndarray, neighbors: Neighbors, most: int) -> float:
+    threads.FEW_ROWS = most
     began = time.perf_counter()
-    consensus.consensus_of_rows(rows, 10, neighbors=neighbors)
+    consensus_of_rows(rows, 10, neighbors=neighbors)
     return time.perf_counter() - began
 
 

@@ -33,7 +33,7 @@ from deepclust.neighbors.neighbors import Neighbors
 from deepclust.neighbors.spectral import FITTED_ROWS, leading_eigenvectors, spectral_labels, with_lonely
 from deepclust.neighbors.ward import ward_labels
 from deepclust.runtime.progress import tracked
-from deepclust.runtime.threads import one_thread_if
+from deepclust.runtime.threads import one_thread_for_few
 
 GRAPHS: tuple[tuple[Weights, Symmetric], ...] = (("similarity", "mean"), ("similarity", "mutual"), ("shared", "mean"))
 GRAPH_NEIGHBORS = (10, 15, 30)
@@ -54,8 +54,6 @@ RUN_PAIRS = 1 << 23
 MIDDLES = 1 << 16
 # Steps of seed between runs.
 SEED_STRIDE = 1009
-# Of so many samples all is computed on one thread (docs/benchmarks.md).
-ONE_THREAD_ROWS = 1 << 15
 
 
 class Consensus(NamedTuple):
@@ -139,7 +137,7 @@ def consensus_of_rows(
     if neighbors is None:
         labels_N = place_N.astype(np.int32)
         return Consensus(np.tile(labels_N, (n_partitions, 1)), labels_N[None])
-    with one_thread_if(len(distinct) <= ONE_THREAD_ROWS):
+    with one_thread_for_few(len(distinct)):
         partitions_HG, views_VG = consensus_partitions(
             distinct, neighbors, n_clusters, n_partitions, seed=seed, progress=progress
         )
@@ -161,7 +159,7 @@ def views_of_rows(
     distinct, neighbors, place_N = neighbors_of_distinct(rows, n_clusters, k, "cosine", neighbors)
     if neighbors is None:
         return place_N.astype(np.int32)[None]
-    with one_thread_if(len(distinct) <= ONE_THREAD_ROWS):
+    with one_thread_for_few(len(distinct)):
         walks = Walks(distinct, neighbors, n_clusters, seed)
         seen = [view for size in graph_sizes(neighbors) for view in walks.views(size, most_runs=1)]
     return np.concatenate(seen)[:, walks.place_N[place_N]]

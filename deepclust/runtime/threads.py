@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
+# So many rows are few: clustering a graph of them is quicker on one thread, or nearly (docs/benchmarks.md).
+FEW_ROWS = 1 << 14
+
 
 @contextmanager
-def one_thread_if(few: bool) -> Iterator[None]:
+def one_thread_for_few(n_rows: int) -> Iterator[None]:
     """Inside this context torch, NumPy and SciPy compute on one thread, where there is little to compute.
 
     Many small products are no faster on several threads, which wait for each other after each. On a machine that does
@@ -18,9 +21,9 @@ def one_thread_if(few: bool) -> Iterator[None]:
     not depend on the number of threads, either.
 
     Args:
-        few: whether there is little to compute; else nothing is changed.
+        n_rows: that are computed with. Of more than `FEW_ROWS` nothing is changed.
     """
-    if not few:
+    if n_rows > FEW_ROWS:
         yield
         return
     before = torch.get_num_threads()

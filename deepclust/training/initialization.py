@@ -30,6 +30,7 @@ from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions, spectral_embedding, spectral_labels
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.progress import tracked
+from deepclust.runtime.threads import one_thread_for_few
 from deepclust.spherical_kmeans import kmeans_predict, spherical_kmeans
 from deepclust.training.heads import Heads, LinearHeads, MLPHeads, NormedLinearHeads, StudentTHeads
 from deepclust.training.pairs import shuffled
@@ -153,7 +154,8 @@ class HeadStart:
         def make() -> np.ndarray:
             asked: dict[str, Any] = {"seed": recipe.seed, "progress": self.progress}
             if recipe.init == "spectral":
-                return spectral_partitions(rows, self.neighbors, recipe.n_clusters, n_heads, **asked)
+                with one_thread_for_few(len(rows)):
+                    return spectral_partitions(rows, self.neighbors, recipe.n_clusters, n_heads, **asked)
             found = consensus_of_rows(
                 rows, recipe.n_clusters, n_heads, k=self.neighbors.k, neighbors=self.neighbors, **asked
             )

@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from deepclust.neighbors import consensus, mine_neighbors
-from deepclust.runtime.threads import one_thread_if
+from deepclust.runtime.threads import FEW_ROWS, one_thread_for_few
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def counts() -> set[int]:
 
 def test_one_thread_inside_and_as_many_as_before_outside_also_after_an_error(two_threads):
     before = counts()
-    with one_thread_if(True):
+    with one_thread_for_few(10):
         assert counts() == {1}
     assert counts() == before
-    with pytest.raises(ValueError, match="inside"), one_thread_if(True):
+    with pytest.raises(ValueError, match="inside"), one_thread_for_few(10):
         raise ValueError("inside")
     assert counts() == before
-    with one_thread_if(False):
+    with one_thread_for_few(FEW_ROWS + 1):
         assert counts() == before
 
 

@@ -1,6 +1,6 @@
 """The consensus of few rows on one thread and on all: alone, and beside processes that keep every core busy.
 
-    python benchmarks/threads.py [--quick] [--record] [--rows 820 3000 10000] [--features FOLDER]
+    python benchmarks/threads.py [--quick] [--record] [--rows N …] [--features FOLDER]
 
 Fashion-MNIST's first rows as EfficientNet-Lite0 sees them, 10 clusters; their neighbors are mined before. What
 `consensus_of_rows` decides by the number of rows is decided for it here.
@@ -26,7 +26,7 @@ from deepclust.runtime import threads
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[820, 3000, 10_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[820, 3000, 10_000, 16_000])
     parser.add_argument("--features", type=Path, default=REAL_FEATURES)
     options = parser.parse_args()
     features = np.load(options.features / "train_features.npy", mmap_mode="r")

@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 import fastcluster
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 
 from deepclust.features.rows import Rows
+from deepclust.neighbors.ward import cut_of_tree
 from deepclust.runtime.devices import free_bytes
 from deepclust.runtime.errors import InputError
 from deepclust.runtime.files import fingerprint
@@ -72,12 +71,7 @@ class Dendrogram:
         n_samples = self.n_samples
         if not 1 <= n_clusters <= n_samples:
             raise InputError(f"n_clusters is {n_clusters}: a tree of {n_samples} samples is cut into 1 to {n_samples}")
-        merges = self.merges[: n_samples - n_clusters, :2].astype(np.int64)
-        merged = n_samples + np.repeat(np.arange(len(merges)), 2)
-        n_nodes = n_samples + len(merges)
-        graph = sparse.coo_array((np.ones(len(merged), np.int8), (merges.ravel(), merged)), shape=(n_nodes, n_nodes))
-        _, components = connected_components(graph, directed=False)
-        return np.unique(components[:n_samples], return_inverse=True)[1].astype(np.int32)
+        return cut_of_tree(self.merges, n_clusters)
 
     def n_clusters_at(self, distance_threshold: float) -> int:
         """How many clusters are left when all merges below the threshold are done, as in scikit-learn."""

@@ -118,12 +118,12 @@ class Exploration:
         sure = best.score if best.votes is None else best.stability
         low, high = self.recommended
         if len(self.cuts) == 1:
-            return f"Of numbers of clusters only {low} was looked at."
+            return f"{low} is the only number of clusters that was looked at."
         span = f"{low}" if low == high else f"{low} to {high}"
         said = f"{span} clusters are recommended by {self.decides}; "
         said += f"{self.chosen} are taken, which score {best.score:.2f} of 1."
         if high == self.cuts[-1].n_clusters:
-            said += f" More than {high} were not looked at; a higher upper bound would."
+            said += f" {high} is the highest number that was looked at."
         if sure < UNSTABLE:
             said += " That is little: take the number for a guess."
         return said

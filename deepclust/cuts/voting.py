@@ -39,6 +39,7 @@ from deepclust.neighbors.consensus import Consensus, consensus_of_rows
 from deepclust.neighbors.neighbor_graph import neighbor_graph
 from deepclust.neighbors.spectral import Partitions
 from deepclust.runtime.progress import tracked
+from deepclust.runtime.threads import one_thread_for_few
 from deepclust.training.initialization import VIEWS
 from deepclust.training.recipe import Recipe
 
@@ -94,7 +95,7 @@ def voted_cuts(
     Args:
         features: the training split.
         neighbors: mined of it.
-        bounds: the lowest and the highest number that are tried; where there are fewer distinct rows, these.
+        bounds: the lowest and the highest number that are tried; none is above the number of distinct rows.
         seed: of the consensus.
         partitions: where heads find the consensus that they start from, if it is of all samples; None keeps none.
         progress: show how far it is.
@@ -105,7 +106,8 @@ def voted_cuts(
     low, high = (min(bound, n_distinct) for bound in bounds)
     if high < bounds[1]:
         warnings.warn(
-            f"of {len(rows)} rows {n_distinct} are distinct: no more clusters than these are looked at", stacklevel=2
+            f"of {len(rows)} rows {n_distinct} are distinct: no number of clusters above {n_distinct} is looked at",
+            stacklevel=2,
         )
 
     def looked(numbers: Sequence[int], title: str) -> list[Cut]:
@@ -118,9 +120,10 @@ def voted_cuts(
             cuts.append(cut_of(found, count, rows, graph))
         return cuts
 
-    first = with_votes(looked(numbers_within(low, high), "numbers of clusters"))
-    between = numbers_between([cut.n_clusters for cut in first], nearly_most(first)[0])
-    second = looked(between, "numbers between them") if between else []
+    with one_thread_for_few(len(rows)):
+        first = with_votes(looked(numbers_within(low, high), "numbers of clusters"))
+        between = numbers_between([cut.n_clusters for cut in first], nearly_most(first)[0])
+        second = looked(between, "numbers between them") if between else []
     return with_votes(sorted([*first, *second], key=lambda cut: cut.n_clusters))
 
 

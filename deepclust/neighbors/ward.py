@@ -44,20 +44,19 @@ def ward_labels(rows_NM: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.nd
     return labels_F[fine.labels_N]
 
 
-def cut_of_tree(tree: np.ndarray, n_clusters: int) -> np.ndarray:
-    """(N,) int32 clusters of a tree that is cut where so many are left.
+def cut_of_tree(merges: np.ndarray, n_clusters: int) -> np.ndarray:
+    """(N,) int32 labels of exactly C clusters: those after the first N - C merges, also where distances tie.
 
     Args:
-        tree: (N - 1, 4) merges in the order of their heights, as SciPy writes them.
-        n_clusters: C, at most N.
+        merges: (N - 1, 4) in the order of their heights, as SciPy writes them.
+        n_clusters: C, from 1 to N.
     """
-    n_samples = len(tree) + 1
-    merged = np.arange(n_samples - n_clusters)
-    ends = tree[merged, :2].astype(int).T.ravel()
-    made = np.tile(n_samples + merged, 2)
-    n_nodes = n_samples + len(merged)
-    edges = sparse.csr_matrix((np.ones(len(ends)), (ends, made)), shape=(n_nodes, n_nodes))
-    return connected_components(edges, directed=False)[1][:n_samples]
+    n_samples = len(merges) + 1
+    ends = merges[: n_samples - n_clusters, :2].astype(np.int64)
+    made = n_samples + np.repeat(np.arange(len(ends)), 2)
+    n_nodes = n_samples + len(ends)
+    graph = sparse.coo_array((np.ones(len(made), np.int8), (ends.ravel(), made)), shape=(n_nodes, n_nodes))
+    return connected_components(graph, directed=False)[1][:n_samples].astype(np.int32)
 
 
 def merged(points_FM: np.ndarray, sizes_F: np.ndarray, n_clusters: int) -> np.ndarray:

@@ -27,8 +27,8 @@ import yaml
 from deepclust.runtime.errors import InputError
 
 CHECKSUMS = "deepclust.sha256"
-# How torch and safetensors, which write by themselves, say that a disk is full.
-FULL_DISK = ("PytorchStreamWriter", "inline_container.cc", "No space left on device")
+# How torch, which writes by itself, says that it could not; it does not say why.
+TORCH_FAILED = ("PytorchStreamWriter", "inline_container.cc")
 # Folders above a file among which its checksums are looked for.
 DEPTH = 4
 # Of a temporary file: whose it is. Only its own machine can tell whether that process still runs.
@@ -64,10 +64,13 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise InputError(_cannot_write(path, error)) from None
     except Exception as error:
-        if not any(word in str(error) for word in FULL_DISK):
-            raise
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise InputError(_cannot_write(path, full)) from None
+        # Libraries that write by themselves do not raise an OSError.
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error):
+            raise InputError(_cannot_write(path, OSError(errno.ENOSPC, full))) from None
+        if any(word in str(error) for word in TORCH_FAILED):
+            raise InputError(_cannot_write(path, OSError(errno.ENOSPC, "the disk may be full"))) from None
+        raise
     finally:
         if temporary is not None:
             with suppress(OSError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-# So many rows are few: clustering a graph of them is quicker on one thread, or nearly (docs/benchmarks.md).
+# So many rows are few: clustering a graph of them is quicker on one thread (docs/benchmarks.md).
 FEW_ROWS = 1 << 14
 
 
@@ -16,9 +16,9 @@ FEW_ROWS = 1 << 14
 def one_thread_for_few(n_rows: int) -> Iterator[None]:
     """Inside this context torch, NumPy and SciPy compute on one thread, where there is little to compute.
 
-    Many small products are no faster on several threads, which wait for each other after each. On a machine that does
-    something else as well they wait for a turn: many times as long as one thread takes. On one thread the result does
-    not depend on the number of threads, either.
+    Of many small products, threads wait for each other after each: they take no less time than one, and four to
+    ten times as much on a machine whose cores are busy (docs/benchmarks.md). The result does not depend on the
+    number of threads, either.
 
     Args:
         n_rows: that are computed with. Of more than `FEW_ROWS` nothing is changed.

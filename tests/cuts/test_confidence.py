@@ -155,7 +155,7 @@ def test_the_exploration_takes_the_first_best_cut_and_recommends_its_like(model)
     found = with_scores(0.96, 0.5, 0.98, 1.0, 1.0, 0.96, 0.94, 1.0)
     assert (found.chosen, found.recommended) == (6, (5, 8))
     assert "5 to 8 clusters are recommended by the pair F1" in found.note
-    assert "More than 4 were not looked at" in with_scores(0.1, 0.9).note
+    assert "4 is the highest number that was looked at" in with_scores(0.1, 0.9).note
     assert "take the number for a guess" in with_scores(0.1, 0.3, 0.2).note
     assert counts_within(2, 5) == [2, 3, 4, 5]
     many = counts_within(2, 3000)
